@@ -1,0 +1,55 @@
+# Everything a contributor or a machine runs. `make help` lists it.
+#
+# PYTHON       interpreter that makes the environment (3.11 or newer)
+# VENV         the environment; one that exists is kept and brought up to date
+# WORKERS      parallel test processes
+# TORCH_INDEX  where torch's CPU-only wheel is; PyPI's Linux wheel brings 3 GB of CUDA libraries.
+#              For those: make TORCH_INDEX=https://pypi.org/simple
+
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+bin := $(VENV)/bin
+pip := $(bin)/python -m pip --disable-pip-version-check
+stamp := $(VENV)/.tersor-installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint check test-all bench clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(stamp)  ## make or update the environment; the other targets do this first
+
+# torch alone looks at the extra index, once, without retries: an unreachable one costs a warning, and the
+# wheel then comes from whatever pip is configured with.
+$(stamp): pyproject.toml constraints.txt
+	test -x $(bin)/python || $(PYTHON) -m venv $(VENV)
+	$(pip) install --quiet --retries 0 --extra-index-url $(TORCH_INDEX) --no-deps -c constraints.txt torch
+	$(pip) install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(stamp)  ## compile MiniLM in three variants and print what came of it
+	$(bin)/python examples/demo.py
+
+test: $(stamp)  ## the fast tests
+	$(bin)/python -m pytest -q -n $(WORKERS) -m "not slow"
+
+lint: $(stamp)  ## style, format, types
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+	$(bin)/mypy
+
+check: lint test  ## what a change has to pass
+
+test-all: $(stamp)  ## every test, the slow ones too
+	$(bin)/python -m pytest -q -n $(WORKERS)
+
+bench: $(stamp)  ## every benchmark, one after the other
+	set -e; for program in benchmarks/[!_]*.py; do echo "== $$program"; $(bin)/python $$program; done
+
+clean:  ## caches and build leftovers; the environment stays
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""tersor: a graph compiler."""

@@ -1,0 +1,96 @@
+"""What a backend is: a lowering pipeline, files that run without tersor, and a session over them."""
+
+from __future__ import annotations
+
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from ..ir.dimensions import ranges
+from ..ir.errors import MissingOp
+from ..ir.feeds import check_feeds
+from ..ir.level import Signature
+from ..passes.pipeline import Pipeline
+
+Array = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
+Feeds = Mapping[str, Array]
+Ranges = Mapping[str, tuple[int, int | None]]
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What a session accepts: inputs and outputs with dtypes and shapes, and the ranges of the named dimensions."""
+
+    signature: Signature
+    ranges: Ranges = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: ir.Model) -> Interface:
+        return cls(Signature.of(model), ranges(model))
+
+
+class Session(ABC):
+    """A model ready to run."""
+
+    def __init__(self, interface: Interface, keep: object = None) -> None:
+        """`keep` lives as long as the session: the temporary folder that the files lie in, for one."""
+        self.interface = interface
+        self._keep = keep
+
+    def run(self, feeds: Feeds) -> dict[str, Array]:
+        """Outputs by name. Raises ModelError for a wrong name, dtype, rank or dimension before anything runs."""
+        check_feeds(self.interface.signature, feeds, self.interface.ranges)
+        return self.run_unchecked(feeds)
+
+    @abstractmethod
+    def run_unchecked(self, feeds: Feeds) -> dict[str, Array]:
+        """Outputs by name for feeds that are known to fit: what benchmarks time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backend(ABC):
+    """One way to run a model. Its fields are its options.
+
+    threads: intra-op threads; 0 leaves the choice to the runtime.
+    """
+
+    name: ClassVar[str]
+    #: The line that installs it, for the error when it is missing.
+    install: ClassVar[str] = "pip install tersor"
+    threads: int = 0
+
+    @classmethod
+    @abstractmethod
+    def version(cls) -> str | None:
+        """The runtime's version, or None where it is not installed."""
+
+    @abstractmethod
+    def pipeline(self) -> Pipeline:
+        """The lowering, from the semantic level to what this runtime runs fastest."""
+
+    @abstractmethod
+    def supports(self, model: ir.Model) -> Sequence[MissingOp]:
+        """Every op of a lowered model that this runtime cannot run; empty when all can."""
+
+    @abstractmethod
+    def write(self, model: ir.Model, folder: Path) -> None:
+        """Write a lowered model into `folder` so that the plain runtime can load it. Raises UnsupportedError."""
+
+    @abstractmethod
+    def open(self, folder: Path, interface: Interface) -> Session:
+        """A session over what `write` wrote."""
+
+    def compile(self, model: ir.Model) -> Session:
+        """A session for a lowered model, its files in a temporary folder that goes with the session."""
+        keep = tempfile.TemporaryDirectory(prefix="tersor-")
+        folder = Path(keep.name)
+        self.write(model, folder)
+        session = self.open(folder, Interface.of(model))
+        session._keep = keep
+        return session

@@ -1,0 +1,1 @@
+"""Rewrites that only ONNX Runtime gains from."""

@@ -1,0 +1,89 @@
+"""What tersor raises, and the exit code of each.
+
+A message says where, what was expected, what was found and what to do; an excerpt of the graph is added
+with `add_note`. The four classes tell whose move it is.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+class TersorError(Exception):
+    """Base of everything tersor raises on purpose."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class OptionError(TersorError):
+    """What was asked for does not exist or does not fit: a pass, an option, a target, an output folder."""
+
+    exit_code = 2
+
+
+class ModelError(TersorError):
+    """The user's graph, files or feeds cannot be used as they are."""
+
+    exit_code = 3
+
+
+class UnsupportedError(TersorError):
+    """A backend or converter cannot express the model, or is not installed."""
+
+    exit_code = 4
+
+
+class PassError(TersorError):
+    """A pass broke the graph: a fault of the pass, not of the model."""
+
+    exit_code = 5
+
+
+class ContractError(PassError):
+    """A pass changed the model's answers by more than its contract allows."""
+
+    exit_code = 6
+
+
+@dataclass(frozen=True)
+class MissingOp:
+    """An op that a backend or converter cannot express: which, at which opset, where, and what reads its result."""
+
+    op: str
+    opset: int
+    place: str
+    readers: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        used = f"   used by {', '.join(self.readers)}" if self.readers else ""
+        return f"{self.op} (opset {self.opset})  at {self.place}{used}"
+
+
+def unsupported(who: str, missing: Sequence[MissingOp], hint: str) -> UnsupportedError:
+    """The error that lists everything missing at once.
+
+    >>> print(unsupported("openvino", [MissingOp("STFT", 17, "enc/stft", ("enc/abs",))], "run decompose-stft first"))
+    openvino: 1 op has no lowering
+      STFT (opset 17)  at enc/stft   used by enc/abs
+      hint: run decompose-stft first
+    """
+    count = f"{len(missing)} op has" if len(missing) == 1 else f"{len(missing)} ops have"
+    return UnsupportedError("\n  ".join([f"{who}: {count} no lowering", *map(str, missing), f"hint: {hint}"]))
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The hint that ends an error about an unknown name.
+
+    >>> nearest("fold-constant", ["fold-constants", "quantize-dynamic"])
+    'did you mean fold-constants?'
+    >>> nearest("zzz", ["b", "a"])
+    'known: a, b'
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=3, cutoff=0.6)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"known: {', '.join(names)}"

@@ -1,0 +1,161 @@
+"""The levels of the IR, and the checks that hold a model to them.
+
+    imported     whatever a loader accepts
+    semantic     one opset; ops that carry meaning are whole; contrib ops only where none could be raised
+    lowered      after a backend's pipeline; contrib ops are at home
+
+At every level: nodes sorted, value names unique, inputs and outputs as they were, no initializer that nobody reads.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from .errors import PassError
+from .text import place
+
+#: The opset of the semantic level: the newest that torch's exporter emits.
+SEMANTIC_OPSET = 23
+
+#: Domain of the model-local functions that tersor's passes define.
+DOMAIN = "tersor"
+
+
+class Level(enum.Enum):
+    """How far a model has come: imported, semantic or lowered."""
+
+    IMPORTED = "imported"
+    SEMANTIC = "semantic"
+    LOWERED = "lowered"
+
+
+@dataclass(frozen=True)
+class Port:
+    """One input or output: its name, dtype, and shape with numbers, names or None for unknown dimensions."""
+
+    name: str
+    dtype: ir.DataType | None
+    shape: tuple[int | str | None, ...] | None
+
+    @classmethod
+    def of(cls, value: ir.Value) -> Port:
+        shape = None if value.shape is None else tuple(_dimension(dim) for dim in value.shape)
+        return cls(value.name or "", value.dtype, shape)
+
+    def __str__(self) -> str:
+        dims = "?" if self.shape is None else ", ".join("?" if dim is None else str(dim) for dim in self.shape)
+        return f"{self.name}: {self.dtype.name.lower() if self.dtype else '?'}[{dims}]"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The inputs and outputs of a model, in order."""
+
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+    @classmethod
+    def of(cls, model: ir.Model) -> Signature:
+        graph = model.graph
+        return cls(tuple(map(Port.of, graph.inputs)), tuple(map(Port.of, graph.outputs)))
+
+
+def detect(model: ir.Model) -> Level:
+    """The level a model is at, judged by its opset and the domains of its nodes."""
+    contrib = any(domain not in ("", DOMAIN) for domain in _domains(model))
+    if not contrib and model.opset_imports.get("") == SEMANTIC_OPSET:
+        return Level.SEMANTIC
+    return Level.IMPORTED
+
+
+def violations(model: ir.Model, level: Level, *, signature: Signature | None = None) -> list[str]:
+    """Everything in `model` that its level forbids, one sentence each; empty when it holds.
+
+    `signature` is what inputs and outputs must still be. Refining an unknown dimension is allowed.
+    """
+    found = [*_order(model.graph), *_names(model.graph), *_unread(model.graph)]
+    if signature is not None:
+        found += _signature(Signature.of(model), signature)
+    if level is Level.SEMANTIC:
+        opset = model.opset_imports.get("")
+        if opset is not None and opset != SEMANTIC_OPSET:
+            found.append(f"the semantic level is opset {SEMANTIC_OPSET}, the model imports {opset}")
+    found += [
+        f"{place(node)}: domain {node.domain!r} is not imported"
+        for node in model.graph.all_nodes()
+        if node.domain not in model.opset_imports
+    ]
+    return found
+
+
+def check(model: ir.Model, level: Level, *, signature: Signature | None = None) -> None:
+    """Raise PassError when `violations` finds any."""
+    found = violations(model, level, signature=signature)
+    if found:
+        raise PassError(f"the graph is not at the {level.value} level: {'; '.join(found[:5])}")
+
+
+def _dimension(dim: int | ir.SymbolicDim) -> int | str | None:
+    return dim if isinstance(dim, int) else dim.value
+
+
+def _domains(model: ir.Model) -> set[str]:
+    functions = {(function.domain, function.name) for function in model.functions.values()}
+    return {node.domain for node in model.graph.all_nodes() if (node.domain, node.op_type) not in functions}
+
+
+def _graphs(graph: ir.Graph) -> Iterator[ir.Graph]:
+    yield graph
+    yield from graph.subgraphs()
+
+
+def _order(graph: ir.Graph) -> Iterator[str]:
+    for scope in _graphs(graph):
+        done: set[ir.Node] = set()
+        for node in scope:
+            for value in node.inputs:
+                producer = None if value is None else value.producer()
+                if producer is not None and producer.graph is scope and producer not in done:
+                    yield f"{place(node)}: its input {value.name!r} is computed later" if value else ""
+            done.add(node)
+
+
+def _names(graph: ir.Graph) -> Iterator[str]:
+    seen: dict[str, ir.Value] = {}
+    for scope in _graphs(graph):
+        defined = [*scope.inputs, *scope.initializers.values(), *(out for node in scope for out in node.outputs)]
+        for value in defined:
+            if not value.name:
+                if value.uses() or value.is_graph_output():
+                    yield f"a value produced by {place(value.producer())} has no name"
+            elif seen.setdefault(value.name, value) is not value:
+                yield f"two values are named {value.name!r}"
+
+
+def _unread(graph: ir.Graph) -> Iterator[str]:
+    for scope in _graphs(graph):
+        for name, value in scope.initializers.items():
+            if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
+                yield f"nobody reads the initializer {name!r}"
+
+
+def _signature(found: Signature, wanted: Signature) -> Iterator[str]:
+    for kind, have, want in (("input", found.inputs, wanted.inputs), ("output", found.outputs, wanted.outputs)):
+        if [port.name for port in have] != [port.name for port in want]:
+            yield f"{kind}s were {[p.name for p in want]}, are {[p.name for p in have]}"
+            continue
+        for new, old in zip(have, want, strict=True):
+            if new.dtype != old.dtype or not _refines(new.shape, old.shape):
+                yield f"{kind} was {old}, is {new}"
+
+
+def _refines(new: tuple[int | str | None, ...] | None, old: tuple[int | str | None, ...] | None) -> bool:
+    if old is None:
+        return True
+    if new is None or len(new) != len(old):
+        return False
+    return all(before is None or before == after for before, after in zip(old, new, strict=True))

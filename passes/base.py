@@ -1,0 +1,209 @@
+"""What a pass is: what it may change (its contract), where it fires (`Match`) and why it does not (`Miss`)."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from ..ir.level import Level
+from ..ir.provenance import sources
+from ..ir.text import place
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exact:
+    """The same function up to floating-point reassociation.
+
+    tolerance: the largest relative L2 error of any output that reassociation may cause, in float32.
+    """
+
+    tolerance: float = 1e-5
+
+    def __str__(self) -> str:
+        return f"exact (relative L2 <= {self.tolerance:g})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lossy:
+    """Another function, as close as `budget` says.
+
+    metric: `cosine` is 1 - cosine similarity of an output, `relative-l2` its relative L2 error; the worst output
+    counts.
+    """
+
+    metric: str = "cosine"
+    budget: float = 0.05
+
+    def __str__(self) -> str:
+        return f"lossy ({self.metric} <= {self.budget:g})"
+
+
+Contract = Exact | Lossy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """A place where a pass fires. Rewrites add what `rewrite` needs as further named fields."""
+
+    node: ir.Node
+
+
+@dataclass(frozen=True)
+class Miss:
+    """Why a pass does not fire at a place: the rule that failed, the value it failed on, and what was needed."""
+
+    rule: str
+    value: str
+    need: str
+
+    def __str__(self) -> str:
+        return f"{self.rule}: {self.value}; needed {self.need}"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One candidate place, the source nodes it stands for, and the verdict: None when the pass fired."""
+
+    place: str
+    sources: tuple[str, ...] = ()
+    miss: Miss | None = None
+
+    @classmethod
+    def at(cls, node: ir.Node, verdict: Match | Miss) -> Finding:
+        return cls(place(node), sources(node), verdict if isinstance(verdict, Miss) else None)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one application of a pass did."""
+
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def matches(self) -> int:
+        return sum(finding.miss is None for finding in self.findings)
+
+    @property
+    def misses(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.miss is not None)
+
+
+Feeds = Mapping[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What a pass may consult beside the model: calibration feeds and the seed of anything random."""
+
+    feeds: Sequence[Feeds] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass(ABC):
+    """One transformation of a model in place. Its fields are its options; its class says what it may change."""
+
+    name: ClassVar[str]
+    contract: ClassVar[Contract] = Exact()
+    #: The level that it reads and writes.
+    level: ClassVar[Level] = Level.SEMANTIC
+
+    @abstractmethod
+    def apply(self, model: ir.Model, context: Context) -> Outcome:
+        """Rewrite `model` in place and say what was found; places that do not fit are misses, never errors."""
+
+    def explain(self, model: ir.Model, context: Context) -> Outcome:
+        """What `apply` would find, leaving `model` as it is."""
+        return self.apply(model.clone(), context)
+
+    def options(self) -> dict[str, object]:
+        """The options that differ from their defaults."""
+        pairs = ((item, getattr(self, item.name)) for item in dataclasses.fields(self) if item.init)
+        return {item.name: value for item, value in pairs if value != _default(item)}
+
+    @classmethod
+    def summary(cls) -> str:
+        """The first line of the class's docstring."""
+        return (cls.__doc__ or "").strip().split("\n")[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rewrite(Pass):
+    """A pass made of one local decision.
+
+    `match` is asked at every node whose op type is in `anchors`, in graph and subgraphs; where it answers with a
+    `Match`, `rewrite` acts. What a rewrite creates or touches is asked again, so chains collapse in one application and
+    the work stays linear in the nodes visited.
+    """
+
+    anchors: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def match(self, node: ir.Node) -> Match | Miss:
+        """Decide, reading only."""
+
+    @abstractmethod
+    def rewrite(self, found: Match) -> None:
+        """Act on a match; may not refuse."""
+
+    def apply(self, model: ir.Model, context: Context) -> Outcome:
+        queue = deque(self._candidates(model))
+        queued = set(queue)
+        seen = set(model.graph.all_nodes())
+        fired: list[Finding] = []
+        missed: dict[ir.Node, Finding] = {}
+        opsets = model.graph.opset_imports
+        while queue:
+            node = queue.popleft()
+            queued.discard(node)
+            if node.graph is None:
+                missed.pop(node, None)
+                continue
+            verdict = self.match(node)
+            finding = Finding.at(node, verdict)
+            if isinstance(verdict, Miss):
+                missed[node] = finding
+                continue
+            missed.pop(node, None)
+            readers = {user for value in node.outputs for user in value.consumers()}
+            self.rewrite(verdict)
+            fired.append(finding)
+            for other in _touched(readers, seen):
+                opsets.setdefault(other.domain, 1)
+                if other.op_type in self.anchors and other not in queued:
+                    queue.append(other)
+                    queued.add(other)
+        alive = (finding for node, finding in missed.items() if node.graph is not None)
+        return Outcome((*fired, *alive))
+
+    def explain(self, model: ir.Model, context: Context) -> Outcome:
+        """The verdict at every candidate, leaving `model` as it is."""
+        return Outcome(tuple(Finding.at(node, self.match(node)) for node in self._candidates(model)))
+
+    def _candidates(self, model: ir.Model) -> Iterator[ir.Node]:
+        return (node for node in model.graph.all_nodes() if node.op_type in self.anchors)
+
+
+def _default(item: dataclasses.Field[object]) -> object:
+    if item.default_factory is not dataclasses.MISSING:
+        return item.default_factory()
+    return item.default
+
+
+def _touched(readers: set[ir.Node], seen: set[ir.Node]) -> Iterator[ir.Node]:
+    """The live readers of a rewritten value, and the nodes new to the graph behind them."""
+    stack = [reader for reader in readers if reader.graph is not None]
+    yield from stack
+    while stack:
+        for node in stack.pop().predecessors():
+            if node not in seen:
+                seen.add(node)
+                stack.append(node)
+                yield node

@@ -1,0 +1,81 @@
+"""The one table of passes: a name and where its class lives, imported when it is asked for.
+
+Packages add theirs by the entry point group `tersor.passes` (name = "module:Class"). A name that two owners claim is an
+error that names both. `module:Class` itself is accepted wherever a name is, for passes that live in a user's own file.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import entry_points
+
+from ..ir.errors import OptionError, nearest
+from .base import Pass
+from .syntax import Step, build
+
+GROUP = "tersor.passes"
+
+#: name -> "module:Class", modules relative to this package.
+PASSES: Mapping[str, str] = {
+    "drop-dead-code": ".clean.drop_dead_code:DropDeadCode",
+    "drop-outputs": ".clean.drop_outputs:DropOutputs",
+    "drop-identities": ".clean.drop_identities:DropIdentities",
+    "fold-constants": ".clean.fold_constants:FoldConstants",
+    "fold-shapes": ".clean.fold_shapes:FoldShapes",
+    "infer-shapes": ".clean.infer_shapes:InferShapes",
+    "inline-functions": ".clean.inline_functions:InlineFunctions",
+    "merge-common-subexpressions": ".clean.merge_common_subexpressions:MergeCommonSubexpressions",
+    "share-identical": ".share.share_identical:ShareIdentical",
+    "upgrade-opset": ".raising.upgrade_opset:UpgradeOpset",
+    "raise-attention": ".raising.raise_attention:RaiseAttention",
+    "raise-gelu": ".raising.raise_gelu:RaiseGelu",
+    "raise-layer-norm": ".raising.raise_layer_norm:RaiseLayerNorm",
+    "raise-rms-norm": ".raising.raise_rms_norm:RaiseRmsNorm",
+    "simplify-masks": ".raising.simplify_masks:SimplifyMasks",
+    "quantize-dynamic": ".quantize.quantize_dynamic:QuantizeDynamic",
+}
+
+
+@cache
+def table() -> dict[str, str]:
+    """Every known pass: tersor's own and those of installed plug-ins. Raises OptionError when two claim one name."""
+    known = dict(PASSES)
+    owners = dict.fromkeys(known, "tersor")
+    for point in entry_points(group=GROUP):
+        owner = point.dist.name if point.dist is not None else point.value
+        if point.name in known and known[point.name] != point.value:
+            raise OptionError(f"two packages offer a pass {point.name!r}: {owners[point.name]} and {owner}; remove one")
+        known[point.name], owners[point.name] = point.value, owner
+    return known
+
+
+def find(name: str) -> type[Pass]:
+    """The class of a pass, by its name or as `module:Class`. Raises OptionError with the nearest names."""
+    where = name if ":" in name else table().get(name)
+    if where is None:
+        raise OptionError(f"there is no pass {name!r}; {nearest(name, table())}")
+    module, _, attribute = where.partition(":")
+    try:
+        found = getattr(importlib.import_module(module, __package__), attribute)
+    except (ImportError, AttributeError) as error:
+        raise OptionError(f"the pass {name!r} cannot be imported from {where!r}: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Pass)):
+        raise OptionError(f"{where!r} is no pass: it must be a subclass of tersor.Pass")
+    return found
+
+
+def create(step: Step) -> Pass:
+    """The pass that a parsed step names, its options checked and converted."""
+    kind = find(step.name)
+    return build(kind, step.name, step.options)
+
+
+def spell(made: Pass) -> str:
+    """The name under which `find` gives the class of `made`."""
+    kind = type(made)
+    where = table().get(kind.name)
+    if where is not None and where.partition(":")[2] == kind.__name__:
+        return kind.name
+    return f"{kind.__module__}:{kind.__qualname__}"

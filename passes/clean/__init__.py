@@ -1,0 +1,1 @@
+"""Clean-up: what no model needs and no reader wants to see."""

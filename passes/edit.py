@@ -1,0 +1,177 @@
+"""Surgery: the few moves that every rewrite is made of, keeping names, types, provenance and order intact."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from ..ir.provenance import inherit
+
+Attribute = int | float | str | Sequence[int] | Sequence[float] | ir.TensorProtocol | ir.Attr | None
+Array = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
+
+
+class Tape:
+    """New nodes, recorded in the order they are made, waiting to be put in place by `replace`.
+
+    >>> tape = Tape()
+    >>> x = ir.Value(name="x")
+    >>> tape("Relu", x).producer().op_type
+    'Relu'
+    """
+
+    def __init__(self) -> None:
+        self.nodes: list[ir.Node] = []
+        self.constants: list[ir.Value] = []
+
+    def __call__(self, op_type: str, *inputs: ir.Value | None, domain: str = "", **attributes: Attribute) -> ir.Value:
+        """Record a node of one output and give that output."""
+        return self.node(op_type, inputs, attributes, domain=domain).outputs[0]
+
+    def node(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: Mapping[str, Attribute] | None = None,
+        *,
+        domain: str = "",
+        outputs: int = 1,
+    ) -> ir.Node:
+        """Record a node. Attributes that are None are left out."""
+        given = {name: value for name, value in (attributes or {}).items() if value is not None}
+        node = ir.node(op_type, inputs, given, domain=domain, num_outputs=outputs)
+        self.nodes.append(node)
+        return node
+
+    def constant(self, array: Array | Sequence[int] | int | float, name: str = "constant") -> ir.Value:
+        """An initializer that holds `array`; integers become int64 and Python floats float32."""
+        value = _initializer(_typed(array), name)
+        self.constants.append(value)
+        return value
+
+
+def replace(tape: Tape, old: Sequence[ir.Value], new: Sequence[ir.Value], *, matched: Iterable[ir.Node] = ()) -> None:
+    """Put the tape's nodes where `old` was produced, let them stand for it, and sweep what became dead.
+
+    The readers of each old value, graph outputs included, read the new value instead, which takes over its name, type
+    and shape. `matched` names every node the new ones stand for; without it, the producers of `old`.
+    """
+    producers = [node for node in (value.producer() for value in old) if node is not None]
+    stood_for = [*dict.fromkeys([*matched, *producers])]
+    graph = producers[0].graph
+    assert graph is not None
+    inherit(tape.nodes, stood_for)
+    for value in tape.constants:
+        value.name = unique(graph, value.name if old[0].name is None else f"{old[0].name}/{value.name}")
+        graph.register_initializer(value)
+    graph.insert_before(_earliest(producers), tape.nodes)
+    made = {value for node in tape.nodes for value in node.outputs}
+    for before, after in zip(old, new, strict=True):
+        _hand_over(before, after, made)
+    sweep(stood_for)
+
+
+def sweep(nodes: Iterable[ir.Node]) -> None:
+    """Remove those of `nodes` whose outputs nobody reads, then what fed only them."""
+    stack = list(nodes)
+    while stack:
+        node = stack.pop()
+        graph = node.graph
+        if graph is None or any(value.uses() or value.is_graph_output() for value in node.outputs):
+            continue
+        feeding = [value for value in node.inputs if value is not None]
+        graph.remove(node, safe=True)
+        for value in feeding:
+            producer = value.producer()
+            if producer is not None:
+                stack.append(producer)
+            else:
+                drop(value)
+
+
+def drop(value: ir.Value) -> None:
+    """Remove an initializer that nobody reads any more."""
+    unread = not value.uses() and not value.is_graph_output() and not value.is_graph_input()
+    if unread and value.is_initializer() and value.graph is not None and value.name is not None:
+        del value.graph.initializers[value.name]
+
+
+def unique(graph: ir.Graph, name: str | None) -> str:
+    """`name`, or the first of `name_1`, `name_2`, ... that no initializer of `graph` bears."""
+    name = name or "constant"
+    if name not in graph.initializers:
+        return name
+    count = 1
+    while f"{name}_{count}" in graph.initializers:
+        count += 1
+    return f"{name}_{count}"
+
+
+def constant_of(value: ir.Value | None) -> Array | None:
+    """The array behind a constant: an initializer or the output of a Constant node; None for anything computed."""
+    if value is None or (value.is_graph_input() and not value.is_initializer()):
+        return None
+    tensor = ir.convenience.get_const_tensor(value)
+    return None if tensor is None else tensor.numpy()
+
+
+def scalar_of(value: ir.Value | None) -> float | None:
+    """The number behind a constant of one element, else None. Reads nothing larger than that."""
+    if value is None or (value.shape is not None and any(dim != 1 for dim in value.shape)):
+        return None
+    array = constant_of(value)
+    return float(array.item()) if array is not None and array.size == 1 else None
+
+
+def integers_of(value: ir.Value | None) -> list[int] | None:
+    """The integers behind a constant vector or scalar, else None."""
+    array = constant_of(value)
+    if array is None or array.dtype.kind not in "iu" or array.ndim > 1:
+        return None
+    return [int(item) for item in array.reshape(-1)]
+
+
+def only_reader(value: ir.Value) -> ir.Node | None:
+    """The one node that reads `value`, or None when there are several or it is a graph output."""
+    readers = value.consumers()
+    return readers[0] if len(readers) == 1 and not value.is_graph_output() else None
+
+
+def attribute(node: ir.Node, name: str, default: int) -> int:
+    """An integer attribute or its default."""
+    found = node.attributes.get(name)
+    return default if found is None else found.as_int()
+
+
+def _initializer(array: Array, name: str) -> ir.Value:
+    tensor = ir.Tensor(array, name=name)
+    return ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
+
+
+def _typed(array: Array | Sequence[int] | int | float) -> Array:
+    if isinstance(array, np.ndarray):
+        return array
+    given = np.asarray(array)
+    return given.astype(np.float32 if given.dtype.kind == "f" else np.int64)
+
+
+def _earliest(nodes: Sequence[ir.Node]) -> ir.Node:
+    if len(nodes) == 1:
+        return nodes[0]
+    wanted = set(nodes)
+    return next(node for node in nodes[0].graph or () if node in wanted)
+
+
+def _hand_over(before: ir.Value, after: ir.Value, made: set[ir.Value]) -> None:
+    if after in made:
+        after.type = after.type or before.type
+        after.shape = before.shape if before.shape is not None else after.shape
+    name, is_output = before.name, before.is_graph_output()
+    before.replace_all_uses_with(after, replace_graph_outputs=after in made)
+    if after in made:
+        before.name = None
+        after.name = name
+    elif is_output:
+        raise ValueError(f"{name} is a graph output and cannot be replaced by a value of another name")

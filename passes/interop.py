@@ -1,0 +1,51 @@
+"""Rules of `onnxscript.rewriter` and passes of `onnx_ir`, used as passes of ours in one line.
+
+class DropDoubleNegation(RuleSet):
+    '''-(-x) -> x'''
+    name = "drop-double-negation"
+    rules = (my_rule,)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir as ir
+from onnxscript.rewriter import RewriteRule, RewriteRuleSet
+
+from .base import Context, Finding, Outcome, Pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleSet(Pass):
+    """A pass made of `onnxscript.rewriter` rules, applied together until none fires."""
+
+    rules: ClassVar[Sequence[RewriteRule]]
+
+    def apply(self, model: ir.Model, context: Context) -> Outcome:
+        fired = RewriteRuleSet(list(self.rules)).apply_to_model(model)
+        return counted(fired, "rule fired")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IrPass(Pass):
+    """A pass made of `onnx_ir` passes, run in order."""
+
+    def passes(self) -> Sequence[ir.passes.PassBase]:
+        """The `onnx_ir` passes, made anew for each application."""
+        raise TypeError(f"{type(self).__name__} names no onnx_ir passes")
+
+    def apply(self, model: ir.Model, context: Context) -> Outcome:
+        before = sum(1 for _ in model.graph.all_nodes())
+        modified = False
+        for each in self.passes():
+            modified |= each(model).modified
+        after = sum(1 for _ in model.graph.all_nodes())
+        return counted(max(before - after, int(modified)), "place rewritten")
+
+
+def counted(times: int, what: str) -> Outcome:
+    """An outcome that knows how often, not where."""
+    return Outcome(tuple(Finding(f"{what} {index + 1}") for index in range(times)))

@@ -1,0 +1,96 @@
+"""A pipeline is text, data and itself a pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from . import catalogue, syntax
+from .base import Context, Contract, Exact, Outcome, Pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipeline(Pass):
+    """Passes in order; steps may be pipelines themselves."""
+
+    name: ClassVar[str] = "pipeline"
+    steps: tuple[Pass, ...] = ()
+    label: str = ""
+
+    @classmethod
+    def of(cls, source: str | Pass | Sequence[object] | None) -> Pipeline:
+        """From text, a pass, a list of passes and steps in YAML form, or None for the empty pipeline.
+
+        >>> Pipeline.of("fold-constants,(drop-dead-code)").text()
+        'fold-constants,(drop-dead-code)'
+        """
+        if source is None:
+            return cls()
+        if isinstance(source, Pipeline):
+            return source
+        if isinstance(source, Pass):
+            return cls(steps=(source,))
+        if not isinstance(source, str) and any(isinstance(item, Pass) for item in source):
+            return cls(steps=tuple(item if isinstance(item, Pass) else _only(item) for item in source))
+        return cls(steps=tuple(_make(step) for step in syntax.from_yaml(source)))
+
+    def text(self) -> str:
+        """The text that `of` reads back."""
+        return syntax.to_text(self._parsed())
+
+    def data(self) -> list[object]:
+        """The YAML form that `of` reads back."""
+        return syntax.to_yaml(self._parsed())
+
+    def flat(self) -> Iterator[Pass]:
+        """The passes in the order they run, nesting dissolved."""
+        for step in self.steps:
+            if isinstance(step, Pipeline):
+                yield from step.flat()
+            else:
+                yield step
+
+    def exact(self) -> Pipeline:
+        """This pipeline without its lossy passes."""
+        kept = (step.exact() if isinstance(step, Pipeline) else step for step in self.steps)
+        return replace(self, steps=tuple(step for step in kept if _is_exact(step.contract) or _nested(step)))
+
+    def apply(self, model: ir.Model, context: Context) -> Outcome:
+        """Run every pass, unverified; `run.run_pipeline` is the verified way."""
+        return Outcome(tuple(finding for step in self.flat() for finding in step.apply(model, context).findings))
+
+    def _parsed(self) -> tuple[syntax.Step, ...]:
+        return tuple(_step(made) for made in self.steps)
+
+
+def text_of(made: Pass) -> str:
+    """One pass as pipeline text, with the options that differ from their defaults."""
+    return syntax.to_text([_step(made)])
+
+
+def _step(made: Pass) -> syntax.Step:
+    if isinstance(made, Pipeline):
+        return syntax.Step(made.label, steps=made._parsed())
+    return syntax.Step(catalogue.spell(made), made.options())
+
+
+def _make(step: syntax.Step) -> Pass:
+    if step.steps is not None:
+        return Pipeline(steps=tuple(_make(inner) for inner in step.steps), label=step.name)
+    return catalogue.create(step)
+
+
+def _only(item: object) -> Pass:
+    (step,) = syntax.from_yaml([item])
+    return _make(step)
+
+
+def _is_exact(contract: Contract) -> bool:
+    return isinstance(contract, Exact)
+
+
+def _nested(step: Pass) -> bool:
+    return isinstance(step, Pipeline) and bool(step.steps)

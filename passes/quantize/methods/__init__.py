@@ -1,0 +1,1 @@
+"""Quantizers as plain functions on arrays."""

@@ -1,0 +1,1 @@
+"""From an exporter's arithmetic to the ops that carry its meaning."""

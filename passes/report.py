@@ -1,0 +1,105 @@
+"""What a pipeline did: one record a pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from .base import Contract, Finding, Lossy
+
+
+@dataclass(frozen=True)
+class Size:
+    """Nodes of a graph, subgraphs included, and bytes of its distinct initializers as stored."""
+
+    nodes: int
+    bytes: int
+
+    @classmethod
+    def of(cls, model: ir.Model) -> Size:
+        tensors = {
+            id(value.const_value): value.const_value
+            for graph in (model.graph, *model.graph.subgraphs())
+            for value in graph.initializers.values()
+            if value.const_value is not None
+        }
+        nodes = sum(1 for _ in model.graph.all_nodes())
+        return cls(nodes, sum(tensor.nbytes for tensor in tensors.values()))
+
+
+@dataclass(frozen=True)
+class PassReport:
+    """One pass: what it found, what became of the graph, how long it took, and what it measurably changed.
+
+    loss: the error over the verified stretch that ends with this pass, in the contract's metric; None where none was
+    measured.
+    """
+
+    text: str
+    contract: Contract
+    findings: tuple[Finding, ...]
+    before: Size
+    after: Size
+    seconds: float
+    loss: float | None = None
+
+    @property
+    def matches(self) -> int:
+        return sum(finding.miss is None for finding in self.findings)
+
+    @property
+    def misses(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.miss is not None)
+
+    def to_dict(self) -> dict[str, object]:
+        """As written to `manifest.json`."""
+        return {
+            "pass": self.text,
+            "contract": str(self.contract),
+            "lossy": isinstance(self.contract, Lossy),
+            "matches": self.matches,
+            "misses": [
+                {"place": f.place, "sources": list(f.sources), "rule": m.rule, "value": m.value, "need": m.need}
+                for f in self.misses
+                if (m := f.miss) is not None
+            ],
+            "nodes": [self.before.nodes, self.after.nodes],
+            "bytes": [self.before.bytes, self.after.bytes],
+            "seconds": round(self.seconds, 4),
+            "loss": self.loss,
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a pipeline did, pass by pass."""
+
+    passes: tuple[PassReport, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """Time inside passes, verification apart."""
+        return sum(record.seconds for record in self.passes)
+
+    @property
+    def changed(self) -> bool:
+        return any(record.matches or record.before != record.after for record in self.passes)
+
+    def __add__(self, other: Report) -> Report:
+        return Report(self.passes + other.passes)
+
+    def to_dict(self) -> list[dict[str, object]]:
+        return [record.to_dict() for record in self.passes]
+
+    def __str__(self) -> str:
+        head = f"{'pass':40} {'fired':>6} {'missed':>6} {'nodes':>12} {'MB':>16} {'ms':>8}  loss"
+        return "\n".join([head, *(_row(record) for record in self.passes)])
+
+
+def _row(record: PassReport) -> str:
+    nodes = f"{record.before.nodes} > {record.after.nodes}"
+    size = f"{record.before.bytes / 1e6:.2f} > {record.after.bytes / 1e6:.2f}"
+    loss = "" if record.loss is None else f"{record.loss:.2e}"
+    counts = f"{record.matches:>6} {len(record.misses):>6}"
+    return f"{record.text:40} {counts} {nodes:>12} {size:>16} {record.seconds * 1e3:>8.1f}  {loss}"

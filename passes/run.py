@@ -1,0 +1,191 @@
+"""Run a pipeline: apply, verify, blame, roll back, report.
+
+A stretch of exact passes is verified once at its end, a lossy pass on its own. What fails is replayed pass by pass from
+the last good graph, so that the error names the pass and the first value that diverged; the model is left as it came.
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import onnx_ir as ir
+
+from ..ir.compare import Comparison, compare
+from ..ir.errors import ContractError, PassError, TersorError
+from ..ir.feeds import random_feeds
+from ..ir.level import SEMANTIC_OPSET, Level, Signature, check
+from ..ir.text import excerpt
+from .base import Context, Contract, Lossy, Pass
+from .pipeline import Pipeline, text_of
+from .report import PassReport, Report, Size
+
+Observer = Callable[[str], None]
+
+
+class Verify(enum.Enum):
+    """off: nothing is measured. fast: at the end of each exact stretch and after each lossy pass. each: every pass."""
+
+    OFF = "off"
+    FAST = "fast"
+    EACH = "each"
+
+
+def run_pipeline(
+    pipeline: Pipeline,
+    model: ir.Model,
+    context: Context | None = None,
+    *,
+    verify: Verify = Verify.FAST,
+    observe: Observer | None = None,
+) -> Report:
+    """Apply `pipeline` to `model` in place and report.
+
+    `observe` is told each pass's text before it starts. Without calibration feeds, verification uses seeded random
+    ones. Raises ContractError when a pass changes answers by more than its contract, PassError when one breaks the
+    graph; both name the pass, and `model` is rolled back.
+    """
+    context = context or Context()
+    steps = tuple(_with_upgrade(pipeline, model))
+    signature = Signature.of(model)
+    original = model.clone()
+    records: list[PassReport] = []
+    try:
+        for stretch in _stretches(steps, verify):
+            before = model.clone()
+            made = [_record(step, model, context, observe) for step in stretch]
+            if verify is not Verify.OFF:
+                judged = _judge(before, model, stretch, context, signature)
+                if isinstance(judged, TersorError):
+                    raise _blame(before, stretch, context, signature, judged)
+                made[-1] = _measured(made[-1], judged)
+            records += made
+    except TersorError:
+        _restore(model, original)
+        raise
+    return Report(tuple(records))
+
+
+def worst_loss(contract: Contract, comparison: Comparison) -> float:
+    """The error of a comparison in the contract's own metric; the worst output counts."""
+    if isinstance(contract, Lossy) and contract.metric == "cosine":
+        return max((1.0 - output.cosine for output in comparison.outputs), default=0.0)
+    return comparison.relative_l2
+
+
+def allowed(contract: Contract) -> float:
+    """The largest loss that the contract allows."""
+    return contract.budget if isinstance(contract, Lossy) else contract.tolerance
+
+
+def _with_upgrade(pipeline: Pipeline, model: ir.Model) -> Iterator[Pass]:
+    """The pipeline's passes, an opset upgrade put before the first that needs the semantic level."""
+    from .raising.upgrade_opset import UpgradeOpset
+
+    behind = model.opset_imports.get("", SEMANTIC_OPSET) != SEMANTIC_OPSET
+    for step in pipeline.flat():
+        if behind and step.level is Level.SEMANTIC:
+            yield UpgradeOpset()
+            behind = False
+        if isinstance(step, UpgradeOpset):
+            behind = False
+        yield step
+
+
+def _stretches(steps: Sequence[Pass], verify: Verify) -> Iterator[list[Pass]]:
+    stretch: list[Pass] = []
+    for step in steps:
+        alone = verify is Verify.EACH or isinstance(step.contract, Lossy)
+        if alone and stretch:
+            yield stretch
+            stretch = []
+        stretch.append(step)
+        if alone:
+            yield stretch
+            stretch = []
+    if stretch:
+        yield stretch
+
+
+def _record(step: Pass, model: ir.Model, context: Context, observe: Observer | None) -> PassReport:
+    text = text_of(step)
+    if observe is not None:
+        observe(text)
+    before, start = Size.of(model), time.perf_counter()
+    try:
+        outcome = step.apply(model, context)
+    except TersorError as error:
+        error.add_note(f"in the pass {text}")
+        raise
+    except Exception as error:
+        raise PassError(f"the pass {text} failed: {type(error).__name__}: {error}") from error
+    seconds = time.perf_counter() - start
+    return PassReport(text, step.contract, outcome.findings, before, Size.of(model), seconds)
+
+
+def _judge(
+    before: ir.Model, after: ir.Model, stretch: Sequence[Pass], context: Context, signature: Signature
+) -> float | TersorError:
+    """The loss of a stretch, or what is wrong with it."""
+    try:
+        for level in {step.level for step in stretch[-1:]}:
+            check(after, level, signature=signature)
+        comparison = compare(before, after, context.feeds or _random(before, context.seed))
+    except TersorError as error:
+        return error
+    contract = max((step.contract for step in stretch), key=allowed)
+    loss = worst_loss(contract, comparison)
+    if loss <= allowed(contract):
+        return loss
+    measured = f"measured {loss:.3g} on output {comparison.worst.name}"
+    return ContractError(f"{_subject(stretch)} promised {contract}, {measured}")
+
+
+def _blame(
+    good: ir.Model, stretch: Sequence[Pass], context: Context, signature: Signature, found: TersorError
+) -> TersorError:
+    """Replay the stretch pass by pass and say which one is at fault and where it first shows."""
+    for step in stretch:
+        after = good.clone()
+        _record(step, after, context, None)
+        judged = _judge(good, after, [step], context, signature)
+        if isinstance(judged, TersorError):
+            return _located(judged, good, after, context)
+        good = after
+    return found
+
+
+def _located(error: TersorError, good: ir.Model, bad: ir.Model, context: Context) -> TersorError:
+    if not isinstance(error, ContractError):
+        return error
+    feeds = context.feeds or _random(good, context.seed)
+    first = compare(good, bad, feeds, locate=True).first_diverging
+    if first is None:
+        return error
+    located = ContractError(f"{error}; first diverging value: {first}")
+    node = next((node for node in bad.graph.all_nodes() if any(out.name == first.name for out in node.outputs)), None)
+    if node is not None:
+        located.add_note(excerpt(node))
+    return located
+
+
+def _measured(record: PassReport, loss: float) -> PassReport:
+    return PassReport(record.text, record.contract, record.findings, record.before, record.after, record.seconds, loss)
+
+
+def _random(model: ir.Model, seed: int) -> list[dict[str, object]]:
+    return [random_feeds(model, seed=seed)]
+
+
+def _subject(stretch: Sequence[Pass]) -> str:
+    names = ", ".join(text_of(step) for step in stretch)
+    return f"the pass {names}" if len(stretch) == 1 else f"the passes {names}"
+
+
+def _restore(model: ir.Model, original: ir.Model) -> None:
+    model.graph = original.graph
+    model.functions.clear()
+    model.functions.update(original.functions)
+    model.metadata_props.clear()
+    model.metadata_props.update(original.metadata_props)
