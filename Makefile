@@ -3,7 +3,7 @@
 # PYTHON       interpreter that makes the environment (3.11 or newer)
 # VENV         the environment; one that exists is kept and brought up to date
 # WORKERS      parallel test processes
-# TORCH_INDEX  where torch's CPU-only wheel is; PyPI's Linux wheel brings 3 GB of CUDA libraries.
+# TORCH_INDEX  where torch's CPU-only wheel is; PyPI's Linux wheel brings the CUDA libraries.
 #              For those: make TORCH_INDEX=https://pypi.org/simple
 
 PYTHON ?= python3

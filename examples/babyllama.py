@@ -92,7 +92,7 @@ class Block(nn.Module):
 
 
 class BabyLlama(nn.Module):
-    """Tokens [batch, sequence] int64 to logits [batch, sequence, vocabulary]; at most `config.context` tokens."""
+    """Tokens [batch, sequence] int64, at most `config.context`, to {"logits": [batch, sequence, vocabulary]}."""
 
     cos: Tensor
     sin: Tensor
@@ -107,13 +107,13 @@ class BabyLlama(nn.Module):
         self.register_buffer("cos", torch.empty(config.context, half))
         self.register_buffer("sin", torch.empty(config.context, half))
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor) -> dict[str, Tensor]:
         sequence = tokens.shape[1]
         cos, sin = self.cos[:sequence], self.sin[:sequence]
         x = self.embedding(tokens)
         for block in self.blocks:
             x = block(x, cos, sin)
-        return functional.linear(self.norm(x), self.embedding.weight)
+        return {"logits": functional.linear(self.norm(x), self.embedding.weight)}
 
 
 def module(path: Path | None = None) -> BabyLlama:
@@ -179,10 +179,9 @@ class Characters:
 
     def decode(self, numbers: Iterable[int]) -> str:
         """The text of token numbers; a new line for <unk>, which in stories is one."""
-        pieces = (
-            "\n" if number == UNKNOWN else self.pieces[number] for number in numbers if number not in (START, END)
-        )
-        return "".join(pieces).replace("▁", " ").removeprefix(" ")
+        said = [number for number in numbers if number not in (START, END)]
+        text = "".join("\n" if number == UNKNOWN else self.pieces[number] for number in said)
+        return text.replace("▁", " ").removeprefix(" ")
 
 
 def stories() -> list[str]:

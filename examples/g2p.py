@@ -35,20 +35,19 @@ START, END = PHONEMES.index("<s>"), PHONEMES.index("</s>")
 
 
 class Encoder(nn.Module):
-    """graphemes [batch, letters] int64 -> hidden [1, batch, 256]. Words in a batch are of one length."""
+    """graphemes [batch, letters] int64 -> {"hidden": [1, batch, 256]}. Words in a batch are of one length."""
 
     def __init__(self) -> None:
         super().__init__()
         self.embedding = nn.Embedding(len(GRAPHEMES), HIDDEN)
         self.gru = nn.GRU(HIDDEN, HIDDEN, batch_first=True)
 
-    def forward(self, graphemes: Tensor) -> Tensor:
-        hidden: Tensor = self.gru(self.embedding(graphemes))[1]
-        return hidden
+    def forward(self, graphemes: Tensor) -> dict[str, Tensor]:
+        return {"hidden": self.gru(self.embedding(graphemes))[1]}
 
 
 class Decoder(nn.Module):
-    """phoneme [batch, 1] int64, hidden [1, batch, 256] -> logits [batch, 74], the next hidden [1, batch, 256]."""
+    """phoneme [batch, 1] int64, hidden [1, batch, 256] -> logits [batch, 74], next_hidden [1, batch, 256], by name."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,9 +55,9 @@ class Decoder(nn.Module):
         self.gru = nn.GRU(HIDDEN, HIDDEN, batch_first=True)
         self.output = nn.Linear(HIDDEN, len(PHONEMES))
 
-    def forward(self, phoneme: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, phoneme: Tensor, hidden: Tensor) -> dict[str, Tensor]:
         states, last = self.gru(self.embedding(phoneme), hidden)
-        return self.output(states.squeeze(1)), last
+        return {"logits": self.output(states.squeeze(1)), "next_hidden": last}
 
 
 def encoder() -> Encoder:

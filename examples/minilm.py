@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.export import Dim
-from transformers import AutoModel
+from transformers import BertConfig, BertModel
 
 from .data import Feeds, Run
 from .source import Source
@@ -36,23 +37,24 @@ def folder() -> Path:
 
 
 class Encoder(nn.Module):
-    """The three token arrays, all [batch, sequence], to last_hidden_state [batch, sequence, 384]."""
+    """The three token arrays, all [batch, sequence] int64, to {"last_hidden_state": [batch, sequence, 384]}."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.bert = AutoModel.from_pretrained(
-            folder(), local_files_only=True, use_safetensors=True, add_pooling_layer=False
-        )
+        self.bert = BertModel(BertConfig.from_pretrained(folder()), add_pooling_layer=False)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> dict[str, Tensor]:
         """attention_mask is 1 on tokens and 0 on padding."""
         state = self.bert(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
-        return state.last_hidden_state  # type: ignore[no-any-return]
+        return {"last_hidden_state": state.last_hidden_state}
 
 
 def module() -> nn.Module:
-    """The trained encoder in evaluation mode."""
-    return Encoder().eval()
+    """The trained encoder in evaluation mode, without the pooler, which sentence embeddings do not use."""
+    encoder = Encoder()
+    weights = load_file(folder() / "model.safetensors")
+    encoder.bert.load_state_dict({name: weights[name] for name in encoder.bert.state_dict()})
+    return encoder.eval()
 
 
 def source() -> Source:
@@ -93,7 +95,8 @@ def embed(run: Run, feeds: Feeds) -> np.ndarray:
     (hidden,) = run(feeds).values()
     mask = feeds["attention_mask"][:, :, None].astype(hidden.dtype)
     mean = (hidden * mask).sum(axis=1) / mask.sum(axis=1)
-    return mean / np.linalg.norm(mean, axis=1, keepdims=True)
+    unit: np.ndarray = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+    return unit
 
 
 def encode(run: Run, texts: Sequence[str], batch_size: int = 32) -> np.ndarray:

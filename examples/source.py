@@ -21,14 +21,13 @@ class Source(NamedTuple):
     """The dynamic axes of each input, by its name in `forward`."""
 
 
-def torch_run(module: nn.Module, *outputs: str) -> Run:
-    """The module as a `Run`: inputs by the names of `forward`, outputs by the names given, in order."""
+def torch_run(module: nn.Module) -> Run:
+    """A module that returns tensors by name, as a `Run`; its inputs by the names of `forward`."""
     inputs = tuple(inspect.signature(module.forward).parameters)
 
     @torch.inference_mode()
     def run(feeds: Feeds) -> Feeds:
         made = module(*(torch.from_numpy(feeds[name]) for name in inputs))
-        arrays = made if isinstance(made, tuple) else (made,)
-        return {name: array.numpy() for name, array in zip(outputs, arrays, strict=True)}
+        return {name: array.numpy() for name, array in made.items()}
 
     return run

@@ -17,16 +17,10 @@ from itertools import islice
 from pathlib import Path
 
 SKIPPED = {
-    "site-packages",
-    "dist-packages",
-    "__pycache__",
-    "test",
-    "tests",
-    "idlelib",
-    "lib2to3",
-    "encodings",
-    "pydoc_data",
+    *("site-packages", "dist-packages", "__pycache__"),
+    *("test", "tests", "idlelib", "lib2to3", "encodings", "pydoc_data"),
 }
+NOT_PROSE = (" ", "\t", ">>>", "...", "-", "*", ":", "+", "|", "=")
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 WORD = re.compile(r"[A-Za-z']+")
 
@@ -106,9 +100,7 @@ def split(docstring: str) -> Iterator[str]:
     ['Open it.', 'Then read it.', 'Close it.']
     """
     for paragraph in re.split(r"\n\s*\n", docstring):
-        if any(
-            line.startswith((" ", "\t", ">>>", "...", "-", "*", ":", "+", "|", "=")) for line in paragraph.split("\n")
-        ):
+        if any(line.startswith(NOT_PROSE) for line in paragraph.split("\n")):
             continue
         for sentence in SENTENCE_END.split(" ".join(paragraph.split())):
             if sentence.endswith((".", "!", "?")):

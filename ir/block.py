@@ -19,7 +19,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import networkx as nx
+import networkx as nx  # type: ignore[import-untyped]  # types-networkx is optional
 import numpy as np
 import onnx_ir as ir
 
@@ -29,24 +29,8 @@ _SOURCES = 4
 #: A block has at most this many segments.
 _LONGEST = 256
 
-_CARRIES_NOTHING = frozenset(
-    [
-        "Shape",
-        "Size",
-        "Equal",
-        "Greater",
-        "GreaterOrEqual",
-        "Less",
-        "LessOrEqual",
-        "And",
-        "Or",
-        "Xor",
-        "Not",
-        "IsNaN",
-        "IsInf",
-        "NonZero",
-    ]
-)
+_COMPARES = frozenset(("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "IsNaN", "IsInf"))
+_CARRIES_NOTHING = _COMPARES | {"And", "Or", "Xor", "Not", "Shape", "Size", "NonZero"}
 _COMMUTATIVE = frozenset(("Add", "Mul", "Max", "Min", "Sum"))
 
 
@@ -202,10 +186,10 @@ def _segments(flow: _Flow, source: ir.Value) -> list[_Span]:
     """The graph between `source` and its deepest output, split at every cut."""
     bit = 1 << list(flow.graph.inputs).index(source)
     reached = [node for node in flow.nodes if flow.reach[node] & bit]
-    tree: nx.DiGraph[ir.Node | ir.Value] = nx.DiGraph()
+    tree = nx.DiGraph()
     tree.add_edges_from((source, node) for node in flow.readers.get(source, ()))
     tree.add_edges_from((node, follower) for node in reached for follower in flow.followers(node))
-    above = nx.immediate_dominators(tree, source)
+    above: dict[ir.Node | ir.Value, ir.Node | ir.Value] = nx.immediate_dominators(tree, source)
     depth: dict[ir.Node | ir.Value, int] = {source: 0}
     for node in reached:
         depth[node] = depth[above[node]] + 1
@@ -215,10 +199,10 @@ def _segments(flow: _Flow, source: ir.Value) -> list[_Span]:
     end = max(ends, key=lambda value: depth[value.producer()])  # type: ignore[index]  # in depth, so a node
     path = _path_to(flow, end, bit)
     chain: list[ir.Node] = []
-    node: ir.Node | ir.Value | None = end.producer()
-    while isinstance(node, ir.Node):
-        chain.append(node)
-        node = above[node]
+    below: ir.Node | ir.Value | None = end.producer()
+    while isinstance(below, ir.Node):
+        chain.append(below)
+        below = above[below]
     values: list[ir.Value] = [source]
     number: dict[ir.Node | ir.Value, int] = {source: 0}
     for node in reversed(chain):

@@ -6,10 +6,10 @@ of contrib domains, unnamed or equally named nodes, weights that are also listed
 
 from __future__ import annotations
 
+import graphlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-import networkx
 import onnx
 import onnx_ir
 
@@ -150,33 +150,34 @@ def _repeated(model: onnx_ir.Model) -> str | None:
 
 def _cycles(model: onnx_ir.Model) -> str | None:
     for scope in _scopes(model):
-        flow: networkx.DiGraph[onnx_ir.Node] = networkx.DiGraph()
-        for node, holders in _held(scope, ()):
-            for value in node.inputs:
-                producer = None if value is None else value.producer()
-                if producer is not None:
-                    flow.add_edge(producer, node)
-            flow.add_edges_from((node, holder) for holder in holders)
-        if not networkx.is_directed_acyclic_graph(flow):
-            loop = [place(edge[0]) for edge in networkx.find_cycle(flow)]
-            return f"the graph has a cycle: {' -> '.join([*loop, loop[0]])}; ONNX expresses loops with Loop or Scan"
+        flow: graphlib.TopologicalSorter[onnx_ir.Node] = graphlib.TopologicalSorter()
+        for node, holder in _held(scope, None):
+            producers = (value.producer() for value in node.inputs if value is not None)
+            flow.add(node, *(producer for producer in producers if producer is not None))
+            if holder is not None:
+                flow.add(holder, node)
+        try:
+            flow.prepare()
+        except graphlib.CycleError as error:
+            loop = [place(node) for node in error.args[1]]
+            return f"the graph has a cycle: {' -> '.join(loop)}; ONNX expresses loops with Loop or Scan"
     return None
 
 
 def _held(
-    scope: Iterable[onnx_ir.Node], holders: tuple[onnx_ir.Node, ...]
-) -> Iterator[tuple[onnx_ir.Node, tuple[onnx_ir.Node, ...]]]:
+    scope: Iterable[onnx_ir.Node], holder: onnx_ir.Node | None
+) -> Iterator[tuple[onnx_ir.Node, onnx_ir.Node | None]]:
     """Every node with the node, if any, in whose subgraph it is: a subgraph's nodes run before their holder ends."""
     for node in scope:
-        yield node, holders
+        yield node, holder
         for attribute in node.attributes.values():
             if attribute.is_ref():
                 continue
             if attribute.type == onnx_ir.AttributeType.GRAPH:
-                yield from _held(attribute.as_graph(), (node,))
+                yield from _held(attribute.as_graph(), node)
             elif attribute.type == onnx_ir.AttributeType.GRAPHS:
                 for graph in attribute.as_graphs():
-                    yield from _held(graph, (node,))
+                    yield from _held(graph, node)
 
 
 def _some(items: list[str]) -> str:
@@ -198,7 +199,7 @@ def _import_domains(model: onnx_ir.Model) -> None:
 
 
 def _release_inputs(model: onnx_ir.Model) -> None:
-    """Before IR version 4 every weight had to be listed as an input; from 4 on that means a default one may override."""
+    """Before IR version 4 a weight had to be an input too; from 4 on such an input is a default one may override."""
     if model.ir_version >= 4:
         return
     inputs = model.graph.inputs

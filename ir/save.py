@@ -229,13 +229,14 @@ def _in_memory(model: onnx_ir.Model) -> Iterator[None]:
 
 def _internalize_attributes(model: onnx_ir.Model) -> None:
     """External tensors in attributes have a place relative to the file they came from: hold their bytes instead."""
-    for graph in (model.graph, *model.functions.values()):
-        for node in graph.all_nodes():
+    scopes: list[onnx_ir.Graph | onnx_ir.Function] = [model.graph, *model.functions.values()]
+    for scope in scopes:
+        for node in scope.all_nodes():
             for name, attribute in tuple(node.attributes.items()):
                 tensor = None if attribute.is_ref() else attribute.value
                 if isinstance(tensor, onnx_ir.ExternalTensor):
                     node.attributes[name] = onnx_ir.AttrTensor(name, _loaded(tensor))
 
 
-def _loaded(tensor: onnx_ir.ExternalTensor) -> onnx_ir.Tensor:
+def _loaded(tensor: onnx_ir.ExternalTensor) -> onnx_ir.TensorProtocol:
     return onnx_ir.Tensor(tensor.numpy(), dtype=tensor.dtype, shape=tensor.shape, name=tensor.name)

@@ -19,22 +19,23 @@ GROUP = "tersor.passes"
 
 #: name -> "module:Class", modules relative to this package.
 PASSES: Mapping[str, str] = {
+    "collapse-reshapes": ".clean.collapse_reshapes:CollapseReshapes",
     "drop-dead-code": ".clean.drop_dead_code:DropDeadCode",
-    "drop-outputs": ".clean.drop_outputs:DropOutputs",
     "drop-identities": ".clean.drop_identities:DropIdentities",
+    "drop-outputs": ".clean.drop_outputs:DropOutputs",
+    "drop-true-masks": ".clean.drop_true_masks:DropTrueMasks",
     "fold-constants": ".clean.fold_constants:FoldConstants",
     "fold-shapes": ".clean.fold_shapes:FoldShapes",
     "infer-shapes": ".clean.infer_shapes:InferShapes",
     "inline-functions": ".clean.inline_functions:InlineFunctions",
     "merge-common-subexpressions": ".clean.merge_common_subexpressions:MergeCommonSubexpressions",
+    "quantize-dynamic": ".quantize.quantize_dynamic:QuantizeDynamic",
+    "raise-attention": ".raising.raise_attention:RaiseAttention",
+    "raise-attention-heads": ".raising.raise_attention_heads:RaiseAttentionHeads",
+    "raise-gelu": ".raising.raise_gelu:RaiseGelu",
+    "raise-grid-gather": ".raising.raise_grid_gather:RaiseGridGather",
     "share-identical": ".share.share_identical:ShareIdentical",
     "upgrade-opset": ".raising.upgrade_opset:UpgradeOpset",
-    "raise-attention": ".raising.raise_attention:RaiseAttention",
-    "raise-gelu": ".raising.raise_gelu:RaiseGelu",
-    "raise-layer-norm": ".raising.raise_layer_norm:RaiseLayerNorm",
-    "raise-rms-norm": ".raising.raise_rms_norm:RaiseRmsNorm",
-    "simplify-masks": ".raising.simplify_masks:SimplifyMasks",
-    "quantize-dynamic": ".quantize.quantize_dynamic:QuantizeDynamic",
 }
 
 

@@ -51,6 +51,14 @@ class Tape:
         self.constants.append(value)
         return value
 
+    def lazy(self, tensor: ir.TensorProtocol) -> ir.Value:
+        """An initializer whose bytes are computed when they are read."""
+        value = ir.Value(
+            name=tensor.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()), const_value=tensor
+        )
+        self.constants.append(value)
+        return value
+
 
 def replace(tape: Tape, old: Sequence[ir.Value], new: Sequence[ir.Value], *, matched: Iterable[ir.Node] = ()) -> None:
     """Put the tape's nodes where `old` was produced, let them stand for it, and sweep what became dead.
@@ -62,7 +70,6 @@ def replace(tape: Tape, old: Sequence[ir.Value], new: Sequence[ir.Value], *, mat
     stood_for = [*dict.fromkeys([*matched, *producers])]
     graph = producers[0].graph
     assert graph is not None
-    inherit(tape.nodes, stood_for)
     for value in tape.constants:
         value.name = unique(graph, value.name if old[0].name is None else f"{old[0].name}/{value.name}")
         graph.register_initializer(value)
@@ -70,12 +77,13 @@ def replace(tape: Tape, old: Sequence[ir.Value], new: Sequence[ir.Value], *, mat
     made = {value for node in tape.nodes for value in node.outputs}
     for before, after in zip(old, new, strict=True):
         _hand_over(before, after, made)
-    sweep(stood_for)
+    inherit(tape.nodes, [*stood_for, *sweep(stood_for)])
 
 
-def sweep(nodes: Iterable[ir.Node]) -> None:
-    """Remove those of `nodes` whose outputs nobody reads, then what fed only them."""
+def sweep(nodes: Iterable[ir.Node]) -> list[ir.Node]:
+    """Remove those of `nodes` whose outputs nobody reads, then what fed only them; give what was removed."""
     stack = list(nodes)
+    removed: list[ir.Node] = []
     while stack:
         node = stack.pop()
         graph = node.graph
@@ -83,12 +91,14 @@ def sweep(nodes: Iterable[ir.Node]) -> None:
             continue
         feeding = [value for value in node.inputs if value is not None]
         graph.remove(node, safe=True)
+        removed.append(node)
         for value in feeding:
             producer = value.producer()
             if producer is not None:
                 stack.append(producer)
             else:
                 drop(value)
+    return removed
 
 
 def drop(value: ir.Value) -> None:
@@ -96,6 +106,12 @@ def drop(value: ir.Value) -> None:
     unread = not value.uses() and not value.is_graph_output() and not value.is_graph_input()
     if unread and value.is_initializer() and value.graph is not None and value.name is not None:
         del value.graph.initializers[value.name]
+
+
+def take_name(before: ir.Value, after: ir.Value) -> None:
+    """Let `after` bear the name of `before`, which is about to go."""
+    name, before.name = before.name, None
+    after.name = name
 
 
 def unique(graph: ir.Graph, name: str | None) -> str:
@@ -168,10 +184,6 @@ def _hand_over(before: ir.Value, after: ir.Value, made: set[ir.Value]) -> None:
     if after in made:
         after.type = after.type or before.type
         after.shape = before.shape if before.shape is not None else after.shape
-    name, is_output = before.name, before.is_graph_output()
-    before.replace_all_uses_with(after, replace_graph_outputs=after in made)
+    before.replace_all_uses_with(after, replace_graph_outputs=True)
     if after in made:
-        before.name = None
-        after.name = name
-    elif is_output:
-        raise ValueError(f"{name} is a graph output and cannot be replaced by a value of another name")
+        take_name(before, after)

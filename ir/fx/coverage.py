@@ -26,11 +26,11 @@ class MissingOp:
     users: tuple[str, ...]
     attribute: str | None = None
 
-    def __str__(self) -> str:
-        name = f"{self.domain}.{self.op}" if self.domain else self.op
-        what = f"{name}{{{self.attribute}}}" if self.attribute else name
-        used = f"   used by {', '.join(self.users)}" if self.users else ""
-        return f"{what} (opset {self.opset})  at {self.place}{used}"
+    @property
+    def name(self) -> str:
+        """The op as it is written: `STFT`, `com.microsoft.Inverse`, `Resize{antialias}`."""
+        op = f"{self.domain}.{self.op}" if self.domain else self.op
+        return f"{op}{{{self.attribute}}}" if self.attribute else op
 
 
 def domain_of(node: oir.Node) -> str:
@@ -52,12 +52,20 @@ def missing(model: oir.Model) -> list[MissingOp]:
 
 
 def refuse(absent: list[MissingOp]) -> UnsupportedError:
-    """The error that lists them."""
-    count = "1 op has" if len(absent) == 1 else f"{len(absent)} ops have"
-    lines = "\n".join(f"  {item}" for item in absent)
+    """The error that lists them, one line an op."""
+    groups: dict[tuple[str, int], list[MissingOp]] = {}
+    for item in absent:
+        groups.setdefault((item.name, item.opset), []).append(item)
+    lines = []
+    for (name, opset), items in groups.items():
+        more = f" and {len(items) - 1} more" if len(items) > 1 else ""
+        users = f"   used by {', '.join(items[0].users)}" if items[0].users else ""
+        lines.append(f"  {name} (opset {opset})  at {items[0].place}{more}{users}")
+    count = "1 op has" if len(groups) == 1 else f"{len(groups)} ops have"
     return UnsupportedError(
-        f"torch.fx: {count} no lowering\n{lines}\n"
-        "  hint: decompose them into standard ops first, or add a row to the table of their family in ir/fx"
+        f"torch.fx: {count} no lowering\n"
+        + "\n".join(lines)
+        + "\n  hint: decompose them into standard ops first, or add a row to the table of their family in ir/fx"
     )
 
 
@@ -74,7 +82,7 @@ def _missing(
             elif attribute.type == oir.AttributeType.GRAPHS:
                 for inner in attribute.as_graphs():
                     yield from _missing(model, inner, opsets, seen)
-        if (domain, node.op_type) in FORMS:
+        if lookup(FORMS, domain, node.op_type, opset) is not None:
             continue
         entry = lookup(DEVICE, domain, node.op_type, opset)
         if entry is not None:

@@ -66,7 +66,9 @@ def torch_dtype(code: int) -> torch.dtype:
     """The torch type that holds an ONNX type. Raises UnsupportedError for strings and the like."""
     found = TORCH.get(oir.DataType(code))
     if found is None:
-        raise UnsupportedError(f"torch has no type for ONNX {oir.DataType(code).name}; leave that part to another backend")
+        raise UnsupportedError(
+            f"torch has no type for ONNX {oir.DataType(code).name}; leave that part to another backend"
+        )
     return found
 
 

@@ -16,6 +16,7 @@ import torch
 
 from .lowering import ZERO, HostLowering, Key, Literal
 
+Ints = Sequence[int]
 Leaf = int | bool | torch.SymInt | torch.SymBool
 Nested = Leaf | list["Nested"]
 
@@ -191,7 +192,7 @@ def transpose(a: Nested, *, perm: Sequence[int] | None = None) -> Nested:
     return build(0, 0)
 
 
-def unsqueeze(a: Nested, axes: list[int] | int) -> Nested:
+def unsqueeze(a: Nested, axes: Ints | int) -> Nested:
     places = [axes] if isinstance(axes, int) else axes
     dims, deep = extent(a), rank(a) + len(places)
     for place in sorted(p % deep for p in places):
@@ -199,19 +200,11 @@ def unsqueeze(a: Nested, axes: list[int] | int) -> Nested:
     return nest(flat(a), dims)
 
 
-def squeeze(a: Nested, axes: list[int] | int | None = None) -> Nested:
+def squeeze(a: Nested, axes: Ints | int | None = None) -> Nested:
     dims = extent(a)
     places = [i for i, d in enumerate(dims) if d == 1] if axes is None else [axes] if isinstance(axes, int) else axes
     gone = {p % len(dims) for p in places} if dims else set()
     return nest(flat(a), [d for i, d in enumerate(dims) if i not in gone])
-
-
-def unsqueeze_1(a: Nested, *, axes: Sequence[int]) -> Nested:
-    return unsqueeze(a, list(axes))
-
-
-def squeeze_1(a: Nested, *, axes: Sequence[int] | None = None) -> Nested:
-    return squeeze(a, None if axes is None else list(axes))
 
 
 def concat(*parts: Nested, axis: int) -> Nested:
@@ -236,9 +229,7 @@ def gather(a: Nested, indices: Nested, *, axis: int = 0) -> Nested:
     return _along(pick, a, axis % rank(a))
 
 
-def slice_(
-    a: Nested, starts: list[int], ends: list[int], axes: list[int] | None = None, steps: list[int] | None = None
-) -> Nested:
+def slice_(a: Nested, starts: Ints, ends: Ints, axes: Ints | None = None, steps: Ints | None = None) -> Nested:
     deep = rank(a)
     for i, axis in enumerate(axes if axes is not None else range(len(starts))):
         step = steps[i] if steps is not None else 1
@@ -255,16 +246,10 @@ def _sliced(items: list[Nested], start: int, end: int, step: int) -> Nested:
     return [items[i] for i in range(start, end, step)]
 
 
-def slice_1(
-    a: Nested, *, starts: Sequence[int], ends: Sequence[int], axes: Sequence[int] | None = None
-) -> Nested:
-    return slice_(a, list(starts), list(ends), None if axes is None else list(axes))
-
-
-def split_13(
-    a: Nested, sizes: list[int] | None = None, *, axis: int = 0, num_outputs: int | None = None, outputs: int
+def split(
+    a: Nested, split: Ints | None = None, *, axis: int = 0, num_outputs: int | None = None, outputs: int
 ) -> Nested | tuple[Nested, ...]:
-    place = axis % rank(a)
+    place, sizes = axis % rank(a), split
     if sizes is None:
         total, parts = extent(a)[place], num_outputs or outputs
         step = -(-total // parts)
@@ -274,10 +259,6 @@ def split_13(
         _along(partial(_sliced, start=bounds[i], end=bounds[i + 1], step=1), a, place) for i in range(len(sizes))
     )
     return pieces[0] if outputs == 1 else pieces
-
-
-def split_2(a: Nested, *, axis: int = 0, split: Sequence[int] | None = None, outputs: int) -> Nested | tuple[Nested, ...]:
-    return split_13(a, None if split is None else list(split), axis=axis, outputs=outputs)
 
 
 def expand(a: Nested, dims: list[int]) -> Nested:
@@ -300,25 +281,15 @@ def arange(start: int, limit: int, delta: int) -> Nested:
     return list(range(start, limit, delta))
 
 
-def product(a: Nested, axes: list[int] | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Nested:
+def product(a: Nested, axes: Ints | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Nested:
     return _reduce(operator.mul, a, axes, keepdims, noop_with_empty_axes)
 
 
-def total(a: Nested, axes: list[int] | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Nested:
+def total(a: Nested, axes: Ints | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Nested:
     return _reduce(operator.add, a, axes, keepdims, noop_with_empty_axes)
 
 
-def product_1(a: Nested, *, axes: Sequence[int] | None = None, keepdims: int = 1) -> Nested:
-    return _reduce(operator.mul, a, axes, keepdims, 0)
-
-
-def total_1(a: Nested, *, axes: Sequence[int] | None = None, keepdims: int = 1) -> Nested:
-    return _reduce(operator.add, a, axes, keepdims, 0)
-
-
-def _reduce(
-    function: Callable[..., Leaf], a: Nested, axes: Sequence[int] | None, keepdims: int, noop: int
-) -> Nested:
+def _reduce(function: Callable[..., Leaf], a: Nested, axes: Ints | None, keepdims: int, noop: int) -> Nested:
     if noop and not axes:
         return a
     neutral = 1 if function is operator.mul else 0
@@ -341,11 +312,6 @@ _SAME: dict[str, Callable[..., object]] = {
     "Identity": identity,
     "Transpose": transpose,
     "Concat": concat,
-    "ReduceProd": product_1,
-    "ReduceSum": total_1,
-    "Squeeze": squeeze_1,
-    "Unsqueeze": unsqueeze_1,
-    "Slice": slice_1,
 }
 _LOGIC: dict[str, Callable[..., object]] = {
     "Equal": equal,
@@ -365,16 +331,15 @@ HOST: dict[Key, HostLowering] = {
     ("", "Shape", 1): HostLowering(function=shape, dtype=oir.DataType.INT64, lengths=True),
     ("", "Size", 1): HostLowering(function=size, dtype=oir.DataType.INT64, lengths=True),
     ("", "Reshape", 1): HostLowering(function=reshape, static=(1,)),
-    ("", "Squeeze", 13): HostLowering(function=squeeze, static=(1,)),
-    ("", "Unsqueeze", 13): HostLowering(function=unsqueeze, static=(1,)),
+    ("", "Squeeze", 1): HostLowering(function=squeeze, static=(1,)),
+    ("", "Unsqueeze", 1): HostLowering(function=unsqueeze, static=(1,)),
     ("", "Gather", 1): HostLowering(function=gather, static=(1,)),
-    ("", "Slice", 10): HostLowering(function=slice_, static=(1, 2, 3, 4)),
-    ("", "Split", 2): HostLowering(function=split_2, many=True),
-    ("", "Split", 13): HostLowering(function=split_13, static=(1,), many=True),
+    ("", "Slice", 1): HostLowering(function=slice_, static=(1, 2, 3, 4)),
+    ("", "Split", 1): HostLowering(function=split, static=(1,), many=True),
     ("", "Expand", 8): HostLowering(function=expand, static=(1,), grows=True),
     ("", "Tile", 6): HostLowering(function=tile, static=(1,), grows=True),
     ("", "Range", 11): HostLowering(function=arange, static=(0, 1, 2), grows=True),
     ("", "ConstantOfShape", 9): HostLowering(function=filled, static=(0,), grows=True),
-    ("", "ReduceProd", 18): HostLowering(function=product, static=(1,)),
-    ("", "ReduceSum", 13): HostLowering(function=total, static=(1,)),
+    ("", "ReduceProd", 1): HostLowering(function=product, static=(1,)),
+    ("", "ReduceSum", 1): HostLowering(function=total, static=(1,)),
 }

@@ -34,6 +34,7 @@ class Lowering:
               the value where it is one, a tuple where there are more
     like      the function makes a tensor out of nothing: it gets `like=`, a tensor on the right device
     host      the function returns host values, of this type
+    typed     the input whose ONNX type the function is told as `dtype=`, for types that torch stores unpacked
     """
 
     function: Function
@@ -42,6 +43,7 @@ class Lowering:
     many: bool = False
     like: bool = False
     host: oir.DataType | None = None
+    typed: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +107,9 @@ def lookup(table: Mapping[Key, Entry], domain: str, op: str, opset: int) -> Entr
 
 
 def keywords(function: Function) -> frozenset[str]:
-    """The attributes a function understands; torch's own functions are bound to none."""
+    """The names a function can be given attributes by: all its parameters, as older opsets have attributes where newer
+    ones have inputs. torch's own functions are given none."""
     if not inspect.isfunction(function):
         return frozenset()
-    kinds = inspect.Parameter.KEYWORD_ONLY
-    return frozenset(name for name, spec in inspect.signature(function).parameters.items() if spec.kind is kinds)
+    kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return frozenset(name for name, spec in inspect.signature(function).parameters.items() if spec.kind in kinds)

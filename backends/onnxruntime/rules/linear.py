@@ -1,0 +1,120 @@
+"""A linear layer as ONNX Runtime's fused kernels want it: activation, weight [in, out], scale of an int8 weight, bias."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from ....passes.edit import Array, constant_of
+
+DOMAIN = "com.microsoft"
+
+
+@dataclass(frozen=True)
+class Linear:
+    """output = x @ W + bias, W constant, or int8 with a scale for each output.
+
+    `activation` is x before its dynamic quantization when there is one, and `quantizer` is the node that quantizes it.
+    """
+
+    output: ir.Value
+    activation: ir.Value
+    weight: ir.Value
+    scale: ir.Value | None
+    bias: ir.Value | None
+    quantizer: ir.Node | None
+    nodes: tuple[ir.Node, ...]
+
+    @property
+    def quantized(self) -> bool:
+        return self.scale is not None and self.quantizer is not None
+
+
+def linear(value: ir.Value | None) -> Linear | None:
+    """The linear layer that computes `value`, its bias in a node of its own or absent; None for anything else."""
+    node = None if value is None else value.producer()
+    if value is None or node is None or node.domain:
+        return None
+    if node.op_type == "MatMul":
+        return _product(value, node)
+    if node.op_type == "Add":
+        for inner, bias in ((node.inputs[0], node.inputs[1]), (node.inputs[1], node.inputs[0])):
+            product = None if inner is None else inner.producer()
+            if inner is None or bias is None or product is None or product.op_type != "MatMul" or not _is_vector(bias):
+                continue
+            if len(inner.consumers()) != 1 or inner.is_graph_output():
+                continue
+            found = _product(inner, product)
+            if found is not None and bias.shape is not None and bias.shape[0] == _width(found.weight):
+                return Linear(
+                    value, found.activation, found.weight, found.scale, bias, found.quantizer, (node, *found.nodes)
+                )
+    return None
+
+
+def concatenate(arrays: list[Array], *, axis: int, name: str) -> ir.LazyTensor:
+    """The arrays side by side, joined when the tensor is read: lowering holds no second copy of the weights."""
+    shape = list(arrays[0].shape)
+    shape[axis] = sum(array.shape[axis] for array in arrays)
+    dtype = ir.DataType.from_numpy(arrays[0].dtype)
+    return ir.LazyTensor(
+        lambda: ir.Tensor(np.concatenate(arrays, axis=axis)), dtype=dtype, shape=ir.Shape(shape), name=name
+    )
+
+
+def biases(layers: list[Linear]) -> Array | None:
+    """The biases side by side, zeros where a layer has none; None when no layer has one."""
+    if all(layer.bias is None for layer in layers):
+        return None
+    dtype = next(array.dtype for layer in layers if (array := constant_of(layer.bias)) is not None)
+    parts = [constant_of(layer.bias) for layer in layers]
+    widths = [_width(layer.weight) for layer in layers]
+    return np.concatenate(
+        [np.zeros(width, dtype) if part is None else part for part, width in zip(parts, widths, strict=True)]
+    )
+
+
+def _product(value: ir.Value, node: ir.Node) -> Linear | None:
+    activation, weight = node.inputs
+    if activation is None or weight is None or constant_of(activation) is not None:
+        return None
+    scale, nodes = None, [node]
+    dequantize = weight.producer()
+    if dequantize is not None and dequantize.op_type == "DequantizeLinear":
+        if not _per_column(dequantize):
+            return None
+        weight, scale = dequantize.inputs[0], dequantize.inputs[1]
+        nodes.append(dequantize)
+    if weight is None or weight.shape is None or len(weight.shape) != 2 or weight.const_value is None:
+        return None
+    quantizer = None
+    back = activation.producer()
+    if scale is not None and back is not None and back.op_type == "DequantizeLinear" and back.inputs[0] is not None:
+        quantizer = back.inputs[0].producer()
+        if quantizer is None or quantizer.op_type != "DynamicQuantizeLinear" or quantizer.inputs[0] is None:
+            return None
+        activation = quantizer.inputs[0]
+        nodes += [back, quantizer]
+    return Linear(value, activation, weight, scale, None, quantizer, tuple(nodes))
+
+
+def _per_column(node: ir.Node) -> bool:
+    """Whether a DequantizeLinear scales the columns of a constant int8 matrix, or all of it, around zero."""
+    data, scale = node.inputs[:2]
+    if data is None or data.dtype != ir.DataType.INT8 or scale is None or scale.shape is None:
+        return False
+    zero = node.inputs[2] if len(node.inputs) > 2 else None
+    centred = zero is None or ((array := constant_of(zero)) is not None and not array.any())
+    axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 1
+    return centred and (len(scale.shape) == 0 or (len(scale.shape) == 1 and axis in (1, -1)))
+
+
+def _is_vector(value: ir.Value) -> bool:
+    return value.const_value is not None and value.shape is not None and len(value.shape) == 1
+
+
+def _width(weight: ir.Value) -> int:
+    assert weight.shape is not None
+    return int(weight.shape[1])  # type: ignore[arg-type]  # the shape of an initializer is made of numbers

@@ -1,0 +1,45 @@
+"""Attention masks that only say which keys are padding: what ONNX Runtime's fused attention takes as [batch, keys]."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from ....ir.content import content, dimensions
+from ....passes.edit import scalar_of
+
+#: What the CPU kernels of ONNX Runtime add for a False in a boolean mask.
+LOWEST = float(np.finfo(np.float32).min)
+
+
+@dataclass(frozen=True)
+class KeyPadding:
+    """True at the keys that count, [batch, keys], and what is added to the scores of the others."""
+
+    keep: ir.Value
+    fill: float
+
+
+def key_padding(mask: ir.Value) -> KeyPadding | None:
+    """The padding mask behind a mask of shape [batch, 1, 1, keys], boolean or additive; None when it is another."""
+    if mask.dtype == ir.DataType.BOOL:
+        keep = _keys(mask)
+        return None if keep is None else KeyPadding(keep, LOWEST)
+    node = mask.producer()
+    if node is None or node.op_type != "Where" or node.inputs[0] is None:
+        return None
+    fill = scalar_of(node.inputs[2])
+    keep = _keys(node.inputs[0])
+    if keep is None or fill is None or scalar_of(node.inputs[1]) != 0.0 or not np.isfinite(fill):
+        return None
+    return KeyPadding(keep, fill)
+
+
+def _keys(mask: ir.Value) -> ir.Value | None:
+    node = mask.producer()
+    if node is None or node.op_type != "Unsqueeze" or content(node.inputs[1]) != [1, 2]:
+        return None
+    dims = dimensions(node.inputs[0])
+    return node.inputs[0] if dims is not None and len(dims) == 2 else None

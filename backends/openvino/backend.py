@@ -1,0 +1,102 @@
+"""OpenVINO on the CPU."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import onnx_ir as ir
+
+from ...ir.errors import MissingOp, ModelError, UnsupportedError, unsupported
+from ...passes.clean.inline_functions import InlineFunctions
+from ...passes.pipeline import Pipeline
+from ..base import Backend, Interface, Session
+from .decompose_attention import DecomposeAttention
+from .defer_activation_quantization import DEFERRED, DeferActivationQuantization, compressed_weight
+from .frontend import missing_ops, write_ir
+from .session import OpenVinoSession, first_lines
+
+MODEL = "openvino.xml"
+RUNTIME = "runtime.json"
+
+_GROUP = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenVino(Backend):
+    """OpenVINO on the CPU.
+
+    precision: what the arithmetic is done in. `f32` keeps the contract of exact passes; `bf16` lets CPUs with bfloat16
+        products round to it; `auto` is OpenVINO's own choice, bf16 where the CPU has it.
+    performance: `latency` gives one run all threads, `throughput` splits them for runs from several threads at once.
+    group: elements that share a scale where activations are quantized at run time; smaller is finer and slower.
+    """
+
+    name: ClassVar[str] = "openvino"
+    install: ClassVar[str] = 'pip install "tersor[openvino]"'
+    precision: Literal["f32", "bf16", "auto"] = "f32"
+    performance: Literal["latency", "throughput"] = "latency"
+    group: int = 32
+
+    @classmethod
+    def version(cls) -> str | None:
+        try:
+            return installed("openvino")
+        except PackageNotFoundError:
+            return None
+
+    def pipeline(self) -> Pipeline:
+        return Pipeline(steps=(DeferActivationQuantization(), InlineFunctions(own=True), DecomposeAttention()))
+
+    def supports(self, model: ir.Model) -> Sequence[MissingOp]:
+        return missing_ops(model)
+
+    def write(self, model: ir.Model, folder: Path) -> None:
+        """Write `openvino.xml`, `openvino.bin` and `runtime.json`.
+
+        The last holds the device and properties to compile with, so that plain OpenVINO gives the same session:
+        `openvino.compile_model("openvino.xml", **json.load(open("runtime.json")))`.
+        """
+        grouped = self._grouped(model)
+        try:
+            write_ir(model, folder / MODEL, grouped)
+        except RuntimeError as error:
+            missing = self.supports(model)
+            if not missing:
+                raise UnsupportedError(f"openvino cannot convert the model: {first_lines(error)}") from error
+            hint = "rewrite them with a pass before this target, or choose another target"
+            raise unsupported(f"{self.name}", missing, hint) from error
+        runtime = {"device_name": "CPU", "config": self._properties() | grouped}
+        (folder / RUNTIME).write_text(json.dumps(runtime, indent=2) + "\n", encoding="utf-8")
+
+    def open(self, folder: Path, interface: Interface) -> Session:
+        path = folder / MODEL
+        if not path.is_file() or not path.with_suffix(".bin").is_file():
+            raise ModelError(f"{folder} is no artifact for openvino: expected {MODEL} and {path.stem}.bin in it")
+        return OpenVinoSession(path, self._properties(), interface)
+
+    def _properties(self) -> dict[str, str]:
+        """What the CPU plugin is told beside what the model itself says."""
+        properties = {"PERFORMANCE_HINT": self.performance.upper()}
+        if self.precision != "auto":
+            properties["INFERENCE_PRECISION_HINT"] = self.precision
+        if self.threads:
+            properties["INFERENCE_NUM_THREADS"] = str(self.threads)
+        return properties
+
+    def _grouped(self, model: ir.Model) -> dict[str, str]:
+        """Whether OpenVINO may quantize activations, which it does to all compressed weights or to none.
+
+        It may only where the model asks for it at every such place: what is only stored in 8 bits stays exact.
+        """
+        sites = [node for node in model.graph.all_nodes() if node.op_type in ("MatMul", "Gemm")]
+        compressed = [node for node in sites if compressed_weight(node) is not None]
+        if not compressed:
+            return {}
+        asked = all(DEFERRED in node.metadata_props for node in compressed)
+        return {_GROUP: str(self.group if asked else 0)}

@@ -1,0 +1,84 @@
+"""`tersor explain SOURCE PASS`: where a pass fires, and why not elsewhere."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import RenderableType
+
+from .. import console
+from ..units import plural
+from .options import Data, Json, Source
+
+if TYPE_CHECKING:
+    from ...passes.base import Finding
+    from ..explaining import Explanation
+
+
+def explain(
+    source: Source,
+    passes: Annotated[
+        str,
+        typer.Argument(
+            metavar="PASS",
+            show_default=False,
+            help="A pass with its options, as in 'quantize-dynamic{rows=true}'; of several, those before the last are "
+            "applied and the last is explained.",
+        ),
+    ],
+    data: Data = None,
+    imported: Annotated[
+        bool, typer.Option("--imported", help="Explain on the graph as loaded, without raising it first.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the graph around each miss.")] = False,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="Places shown of each kind; 0 shows all.")] = 20,
+    json: Json = False,
+) -> None:
+    """Say for each candidate place of a pass why it fires, or what it would need."""
+    from ..explaining import explain as run
+
+    with console.steps("explain") as progress:
+        found = run(source, passes, data=data, imported=imported, observe=progress.say)
+    console.show(found, *_text(found, verbose, limit or len(found.fired) + len(found.missed)), as_json=json)
+
+
+def _text(found: Explanation, verbose: bool, limit: int) -> Iterator[RenderableType]:
+    where = "after raising" if found.raised else "as loaded"
+    counts = f"fires at {plural(len(found.fired), 'place')}, not at {len(found.missed)}"
+    yield f"[bold]{console.literal(found.text)}[/] {counts} ({where}); {found.contract}"
+    if not found.fired and not found.missed:
+        yield "no node of this model is a candidate"
+    if found.fired:
+        yield console.heading("fires")
+        yield "\n".join(f"  {_place(finding)}" for finding in found.fired[:limit])
+        yield from _more(len(found.fired) - limit)
+    for (rule, need), findings in _grouped(found.missed).items():
+        yield console.heading(f"{rule}: needs {need} ({plural(len(findings), 'place')})")
+        for finding in findings[:limit]:
+            yield f"  {_place(finding)}: {console.literal(finding.miss.value if finding.miss else '')}"
+            if verbose and finding.place in found.excerpts:
+                yield f"[dim]{console.literal(textwrap.indent(found.excerpts[finding.place], '      '))}[/]"
+        yield from _more(len(findings) - limit)
+
+
+def _grouped(missed: Sequence[Finding]) -> dict[tuple[str, str], list[Finding]]:
+    groups: dict[tuple[str, str], list[Finding]] = {}
+    for finding in missed:
+        if finding.miss is not None:
+            groups.setdefault((finding.miss.rule, finding.miss.need), []).append(finding)
+    return groups
+
+
+def _place(finding: Finding) -> str:
+    own = finding.place.rpartition(" at ")[2]
+    others = [name for name in finding.sources if name != own]
+    stands = f"   (source: {', '.join(others[:3])}{', ...' if others[3:] else ''})" if others else ""
+    return console.literal(finding.place + stands)
+
+
+def _more(count: int) -> Iterator[RenderableType]:
+    if count > 0:
+        yield f"  and {count:,} more; --limit 0 shows all"

@@ -1,0 +1,189 @@
+"""One compile, from a resolved request to the files of an artifact."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import importlib.metadata
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx_ir
+
+from ..backends.base import Interface
+from ..ir.feeds import random_feeds
+from ..ir.load import load
+from ..passes.base import Context, Contract, Exact, Lossy
+from ..passes.raising.pipeline import RAISING
+from ..passes.report import Report, Size
+from ..passes.run import Observer, Verify, allowed, run_pipeline
+from . import data, host, manifest, origin, select
+from . import recipe as recipes
+from .artifact import finish, list_files
+from .data import Split
+from .manifest import ContractData, FeedsData, Manifest, StageData
+from .original import BATCHES, Original, Recorded, combined, record
+from .quality import Quality
+from .request import Request
+from .select import Candidate
+
+
+@dataclass
+class Clock:
+    """Seconds by stage; `observe` is told each as it starts."""
+
+    observe: Observer | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        if self.observe is not None:
+            self.observe(stage)
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+    def rounded(self) -> dict[str, float]:
+        """Each stage and their total."""
+        return {name: round(taken, 4) for name, taken in (*self.seconds.items(), ("total", sum(self.seconds.values())))}
+
+
+def run(request: Request, folder: Path, observe: Observer | None) -> tuple[Manifest, Report]:
+    """Compile into `folder`, which then holds a whole artifact. Raises what `compile` does."""
+    clock = Clock(observe)
+    with clock("load"):
+        model = load(request.source, args=request.args, kwargs=request.kwargs, dynamic=request.dynamic)
+        source = origin.describe(request.source, model)
+        if model is request.source:
+            model = model.clone()
+    before = Size.of(model)
+    with clock("data"):
+        feeds = _feeds(request, model)
+    with clock("original"):
+        recorded, quality = _standard(request, model, feeds)
+    context = Context(feeds=() if request.data is None else feeds.calibration[:BATCHES])
+    with clock("raise"):
+        raising = run_pipeline(RAISING, model, context, verify=request.verify, observe=observe)
+    with clock("passes"):
+        rewriting = run_pipeline(request.passes, model, context, verify=request.verify, observe=observe)
+
+    def lower(candidate: Candidate, lowered: onnx_ir.Model) -> None:
+        candidate.lower(lowered, context, request.verify, observe)
+
+    def check(candidate: Candidate) -> None:
+        candidate.open(recorded, _contract(raising + rewriting + candidate.lowering))
+        if candidate.session is not None:
+            candidate.fidelity = quality.fidelity(candidate.session)
+
+    stock = [model]
+    del model
+    with clock("lower"):
+        candidates = select.build(request.backends, stock, folder, lower, check)
+    with clock("time"):
+        ready, timings = select.ranked(candidates, feeds.calibration[:BATCHES], request.timing_seconds)
+    with clock("quality"):
+        kept = quality.choose(ready, candidates)
+    entries = [candidate.to_dict(kept, timings) for candidate in candidates]
+    report = raising + rewriting + kept.lowering
+    assert kept.interface is not None  # it was lowered
+    assert kept.size is not None
+    with clock("write"):
+        for candidate in candidates:
+            candidate.session = None
+        _unpack(kept.folder, folder, [candidate.folder for candidate in candidates])
+        (folder / recipes.NAME).write_text(request.recipe.text(notes=request.notes), encoding="utf-8")
+        files = list_files(folder)
+    made: Manifest = {
+        "schema": manifest.SCHEMA,
+        "tersor": importlib.metadata.version("tersor"),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "source": source,
+        "target": {
+            "requested": request.target,
+            "text": kept.text,
+            "backend": kept.backend.name,
+            "options": select.options_of(kept.backend),
+            "version": kept.version,
+        },
+        "host": host.host(),
+        "versions": host.versions(),
+        "interface": manifest.interface_data(kept.interface),
+        "contract": _contract_data(_contract(report), kept.loss),
+        "stages": [
+            _stage("raise", raising, clock.seconds["raise"]),
+            _stage("passes", rewriting, clock.seconds["passes"]),
+            _stage("lower", kept.lowering, kept.seconds),
+        ],
+        "candidates": entries,
+        "sizes": {
+            "nodes": [before.nodes, kept.size.nodes],
+            "weights": [before.bytes, kept.size.bytes],
+            "files": sum(file["bytes"] for file in files if file["role"] == "model"),
+        },
+        "quality": quality.to_dict(kept, _feeds_data(request, feeds, quality)),
+        "seconds": clock.rounded(),
+        "files": files,
+    }
+    finish(folder, made)
+    return made, report
+
+
+def _feeds(request: Request, model: onnx_ir.Model) -> Split:
+    """The user's data, split; else seeded random feeds, other ones for quality than for verification."""
+    if request.data is not None:
+        batches, more = data.batches(request.data, Interface.of(model))
+        return data.split(batches, more=more)
+    random = [random_feeds(model, seed=seed) for seed in (0, 1)]
+    return Split(random[:1], random[1:], True, "no data was given: seeded random feeds")
+
+
+def _standard(request: Request, model: onnx_ir.Model, feeds: Split) -> tuple[Recorded, Quality]:
+    """What the original answers and how good it is. Its session is closed on return."""
+    verifies = request.verify is not Verify.OFF
+    if not verifies and request.metric is None and request.max_drop is None:
+        return Recorded(), Quality()
+    session = Original(model)
+    wanted = verifies or request.metric is None
+    recorded = record(session, feeds.calibration) if verifies else Recorded()
+    held_out = record(session, feeds.quality) if wanted else Recorded()
+    return recorded, Quality.of(session, held_out, request.metric, request.max_drop)
+
+
+def _contract(report: Report) -> Contract:
+    return combined(entry.contract for entry in report.passes)
+
+
+def _contract_data(contract: Contract, loss: float | None) -> ContractData:
+    metric = contract.metric if isinstance(contract, Lossy) else "relative-l2"
+    return {
+        "text": str(contract),
+        "exact": isinstance(contract, Exact),
+        "metric": metric,
+        "limit": allowed(contract),
+        "loss": loss,
+    }
+
+
+def _stage(name: str, report: Report, seconds: float) -> StageData:
+    return {"name": name, "seconds": round(seconds, 4), "passes": report.to_dict()}
+
+
+def _feeds_data(request: Request, feeds: Split, quality: Quality) -> FeedsData:
+    return {
+        "source": "random" if request.data is None else "data",
+        "calibration": len(feeds.calibration),
+        "quality": len(quality.recorded.feeds),
+        "held_out": feeds.held_out,
+        "note": feeds.note,
+    }
+
+
+def _unpack(kept: Path, folder: Path, made: Sequence[Path]) -> None:
+    """Move the files of the kept candidate up into the artifact's folder and remove those of the others."""
+    for entry in kept.iterdir():
+        entry.rename(folder / entry.name)
+    for other in made:
+        shutil.rmtree(other, ignore_errors=True)

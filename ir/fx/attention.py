@@ -1,0 +1,218 @@
+"""Attention and rotary position embedding (ai.onnx 23 and later), and the core the contrib forms share.
+
+Shapes: query [batch, heads, sequence, head], key and value [batch, key heads, total, head], where `total` counts the
+cached positions too; masks broadcast to [batch, heads, sequence, total].
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch.nn import functional
+
+from .dtypes import torch_dtype
+from .lowering import Lowering, Table, standard
+
+_RAW, _CAPPED, _BIASED, _SOFTMAX = range(4)
+
+
+def split_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
+    """[batch, sequence, heads * head] -> [batch, heads, sequence, head]"""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x: torch.Tensor) -> torch.Tensor:
+    """[batch, heads, sequence, head] -> [batch, sequence, heads * head]"""
+    return x.transpose(1, 2).flatten(2)
+
+
+def attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, *, scale: float | None
+) -> torch.Tensor:
+    """softmax(query key^T * scale + mask) value, zero for a row that may see nothing. Grouped key heads are repeated."""
+    grouped = query.shape[1] != key.shape[1]
+    return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale, enable_gqa=grouped)
+
+
+def causal_mask(
+    rows: int, columns: int, offset: int | torch.Tensor, device: torch.device, *, left: int = -1, right: int = 0
+) -> torch.Tensor:
+    """[rows, columns] of bool: row i sees columns i + offset - left ... i + offset + right; -1 is no bound.
+
+    An offset of shape [batch] gives a mask [batch, 1, rows, columns].
+    """
+    if isinstance(offset, torch.Tensor):
+        offset = offset.reshape(-1, 1, 1, 1)
+    row = torch.arange(rows, device=device).unsqueeze(1) + offset
+    column = torch.arange(columns, device=device)
+    seen = torch.ones((), dtype=torch.bool, device=device).expand(rows, columns)
+    if right >= 0:
+        seen = seen & (column <= row + right)
+    if left >= 0:
+        seen = seen & (column >= row - left)
+    return seen
+
+
+def both(a: torch.Tensor | None, b: torch.Tensor | None) -> torch.Tensor | None:
+    """One mask out of two, bool (may be seen) or float (is added)."""
+    if a is None or b is None:
+        return b if a is None else a
+    if a.dtype is torch.bool and b.dtype is torch.bool:
+        return a & b
+    if a.dtype is torch.bool:
+        a, b = b, a
+    if b.dtype is torch.bool:
+        return torch.where(b, a, float("-inf"))
+    return a + b
+
+
+def attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    past_key: torch.Tensor | None = None,
+    past_value: torch.Tensor | None = None,
+    lengths: torch.Tensor | None = None,
+    *,
+    is_causal: int = 0,
+    kv_num_heads: int | None = None,
+    q_num_heads: int | None = None,
+    qk_matmul_output_mode: int = _RAW,
+    scale: float | None = None,
+    softcap: float = 0.0,
+    softmax_precision: int | None = None,
+    left_window_size: int = -1,
+    right_window_size: int = -1,
+    outputs: int,
+) -> object:
+    """Inputs [batch, heads, sequence, head], or [batch, sequence, hidden] with the head counts given.
+
+    `lengths` [batch] (opset 24) says how much of a fixed-size cache is filled. Outputs: the result in the rank of the
+    query, present key and value, and the scores at the stage `qk_matmul_output_mode` names.
+    """
+    packed = query.dim() == 3
+    if packed:
+        if q_num_heads is None or kv_num_heads is None:
+            raise ValueError("inputs of rank 3 need q_num_heads and kv_num_heads")
+        query = split_heads(query, q_num_heads)
+        key, value = split_heads(key, kv_num_heads), split_heads(value, kv_num_heads)
+    offset: int | torch.Tensor = 0
+    if past_key is not None and past_value is not None:
+        offset = past_key.shape[2]
+        key, value = torch.cat([past_key, key], 2), torch.cat([past_value, value], 2)
+    elif lengths is not None:
+        offset = lengths.reshape(-1) - query.shape[2]
+    rows, total = query.shape[2], key.shape[2]
+    windowed = left_window_size >= 0 or right_window_size >= 0
+    scores_wanted = outputs > 3
+    simple = not softcap and not scores_wanted and softmax_precision is None
+    if is_causal and mask is None and lengths is None and past_key is None and not windowed and simple:
+        result = functional.scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
+        )
+        scores = None
+    else:
+        mask = _padded(mask, total)
+        if is_causal:
+            mask = both(mask, causal_mask(rows, total, offset, query.device))
+        if windowed:
+            window = causal_mask(rows, total, offset, query.device, left=left_window_size, right=right_window_size)
+            mask = both(mask, window)
+        if lengths is not None:
+            filled = torch.arange(total, device=query.device) < lengths.reshape(-1, 1, 1, 1)
+            mask = both(mask, filled)
+        if simple:
+            result, scores = attend(query, key, value, _like(mask, query), scale=scale), None
+        else:
+            precision = None if softmax_precision is None else torch_dtype(softmax_precision)
+            result, scores = _spelled_out(query, key, value, mask, scale, softcap, precision, qk_matmul_output_mode)
+    result = merge_heads(result) if packed else result
+    return result if outputs == 1 else (result, key, value, scores)
+
+
+def _padded(mask: torch.Tensor | None, total: int) -> torch.Tensor | None:
+    """A mask shorter than the keys hides the rest."""
+    if mask is None or mask.shape[-1] == total:
+        return mask
+    hidden = False if mask.dtype is torch.bool else float("-inf")
+    return functional.pad(mask, (0, total - mask.shape[-1]), value=hidden)
+
+
+def _like(mask: torch.Tensor | None, query: torch.Tensor) -> torch.Tensor | None:
+    return mask if mask is None or mask.dtype is torch.bool else mask.to(query.dtype)
+
+
+def _spelled_out(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scale: float | None,
+    softcap: float,
+    precision: torch.dtype | None,
+    mode: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention step by step, for what the fused kernel cannot do or show."""
+    repeats = query.shape[1] // key.shape[1]
+    if repeats > 1:
+        key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
+    root = math.sqrt(1 / math.sqrt(query.shape[-1]) if scale is None else scale)
+    raw = (query * root) @ (key * root).transpose(-1, -2)
+    capped = torch.tanh(raw / softcap) * softcap if softcap else raw
+    bias = torch.zeros((), dtype=raw.dtype, device=raw.device)
+    if mask is not None:
+        bias = torch.where(mask, bias, float("-inf")) if mask.dtype is torch.bool else mask.to(raw.dtype)
+    biased = capped + bias
+    wide = biased if precision is None else biased.to(precision)
+    chances = torch.softmax(wide, -1)
+    if mask is not None:
+        # a row that may see nothing is zero, not NaN
+        blind = torch.isneginf(bias.amax(-1, keepdim=True)) if bias.dim() else torch.isneginf(bias)
+        chances = torch.where(blind, 0.0, chances)
+    chances = chances.to(query.dtype)
+    return chances @ value, (raw, capped, biased, chances)[mode]
+
+
+def rotate(
+    x: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor, *, interleaved: int, width: int
+) -> torch.Tensor:
+    """Turn pairs of the first `width` features of x [batch, sequence, heads, head] by angles [.., sequence, width/2]."""
+    turned, rest = x[..., :width], x[..., width:]
+    cosines, sines = cosines.unsqueeze(-2), sines.unsqueeze(-2)
+    if interleaved:
+        a, b = turned[..., 0::2], turned[..., 1::2]
+    else:
+        a, b = turned.chunk(2, -1)
+    real, imaginary = cosines * a - sines * b, sines * a + cosines * b
+    if interleaved:
+        turned = torch.stack([real, imaginary], -1).flatten(-2)
+    else:
+        turned = torch.cat([real, imaginary], -1)
+    return torch.cat([turned, rest], -1)
+
+
+def rotary_embedding(
+    x: torch.Tensor,
+    cosines: torch.Tensor,
+    sines: torch.Tensor,
+    positions: torch.Tensor | None = None,
+    *,
+    interleaved: int = 0,
+    num_heads: int = 0,
+    rotary_embedding_dim: int = 0,
+) -> torch.Tensor:
+    """x [batch, heads, sequence, head] or [batch, sequence, hidden]; caches [positions, width/2], or already taken at
+    each position, [batch, sequence, width/2], where no positions are given."""
+    if positions is not None:
+        cosines, sines = cosines[positions], sines[positions]
+    y = x.unflatten(-1, (num_heads, -1)) if x.dim() == 3 else x.transpose(1, 2)
+    y = rotate(y, cosines, sines, interleaved=interleaved, width=rotary_embedding_dim or y.shape[-1])
+    return y.flatten(2) if x.dim() == 3 else y.transpose(1, 2)
+
+
+ATTENTION: Table = standard(
+    {"Attention": Lowering(function=attention, many=True), "RotaryEmbedding": rotary_embedding},
+    since=23,
+)

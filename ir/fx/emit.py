@@ -1,0 +1,258 @@
+"""`onnx_ir.Model` to `torch.fx.GraphModule`."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from collections.abc import Sequence
+
+import onnx_ir as oir
+from torch import fx
+
+from ..errors import ModelError, UnsupportedError
+from ..text import place
+from . import host
+from .control import FORMS
+from .coverage import domain_of, missing, opset_of, refuse, snake
+from .host import HOST
+from .lowering import HostLowering, Literal, Lowering, lookup
+from .scope import HOST_TYPES, SMALL, Body, Held, OnDevice, OnHost, Scope, Stored, constant
+from .table import DEVICE
+
+Attributes = dict[str, object]
+
+
+def to_fx(model: oir.Model, *, copy: bool = False) -> fx.GraphModule:
+    """Emit the model as an FX module that computes the same outputs.
+
+    The module is called with the model's inputs by position, or by name (made a Python name where it is none), and
+    returns the output, or a tuple of them where there are several. Float initializers are parameters and integer ones
+    buffers, named as in the model; `gm.meta` has the ONNX names under "inputs", "outputs" and "initializers" (name ->
+    attribute path). Each FX node has the ONNX value it computes in `node.meta["onnx_name"]` and the ONNX node it comes
+    from in `node.meta["source"]`. Functions are inlined; sizes are Python ints, so `torch.export` sees no guards on
+    them.
+
+    Weights are views of the initializers' own memory, which may be a read-only file: pass `copy=True` before changing
+    them in place. Raises UnsupportedError with every op that has no lowering, ModelError for a graph that cannot run.
+    """
+    absent = missing(model)
+    if absent:
+        raise refuse(absent)
+    graph = model.graph
+    body = Body(copy=copy)
+    scope = Scope(body, graph.opset_imports)
+    inputs = [value for value in graph.inputs if value.name not in graph.initializers]
+    for value in inputs:
+        scope.values[value] = OnDevice(body.placeholder(value.name or "", "a graph input"))
+    _Emitter(model).nodes(graph, scope)
+    results = tuple(body.tensor(scope.get(value)) for value in graph.outputs)
+    body.graph.output(results[0] if len(results) == 1 else results)
+    module = body.module()
+    module.meta["inputs"] = tuple(value.name for value in inputs)
+    module.meta["outputs"] = tuple(value.name for value in graph.outputs)
+    module.meta["output_types"] = tuple(value.dtype for value in graph.outputs)
+    module.meta["initializers"] = dict(body.initializers)
+    return module
+
+
+class _Emitter:
+    """Walks graphs and writes FX nodes."""
+
+    def __init__(self, model: oir.Model) -> None:
+        self.functions = model.functions
+
+    def nodes(self, graph: oir.Graph | oir.Function, scope: Scope) -> None:
+        """Emit the nodes of a graph, a subgraph or a function into a scope."""
+        if isinstance(graph, oir.Graph):
+            for name, value in graph.initializers.items():
+                if value.const_value is None:
+                    raise ModelError(f"initializer {name!r} has no data")
+                trainable = scope.outer is None
+                scope.values[value] = constant(value.const_value, scope.name(value), trainable=trainable)
+        for node in graph:
+            try:
+                results = self._node(node, scope)
+            except (TypeError, ValueError, IndexError, AssertionError) as error:
+                raise ModelError(f"{place(node)}: the op cannot be read: {error}") from error
+            scope.values.update(zip(node.outputs, results, strict=False))
+
+    def _node(self, node: oir.Node, scope: Scope) -> Sequence[Held]:
+        domain, opset = domain_of(node), opset_of(node, scope.opsets)
+        if (form := lookup(FORMS, domain, node.op_type, opset)) is not None:
+            return form(node, scope, self.nodes)
+        lowering = lookup(DEVICE, domain, node.op_type, opset)
+        if lowering is None:
+            return self._call(node, scope)
+        inputs = [scope.optional(value) for value in node.inputs]
+        while inputs and inputs[-1] is None:
+            inputs.pop()
+        attributes = _attributes(node, scope)
+        on_host = lookup(HOST, domain, node.op_type, opset)
+        if on_host is not None:
+            found = _on_host(on_host, node, inputs, attributes, scope)
+            if found is not None:
+                return found
+        return _on_device(lowering, node, inputs, attributes, scope)
+
+    def _call(self, node: oir.Node, scope: Scope) -> Sequence[Held]:
+        """Inline a call of a model-local function."""
+        function = self.functions[node.op_identifier()]
+        if function.identifier() in scope.calls:
+            raise ModelError(f"{place(node)}: function {function.domain}.{function.name} calls itself")
+        attributes: dict[str, oir.Attr] = {
+            name: attribute for name, attribute in function.attributes.items() if attribute.value is not None
+        }
+        for name, attribute in node.attributes.items():
+            resolved = _resolved(attribute, scope)
+            if resolved is not None:
+                attributes[name] = resolved
+        prefix = f"{scope.prefix}{node.name or node.outputs[0].name}/"
+        calls = (*scope.calls, function.identifier())
+        inner = Scope(scope.body, function.opset_imports, prefix, None, attributes, calls)
+        given = [scope.optional(value) for value in node.inputs]
+        for value, held in itertools.zip_longest(function.inputs, given):
+            if held is None:
+                inner.absent.add(value)
+            else:
+                inner.values[value] = held
+        for value, wanted in zip(function.outputs, node.outputs, strict=False):
+            inner.names[value] = scope.name(wanted)
+        self.nodes(function, inner)
+        return [inner.get(value) for value in function.outputs]
+
+
+def _on_device(
+    lowering: Lowering, node: oir.Node, inputs: Sequence[Held | None], attributes: Attributes, scope: Scope
+) -> Sequence[Held]:
+    body, args = scope.body, []
+    for index, held in enumerate(inputs):
+        if held is None:
+            args.append(None)
+        elif index in lowering.ints:
+            args.append(body.ints(held))
+        elif index in lowering.numbers:
+            args.append(body.number(held))
+        else:
+            args.append(body.tensor(held))
+    extra: Attributes = dict(attributes)
+    wanted = _wanted(node)
+    if lowering.many:
+        extra["outputs"] = len(wanted)
+    if lowering.typed is not None and lowering.typed < len(inputs):
+        extra["dtype"] = _dtype(node.inputs[lowering.typed], inputs[lowering.typed])
+    if lowering.like:
+        extra["like"] = body.like()
+    call = body.call(lowering.function, args, _joined(wanted, scope), place(node), **extra)
+    if lowering.host is not None:
+        return [OnHost(call, lowering.host, static=False, name=scope.name(wanted[0]))]
+    return [OnDevice(part) for part in _parts(call, node, wanted, scope)]
+
+
+def _on_host(
+    lowering: HostLowering, node: oir.Node, inputs: Sequence[Held | None], attributes: Attributes, scope: Scope
+) -> Sequence[Held] | None:
+    """The node as shape arithmetic, computed right away where all is known; None where it must go to the device."""
+    if not inputs or any(held is not None and not isinstance(held, OnHost) for held in inputs):
+        return None
+    given = [held for held in inputs if isinstance(held, OnHost)]
+    dtype = _host_dtype(lowering, node, inputs, attributes)
+    if dtype not in HOST_TYPES:
+        return None
+    if any(isinstance(held := inputs[i], OnHost) and not held.static for i in lowering.static if i < len(inputs)):
+        return None
+    static = lowering.lengths or all(held.static for held in given)
+    known = all(held.literal for held in given)
+    if known and lowering.grows and not _few(given):
+        return None
+    args = [held.value if isinstance(held, OnHost) else None for held in inputs]
+    extra: Attributes = dict(attributes)
+    wanted = _wanted(node)
+    if lowering.many:
+        extra["outputs"] = len(wanted)
+    if known:
+        value = lowering.function(*args, **extra)
+        values = value if lowering.many and len(wanted) > 1 else (value,)
+        assert isinstance(values, tuple)
+        return [OnHost(part, dtype, True, scope.name(out)) for part, out in zip(values, wanted, strict=False)]
+    call = scope.body.call(lowering.function, args, _joined(wanted, scope), place(node), **extra)
+    parts = _parts(call, node, wanted, scope)
+    return [OnHost(part, dtype, static, scope.name(out)) for part, out in zip(parts, wanted, strict=True)]
+
+
+def _dtype(value: oir.Value | None, held: Held | None) -> int | None:
+    """The ONNX type of an input, where it is known."""
+    if isinstance(held, Stored):
+        return held.tensor.dtype.value
+    if isinstance(held, OnHost):
+        return held.dtype.value
+    return value.dtype.value if value is not None and value.dtype is not None else None
+
+
+def _few(given: Sequence[OnHost]) -> bool:
+    """Numbers so small that whatever is built from them stays small."""
+    leaves = [leaf for held in given for leaf in host.flat(held.value)]  # type: ignore[arg-type]
+    return all(abs(int(leaf)) <= SMALL for leaf in leaves) and (
+        len(leaves) <= 2 or sum(abs(int(leaf)) for leaf in leaves) <= SMALL
+    )
+
+
+def _host_dtype(
+    lowering: HostLowering, node: oir.Node, inputs: Sequence[Held | None], attributes: Attributes
+) -> oir.DataType | None:
+    if node.op_type == "Cast":
+        target = attributes["to"]
+        assert isinstance(target, int)
+        return oir.DataType(target)
+    if node.op_type == "ConstantOfShape":
+        value = attributes.get("value")
+        return oir.DataType(value.dtype) if isinstance(value, Literal) else None
+    if isinstance(lowering.dtype, oir.DataType):
+        return lowering.dtype
+    first = inputs[lowering.dtype]
+    return first.dtype if isinstance(first, OnHost) else None
+
+
+def _wanted(node: oir.Node) -> list[oir.Value]:
+    """The outputs up to the last that is named."""
+    outputs = list(node.outputs)
+    while len(outputs) > 1 and outputs[-1].name in (None, ""):
+        outputs.pop()
+    return outputs
+
+
+def _joined(outputs: Sequence[oir.Value], scope: Scope) -> str:
+    names = [scope.name(value) for value in outputs]
+    return names[0] if len(names) == 1 else f"({', '.join(names)})"
+
+
+def _parts(call: fx.Node, node: oir.Node, outputs: Sequence[oir.Value], scope: Scope) -> list[fx.Node]:
+    if len(outputs) == 1:
+        return [call]
+    return [scope.body.call(operator.getitem, (call, i), scope.name(out), place(node)) for i, out in enumerate(outputs)]
+
+
+def _resolved(attribute: oir.Attr, scope: Scope) -> oir.Attr | None:
+    """An attribute, or what the caller of this function passed for it; None where it passed nothing."""
+    if not attribute.is_ref():
+        return attribute
+    return scope.attributes.get(attribute.ref_attr_name or "")
+
+
+def _attributes(node: oir.Node, scope: Scope) -> Attributes:
+    found: Attributes = {}
+    for name, attribute in node.attributes.items():
+        resolved = _resolved(attribute, scope)
+        if resolved is not None:
+            found[snake(name)] = _plain(resolved)
+    return found
+
+
+def _plain(attribute: oir.Attr) -> object:
+    if attribute.type == oir.AttributeType.TENSOR:
+        tensor = attribute.as_tensor()
+        return Literal(tensor.numpy().tolist(), tensor.dtype.value)
+    if isinstance(attribute.value, int | float | str):
+        return attribute.value
+    if isinstance(attribute.value, Sequence):
+        return tuple(attribute.value)
+    raise UnsupportedError(f"attribute {attribute.name!r} of type {attribute.type.name} has no Python form")

@@ -1,0 +1,31 @@
+"""The few functions that carry values between the host and the device at run time."""
+
+from __future__ import annotations
+
+import torch
+
+from .host import Nested, extent, flat
+
+
+def as_tensor(value: Nested, dtype: torch.dtype, *, like: torch.Tensor | None = None) -> torch.Tensor:
+    """Shape arithmetic as a tensor, on the device of `like`."""
+    device = like.device if like is not None else None
+    leaves = flat(value)
+    if not any(isinstance(leaf, torch.SymInt | torch.SymBool) for leaf in leaves):
+        return torch.tensor(value, dtype=dtype, device=device)
+    parts = [torch.scalar_tensor(leaf, dtype=dtype, device=device) for leaf in leaves]
+    return torch.stack(parts).reshape(extent(value)) if isinstance(value, list) else parts[0]
+
+
+def to_ints(tensor: torch.Tensor) -> Nested:
+    """A tensor of sizes as Python ints: a synchronisation, and data-dependent under `torch.export`."""
+    values: Nested = tensor.tolist()
+    return values
+
+
+def shape(x: torch.Tensor, *, start: int = 0, end: int | None = None) -> list[int]:
+    return list(x.shape)[slice(start, end)]
+
+
+def size(x: torch.Tensor) -> int:
+    return x.numel()

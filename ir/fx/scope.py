@@ -1,0 +1,264 @@
+"""Where emitted values are kept while a model becomes an FX graph.
+
+A `Body` is one FX graph with the module that owns its tensors: the model itself, or one branch or loop body. A `Scope`
+is the names visible at a node: several scopes (a function that was inlined) may write to one body, and a body inside
+another takes what it uses from outside as extra inputs.
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as oir
+import torch
+from torch import fx
+
+from ..errors import ModelError
+from . import runtime
+from .dtypes import to_torch, torch_dtype
+
+HOST_TYPES = (oir.DataType.INT64, oir.DataType.INT32, oir.DataType.BOOL)
+SMALL = 64
+"""Constants of at most this many elements can be shape arithmetic; larger ones are data."""
+
+
+@dataclass(frozen=True, eq=False)
+class OnDevice:
+    """A value that some FX node computes as a tensor."""
+
+    node: fx.Node
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """A constant tensor that becomes an attribute of the module once somebody reads it."""
+
+    tensor: oir.TensorProtocol
+    name: str
+    trainable: bool
+
+
+@dataclass(frozen=True, eq=False)
+class OnHost:
+    """Shape arithmetic: the FX node that computes it, or the numbers themselves; `origin` where it was a constant."""
+
+    value: object
+    dtype: oir.DataType
+    static: bool
+    name: str
+    origin: Stored | None = None
+
+    @property
+    def literal(self) -> bool:
+        return not isinstance(self.value, fx.Node)
+
+
+Held = OnDevice | Stored | OnHost
+
+
+def constant(tensor: oir.TensorProtocol, name: str, *, trainable: bool) -> Held:
+    """A constant: on the host if it may be shape arithmetic, else stored."""
+    stored = Stored(tensor, name, trainable)
+    rank = len(tensor.shape)
+    if tensor.dtype in HOST_TYPES and tensor.size <= SMALL and (rank <= 1 or (rank == 2 and tensor.size > 0)):
+        return OnHost(tensor.numpy().tolist(), tensor.dtype, static=True, name=name, origin=stored)
+    return stored
+
+
+@dataclass(eq=False)
+class Body:
+    """One FX graph under construction."""
+
+    outer: Body | None = None
+    copy: bool = False
+    graph: fx.Graph = field(default_factory=fx.Graph)
+    root: torch.nn.Module = field(default_factory=torch.nn.Module)
+    captured: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    initializers: dict[str, str] = field(default_factory=dict)
+    modules: int = 0
+    _tensors: dict[int, fx.Node] = field(default_factory=dict)
+    _kept: list[Held] = field(default_factory=list)
+    _first: fx.Node | None = None
+
+    def call(
+        self, function: Callable[..., object], args: Iterable[object], name: str, source: str, **kwargs: object
+    ) -> fx.Node:
+        node = self.graph.create_node("call_function", function, tuple(args), kwargs, name=name or None)  # type: ignore[arg-type]
+        return marked(node, name, source)
+
+    def placeholder(self, name: str, source: str) -> fx.Node:
+        target, taken = identifier(name), {node.target for node in self.graph.find_nodes(op="placeholder")}
+        while target in taken:
+            target += "_"
+        node = marked(self.graph.placeholder(target), name, source)
+        if self._first is None:
+            self._first = node
+        return node
+
+    def like(self) -> fx.Node | None:
+        """A tensor that tells makers of new tensors which device to use: the first input."""
+        if self._first is None and self.outer is not None and (outside := self.outer.like()) is not None:
+            self._first = self.capture(outside)
+        return self._first
+
+    def capture(self, outside: fx.Node) -> fx.Node:
+        """The input of this body that stands for a node of the outer one."""
+        if outside not in self.captured:
+            self.captured[outside] = self.placeholder(outside.meta["onnx_name"], outside.meta["source"])
+        return self.captured[outside]
+
+    def tensor(self, held: Held) -> fx.Node:
+        """The FX node that has the value as a tensor."""
+        if isinstance(held, OnDevice):
+            return held.node
+        if id(held) not in self._tensors:
+            self._kept.append(held)
+            self._tensors[id(held)] = self._stored(held) if isinstance(held, Stored) else self._from_host(held)
+        return self._tensors[id(held)]
+
+    def ints(self, held: Held) -> object:
+        """The value as Python ints, or the node that has them."""
+        if isinstance(held, OnHost):
+            return held.value
+        if isinstance(held, Stored):
+            return held.tensor.numpy().tolist()
+        return self.call(runtime.to_ints, (held.node,), f"{held.node.name}_ints", held.node.meta["source"])
+
+    def number(self, held: Held) -> object:
+        """The value as Python numbers where they are known and of torch's default types, else the tensor."""
+        if isinstance(held, OnHost) and held.dtype is not oir.DataType.INT32:
+            return held.value
+        if isinstance(held, Stored) and held.tensor.dtype is oir.DataType.FLOAT and held.tensor.size <= SMALL:
+            return held.tensor.numpy().tolist()
+        return self.tensor(held)
+
+    def _stored(self, held: Stored) -> fx.Node:
+        try:
+            array = held.tensor.numpy()
+        except Exception as error:
+            raise ModelError(f"constant {held.name!r}: its data cannot be read: {error}") from error
+        path = attach(self.root, held.name, array, trainable=held.trainable, copy=self.copy)
+        if held.trainable:
+            self.initializers[held.name] = path
+        return marked(self.graph.get_attr(path), held.name, "an initializer")
+
+    def _from_host(self, held: OnHost) -> fx.Node:
+        if held.origin is not None:
+            return self._stored(held.origin)
+        if held.literal:
+            array = np.array(held.value, dtype=held.dtype.numpy())
+            return marked(self.graph.get_attr(attach(self.root, held.name, array)), held.name, "a folded constant")
+        assert isinstance(held.value, fx.Node)
+        source = held.value.meta["source"]
+        dtype = torch_dtype(held.dtype)
+        return self.call(runtime.as_tensor, (held.value, dtype), f"{held.name}_tensor", source, like=self.like())
+
+    def module(self) -> fx.GraphModule:
+        self.graph.lint()  # type: ignore[no-untyped-call]
+        return fx.GraphModule(self.root, self.graph)
+
+    def submodule(self, module: fx.GraphModule, kind: str, name: str, source: str) -> fx.Node:
+        """Own a branch or loop body; the node that reads it."""
+        target = f"{kind}_{self.modules}"
+        self.modules += 1
+        self.root.add_module(target, module)
+        return marked(self.graph.get_attr(target), name, source)
+
+
+@dataclass(eq=False)
+class Scope:
+    """The values a node can see. `outer` is the scope around a subgraph; an inlined function has none."""
+
+    body: Body
+    opsets: Mapping[str, int]
+    prefix: str = ""
+    outer: Scope | None = None
+    attributes: Mapping[str, oir.Attr] = field(default_factory=dict)
+    calls: tuple[oir.OperatorIdentifier, ...] = ()
+    values: dict[oir.Value, Held] = field(default_factory=dict)
+    names: dict[oir.Value, str] = field(default_factory=dict)
+    absent: set[oir.Value] = field(default_factory=set)
+
+    def inside(self, body: Body | None = None) -> Scope:
+        """The scope of a subgraph: in a body of its own, or in this one."""
+        return Scope(body or self.body, self.opsets, self.prefix, self, self.attributes, self.calls)
+
+    def name(self, value: oir.Value) -> str:
+        return self.names.get(value) or f"{self.prefix}{value.name}"
+
+    def get(self, value: oir.Value) -> Held:
+        """What a value was emitted as, captured from outside where it must be."""
+        if value not in self.values:
+            if self.outer is None:
+                raise ModelError(
+                    f"value {value.name!r} is read before any node computes it: the graph is not sorted, has a cycle "
+                    "or names a value that does not exist; load the model with tersor.load, which sorts it"
+                )
+            self.values[value] = self._captured(self.outer.get(value))
+        return self.values[value]
+
+    def optional(self, value: oir.Value | None) -> Held | None:
+        """What a node's input was emitted as; None where the node or the caller of the function left it out."""
+        return None if value is None or value.name == "" or value in self.absent else self.get(value)
+
+    def _captured(self, held: Held) -> Held:
+        assert self.outer is not None
+        if self.outer.body is self.body or (isinstance(held, OnHost) and held.literal):
+            return held
+        if isinstance(held, OnHost):
+            assert isinstance(held.value, fx.Node)
+            return OnHost(self.body.capture(held.value), held.dtype, held.static, held.name)
+        return OnDevice(self.body.capture(self.outer.body.tensor(held)))
+
+
+def marked(node: fx.Node, name: str, source: str) -> fx.Node:
+    """Every FX node says which value it computes and which ONNX node asked for it."""
+    node.meta["onnx_name"] = name
+    node.meta["source"] = source
+    return node
+
+
+def identifier(name: str) -> str:
+    """A legal Python name that resembles the given one."""
+    text = re.sub(r"\W", "_", name) or "_"
+    return f"_{text}" if text[0].isdigit() or keyword.iskeyword(text) else text
+
+
+def attach(root: torch.nn.Module, name: str, array: np.ndarray, *, trainable: bool = False, copy: bool = False) -> str:
+    """Own an array as a parameter (trainable floats) or a buffer; its attribute path.
+
+    The dots of a name make submodules, as in the torch module it was once exported from; where that cannot be done
+    (a part is no word, or a tensor is in the way) the name is flattened.
+    """
+    tensor = to_torch(array)
+    tensor = tensor.clone() if copy else tensor
+    *parents, leaf = name.split(".")
+    owner: torch.nn.Module | None = root
+    if all(re.fullmatch(r"\w+", part) for part in (*parents, leaf)):
+        for part in parents:
+            owner = _child(owner, part) if owner is not None else None
+    else:
+        owner = None
+    if owner is None or hasattr(owner, leaf):
+        owner, leaf = root, identifier(name)
+        while hasattr(root, leaf):
+            leaf += "_"
+        path = leaf
+    else:
+        path = name
+    if trainable and tensor.is_floating_point():
+        owner.register_parameter(leaf, torch.nn.Parameter(tensor))
+    else:
+        owner.register_buffer(leaf, tensor)
+    return path
+
+
+def _child(owner: torch.nn.Module, part: str) -> torch.nn.Module | None:
+    if part not in owner._modules and not hasattr(owner, part):
+        owner.add_module(part, torch.nn.Module())
+    child = getattr(owner, part)
+    return child if isinstance(child, torch.nn.Module) and not isinstance(child, fx.GraphModule) else None

@@ -1,0 +1,302 @@
+"""Reading `.onnx` files without copying their weights.
+
+The file is mapped, not read. Raw weights of at least 4 KiB are cut out of the protobuf bytes before these are parsed,
+and come back as read-only arrays over the mapping; external data is mapped the same way, once per file. So a model
+costs the memory of its graph, weights are paged in when touched, and a mapping outlives the renaming or replacing of
+its file. Protobuf's limit of 2 GB applies to the graph only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import mmap
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import onnx
+import onnx_ir
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
+
+from .errors import ModelError, nearest
+
+#: Weights of at least this many bytes stay in the file.
+MAPPED_FROM = 4096
+
+_Bytes: TypeAlias = memoryview | bytes
+
+# (message, field number) -> message, for the ways that lead from a model to a tensor.
+_NESTED: Mapping[tuple[str, int], str] = {
+    ("model", onnx.ModelProto.GRAPH_FIELD_NUMBER): "graph",
+    ("model", onnx.ModelProto.FUNCTIONS_FIELD_NUMBER): "function",
+    ("graph", onnx.GraphProto.INITIALIZER_FIELD_NUMBER): "tensor",
+    ("graph", onnx.GraphProto.NODE_FIELD_NUMBER): "node",
+    ("function", onnx.FunctionProto.NODE_FIELD_NUMBER): "node",
+    ("node", onnx.NodeProto.ATTRIBUTE_FIELD_NUMBER): "attribute",
+    ("attribute", onnx.AttributeProto.T_FIELD_NUMBER): "tensor",
+    ("attribute", onnx.AttributeProto.G_FIELD_NUMBER): "graph",
+    ("attribute", onnx.AttributeProto.TENSORS_FIELD_NUMBER): "tensor",
+    ("attribute", onnx.AttributeProto.GRAPHS_FIELD_NUMBER): "graph",
+}
+
+_SUB_BYTE = frozenset(dtype for dtype in onnx_ir.DataType if dtype.name.endswith(("INT4", "INT2", "E2M1")))
+
+_PICKLE = "a pickle, and pickles are never loaded: export the model to ONNX or .pt2"
+_OTHER_FORMATS: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"PK\x03\x04", "a zip archive (a .pt2 is read under that ending; torch.save and .npz files are not models)"),
+    *((0, bytes([0x80, protocol]), _PICKLE) for protocol in (2, 3, 4, 5)),
+    (0, b"\x89HDF", "an HDF5 file (Keras): convert it with tf2onnx"),
+    (4, b"TFL3", "a TensorFlow Lite file: convert it with tf2onnx"),
+    (4, b"ORTM", "an .ort file: give the .onnx file it was made from"),
+    (0, b"version https://git-lfs", "a Git LFS pointer, the model itself was not fetched: run git lfs pull"),
+    (0, b"<?xml", "XML: for OpenVINO IR, give the .onnx file it was made from"),
+    (8, b'{"', "a safetensors file, which holds weights and no graph: give the folder with its config.json"),
+)
+
+
+def read(path: Path) -> onnx_ir.Model:
+    """The model in an `.onnx` file, its weights mapped. Raises ModelError for what is no complete ONNX file."""
+    if path.stat().st_size == 0:
+        raise ModelError(f"{path} is empty, expected an ONNX model: export or download it again")
+    data = memoryview(_mapping(path))
+    _sniff(path, bytes(data[:32]))
+    token = secrets.token_hex(16)
+    proto = onnx.ModelProto()
+    try:
+        pieces = _skim(data, "model", 0, len(data), token)
+        proto.ParseFromString(data if pieces is None else b"".join(pieces))
+    except (DecodeError, _BrokenError) as error:
+        raise ModelError(
+            f"{path} is no complete ONNX model: its {len(data)} bytes are truncated, damaged or of another format; "
+            "export or download it again"
+        ) from error
+    return from_proto(proto, str(path), _Storage({token: data}, path.parent))
+
+
+def from_proto(proto: onnx.ModelProto, where: str, storage: _Storage | None = None) -> onnx_ir.Model:
+    """The model of a protobuf; `where` begins the message of a ModelError."""
+    if not proto.HasField("graph"):
+        raise ModelError(f"{where} holds no graph: it is truncated, damaged or of another format")
+    if proto.graph.sparse_initializer:
+        names = ", ".join(item.values.name for item in proto.graph.sparse_initializer)
+        raise ModelError(f"{where}: sparse initializers are not read ({names}): store them dense")
+    try:
+        with _quiet("onnx_ir"):
+            model = onnx_ir.from_proto(proto)
+    except onnx_ir.serde.SerdeError as error:
+        raise ModelError(f"{where} is no valid ONNX graph: {_root(error)}") from error
+    scopes: list[onnx_ir.Graph | onnx_ir.Function] = [model.graph, *model.functions.values()]
+    for scope in scopes:
+        _attach(scope, storage or _Storage({}, Path()), where)
+    return model
+
+
+class _BrokenError(Exception):
+    """The bytes are no protobuf."""
+
+
+class _Storage:
+    """Where the bytes of external tensors are: files in the model's folder, and mappings known by a token."""
+
+    def __init__(self, known: dict[str, memoryview], folder: Path) -> None:
+        self._known = known
+        self._folder = folder
+
+    def bytes_of(self, tensor: onnx_ir.ExternalTensor) -> memoryview:
+        """The bytes of a tensor. Raises ModelError where they are not where the file says."""
+        location = os.fspath(tensor.location)
+        if location not in self._known:
+            self._known[location] = memoryview(_mapping(self._inside(tensor.name, location)))
+        data = self._known[location]
+        start = tensor.offset or 0
+        needed = math.ceil(tensor.size * tensor.dtype.bitwidth / 8)
+        length = needed if tensor.length is None else tensor.length
+        if length != needed:
+            raise ModelError(
+                f"weight {tensor.name!r} of {tensor.dtype.name.lower()}{list(tensor.shape)} needs {needed} bytes, "
+                f"the file declares {length}"
+            )
+        if start < 0 or start + length > len(data):
+            raise ModelError(
+                f"weight {tensor.name!r} is declared at bytes {start} to {start + length} of {location}, "
+                f"which is {len(data)} bytes long: the external data is truncated, copy it again"
+            )
+        return data[start : start + length]
+
+    def _inside(self, name: str, location: str) -> Path:
+        if not location:
+            raise ModelError(f"weight {name!r} is declared external without a location")
+        path = self._folder / location
+        home = self._folder.resolve()
+        if os.path.isabs(location) or not path.resolve().is_relative_to(home):  # noqa: PTH117 - also of other systems
+            raise ModelError(
+                f"weight {name!r} has its external data at {location}, outside of the model's folder {home}: "
+                "only files in that folder are read, copy it there and save the model again"
+            )
+        if not path.is_file():
+            siblings = [entry.name for entry in home.iterdir()]
+            raise ModelError(
+                f"weight {name!r} has its external data at {location}, which is missing in {home}: copy it next to "
+                f"the model ({nearest(location, siblings)})"
+            )
+        return path
+
+
+def _mapping(path: Path) -> mmap.mmap | bytes:
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            return b""
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _sniff(path: Path, head: bytes) -> None:
+    for offset, magic, meaning in _OTHER_FORMATS:
+        if head[offset:].startswith(magic):
+            raise ModelError(f"{path} is no ONNX model but {meaning}")
+
+
+def _skim(data: memoryview, kind: str, start: int, end: int, token: str) -> list[_Bytes] | None:
+    """The message of type `kind` at start..end with its large weights replaced by references to `data`.
+
+    None where there are none. https://protobuf.dev/programming-guides/encoding
+    """
+    pieces: list[_Bytes] = []
+    references: list[_Bytes] = []
+    kept = start
+    for number, tag, begin, stop in _fields(data, start, end):
+        if stop - begin < MAPPED_FROM:
+            continue
+        if kind == "tensor" and number == onnx.TensorProto.RAW_DATA_FIELD_NUMBER:
+            pieces.append(data[kept:tag])
+            references.append(_reference(token, begin, stop))
+            kept = stop
+            continue
+        inner = _NESTED.get((kind, number))
+        smaller = None if inner is None else _skim(data, inner, begin, stop, token)
+        if smaller is not None:
+            body = b"".join(smaller)
+            pieces += [data[kept:tag], _encoded(number << 3 | 2), _encoded(len(body)), body]
+            kept = stop
+    # Of a field that is given twice the last one counts: references go behind what the file says of the tensor.
+    return [*pieces, data[kept:end], *references] if pieces else None
+
+
+def _reference(token: str, begin: int, stop: int) -> bytes:
+    tensor = onnx.TensorProto(data_location=onnx.TensorProto.EXTERNAL)
+    for key, value in (("location", token), ("offset", begin), ("length", stop - begin)):
+        tensor.external_data.add(key=key, value=str(value))
+    data: bytes = tensor.SerializeToString()
+    return data
+
+
+def _fields(data: memoryview, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """(number, place of the tag, begin and end of the value) of each length-delimited field."""
+    while at < end:
+        tag = at
+        key, at = _varint(data, at, end)
+        number, wire = key >> 3, key & 7
+        if wire == 2:
+            length, at = _varint(data, at, end)
+            if number == 0 or at + length > end:
+                raise _BrokenError
+            yield number, tag, at, at + length
+            at += length
+        elif wire == 0:
+            _, at = _varint(data, at, end)
+        elif wire in (1, 5):
+            at += 8 if wire == 1 else 4
+        else:
+            raise _BrokenError
+    if at != end:
+        raise _BrokenError
+
+
+def _varint(data: memoryview, at: int, end: int) -> tuple[int, int]:
+    result = 0
+    for shift in range(0, 70, 7):
+        if at >= end:
+            break
+        byte = data[at]
+        at += 1
+        result |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return result, at
+    raise _BrokenError
+
+
+def _encoded(number: int) -> bytes:
+    result = bytearray()
+    while number > 0x7F:
+        result.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*result, number])
+
+
+def _attach(scope: onnx_ir.Graph | onnx_ir.Function, storage: _Storage, where: str) -> None:
+    """Replace the external tensors of a graph or function, and of its subgraphs, by arrays over the mapped bytes."""
+    top = scope.graph if isinstance(scope, onnx_ir.Function) else scope
+    for graph in (top, *top.subgraphs()):
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                value.const_value = _attached(value.const_value, storage, where)
+        for node in graph:
+            for name, attribute in tuple(node.attributes.items()):
+                if attribute.is_ref():
+                    continue
+                if attribute.type == onnx_ir.AttributeType.TENSOR:
+                    node.attributes[name] = onnx_ir.AttrTensor(name, _attached(attribute.value, storage, where))
+                elif attribute.type == onnx_ir.AttributeType.TENSORS:
+                    tensors = [_attached(tensor, storage, where) for tensor in attribute.value]
+                    node.attributes[name] = onnx_ir.AttrTensors(name, tensors)
+
+
+def _attached(tensor: onnx_ir.TensorProtocol, storage: _Storage, where: str) -> onnx_ir.TensorProtocol:
+    if isinstance(tensor, onnx_ir.TensorProtoTensor):
+        _check_size(tensor, where)
+        return tensor
+    if not isinstance(tensor, onnx_ir.ExternalTensor):
+        return tensor
+    try:
+        data = storage.bytes_of(tensor)
+    except ModelError as error:
+        raise ModelError(f"{where}: {error}") from error
+    shape, dtype = tensor.shape, tensor.dtype
+    if dtype in _SUB_BYTE:
+        return onnx_ir.PackedTensor(np.frombuffer(data, dtype=np.uint8), dtype, shape=shape, name=tensor.name)
+    array = np.frombuffer(data, dtype=dtype.numpy().newbyteorder("<")).reshape(shape.numpy())
+    return onnx_ir.Tensor(array, dtype=dtype, shape=shape, name=tensor.name)
+
+
+def _check_size(tensor: onnx_ir.TensorProtoTensor, where: str) -> None:
+    raw = tensor.raw
+    needed = math.ceil(tensor.size * tensor.dtype.bitwidth / 8)
+    typed = (raw.float_data, raw.double_data, raw.int32_data, raw.int64_data, raw.uint64_data)
+    if any(map(len, typed)) or len(raw.raw_data) == needed:
+        return
+    raise ModelError(
+        f"{where}: weight {tensor.name!r} of {tensor.dtype.name.lower()}{list(tensor.shape)} needs {needed} bytes, "
+        f"the file holds {len(raw.raw_data)}"
+    )
+
+
+def _root(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """What a library logs about an odd model is told by our own errors, in full."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

@@ -1,0 +1,222 @@
+"""Polynomials over the names of dynamic dimensions: sizes and costs before the sizes are known.
+
+`2*batch*sequence + 3` has the terms {("batch", "sequence"): 2, (): 3}. A division that does not come out even stays as
+an atom of its own, `(sequence//2)`, and is settled when the dimension is.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Union
+
+
+@dataclass(frozen=True)
+class Quotient:
+    """numerator // divisor, rounded down, where it is no polynomial."""
+
+    numerator: Polynomial
+    divisor: Polynomial
+
+    def __str__(self) -> str:
+        parts = [f"({part})" if len(part.terms) > 1 else str(part) for part in (self.numerator, self.divisor)]
+        return f"({'//'.join(parts)})"
+
+
+Atom = Union[str, Quotient]  # noqa: UP007  # an alias that names a class defined later
+Monomial = tuple[Atom, ...]
+Number = Union[int, "Polynomial"]
+
+
+class Polynomial:
+    """Sum of integer multiples of products of dimensions; compares and hashes by value.
+
+    >>> n = Polynomial.of("n")
+    >>> str((n + 1) * n * 2)
+    '2*n*n + 2*n'
+    >>> int(((n + 1) // 2).at({"n": 6}))
+    3
+    """
+
+    __slots__ = ("terms",)
+
+    def __init__(self, terms: Mapping[Monomial, int]) -> None:
+        kept = {monomial: factor for monomial, factor in terms.items() if factor}
+        self.terms: dict[Monomial, int] = dict(sorted(kept.items(), key=lambda term: _order(term[0])))
+
+    @classmethod
+    def of(cls, value: int | str) -> Polynomial:
+        """A number, or the dimension of that name."""
+        return cls({(value,): 1} if isinstance(value, str) else {(): value})
+
+    @classmethod
+    def parse(cls, text: str) -> Polynomial:
+        """What an exporter wrote as a dimension: `2*(past + 1)`; what is no such formula is one name."""
+        try:
+            return _parse(ast.parse(text, mode="eval").body)
+        except (SyntaxError, ValueError):
+            return cls.of(text)
+
+    @property
+    def constant(self) -> int | None:
+        """The number that it is, None where a dimension is left."""
+        if not self.terms:
+            return 0
+        return self.terms.get(()) if len(self.terms) == 1 else None
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The dimensions it depends on."""
+        return frozenset(name for monomial in self.terms for atom in monomial for name in _names(atom))
+
+    def at(self, sizes: Mapping[str, int]) -> Polynomial:
+        """Put numbers in for dimensions; those without one stay."""
+        return total(
+            product(_atom(atom, sizes) for atom in monomial) * factor for monomial, factor in self.terms.items()
+        )
+
+    def __add__(self, other: Number) -> Polynomial:
+        terms = dict(self.terms)
+        for monomial, factor in _lift(other).terms.items():
+            terms[monomial] = terms.get(monomial, 0) + factor
+        return Polynomial(terms)
+
+    def __mul__(self, other: Number) -> Polynomial:
+        terms: dict[Monomial, int] = {}
+        for left, first in self.terms.items():
+            for right, second in _lift(other).terms.items():
+                monomial = tuple(sorted(left + right, key=str))
+                terms[monomial] = terms.get(monomial, 0) + first * second
+        return Polynomial(terms)
+
+    def __floordiv__(self, other: Number) -> Polynomial:
+        divisor = _lift(other)
+        exact = _divide(self, divisor)
+        if exact is not None:
+            return exact
+        if self.constant is not None and divisor.constant:
+            return Polynomial.of(self.constant // divisor.constant)
+        return Polynomial({(Quotient(self, divisor),): 1})
+
+    def __neg__(self) -> Polynomial:
+        return self * -1
+
+    def __sub__(self, other: Number) -> Polynomial:
+        return self + -_lift(other)
+
+    def __rsub__(self, other: int) -> Polynomial:
+        return _lift(other) - self
+
+    __radd__ = __add__
+    __rmul__ = __mul__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, int | Polynomial) and self.terms == _lift(other).terms
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.terms.items()))
+
+    def __int__(self) -> int:
+        """The number that it is; ValueError while dimensions are open."""
+        if self.constant is None:
+            raise ValueError(f"{self} is no number: give sizes for {', '.join(sorted(self.names))}")
+        return self.constant
+
+    __index__ = __int__
+
+    def __float__(self) -> float:
+        return float(int(self))
+
+    def __bool__(self) -> bool:
+        return bool(self.terms)
+
+    def __str__(self) -> str:
+        if not self.terms:
+            return "0"
+        text = " + ".join(_term(monomial, factor) for monomial, factor in self.terms.items())
+        return text.replace("+ -", "- ")
+
+    def __repr__(self) -> str:
+        return f"Polynomial({self})"
+
+    def __format__(self, spec: str) -> str:
+        return format(str(self) if self.constant is None else self.constant, spec if self.constant is not None else "")
+
+
+def total(parts: Iterable[Polynomial]) -> Polynomial:
+    """The sum; 0 of nothing. One pass, where adding in turn would copy the sum each time."""
+    terms: dict[Monomial, int] = {}
+    for part in parts:
+        for monomial, factor in part.terms.items():
+            terms[monomial] = terms.get(monomial, 0) + factor
+    return Polynomial(terms)
+
+
+def product(parts: Iterable[Polynomial]) -> Polynomial:
+    """The product; 1 of nothing."""
+    return prod(parts, start=Polynomial.of(1))
+
+
+def _lift(value: Number) -> Polynomial:
+    return value if isinstance(value, Polynomial) else Polynomial.of(value)
+
+
+def _order(monomial: Monomial) -> tuple[int, str]:
+    return -len(monomial), str([str(atom) for atom in monomial])
+
+
+def _term(monomial: Monomial, factor: int) -> str:
+    names = [str(atom) for atom in monomial]
+    if abs(factor) == 1 and names:
+        return ("-" if factor < 0 else "") + "*".join(names)
+    return "*".join([str(factor), *names])
+
+
+def _names(atom: Atom) -> frozenset[str]:
+    return frozenset([atom]) if isinstance(atom, str) else atom.numerator.names | atom.divisor.names
+
+
+def _atom(atom: Atom, sizes: Mapping[str, int]) -> Polynomial:
+    if isinstance(atom, Quotient):
+        return atom.numerator.at(sizes) // atom.divisor.at(sizes)
+    return Polynomial.of(sizes.get(atom, atom))
+
+
+def _divide(number: Polynomial, divisor: Polynomial) -> Polynomial | None:
+    """The exact quotient by a single term, None where a term does not divide."""
+    if len(divisor.terms) != 1:
+        return Polynomial.of(1) if number == divisor and number else None
+    ((below, factor),) = divisor.terms.items()
+    terms: dict[Monomial, int] = {}
+    for monomial, multiple in number.terms.items():
+        rest = list(monomial)
+        for atom in below:
+            if atom not in rest:
+                return None
+            rest.remove(atom)
+        if multiple % factor:
+            return None
+        terms[tuple(rest)] = multiple // factor
+    return Polynomial(terms)
+
+
+def _parse(node: ast.expr) -> Polynomial:
+    if isinstance(node, ast.Constant) and isinstance(node.value, int):
+        return Polynomial.of(node.value)
+    if isinstance(node, ast.Name):
+        return Polynomial.of(node.id)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -_parse(node.operand)
+    if isinstance(node, ast.BinOp):
+        left, right = _parse(node.left), _parse(node.right)
+        if isinstance(node.op, ast.Add):
+            return left + right
+        if isinstance(node.op, ast.Sub):
+            return left - right
+        if isinstance(node.op, ast.Mult):
+            return left * right
+        if isinstance(node.op, ast.FloorDiv) and right:
+            return left // right
+    raise ValueError("no formula of dimensions")

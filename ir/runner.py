@@ -1,0 +1,105 @@
+"""Run a model to check it: the FX interpreter where it knows every op, else ONNX Runtime, else ONNX's reference."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+
+Array = NDArray[np.generic]
+Feeds = Mapping[str, Array]
+Run = Callable[[Feeds], dict[str, Array]]
+
+#: Protobuf's limit is 2 GiB; larger models go through a file.
+_IN_MEMORY = 1 << 30
+
+
+def runner(model: ir.Model) -> Run:
+    """A function from feeds to the model's outputs by name."""
+    from .fx import Interpreter, missing, to_fx
+
+    if missing(model):
+        return outside(model)
+    interpreter = Interpreter(to_fx(model))
+    return lambda feeds: dict(interpreter.run(feeds))
+
+
+def watch(model: ir.Model, feeds: Feeds, names: Collection[str], see: Callable[[str, Array], bool]) -> None:
+    """Run the model once and show `see` the values of these names in the order of execution, until it returns False.
+
+    What the interpreter folds away is not shown. Nothing is held for the caller, except where ONNX Runtime has to run
+    the model: there all the named values of the run are computed first.
+    """
+    from .fx import Interpreter, missing, to_fx
+
+    if missing(model):
+        _watch_outside(model, feeds, names, see)
+        return
+    from .fx.dtypes import to_numpy
+
+    interpreter = Interpreter(to_fx(model))
+
+    def tap(name: str, value: torch.Tensor) -> None:
+        if not see(name, to_numpy(value)):
+            raise _Enough
+
+    with contextlib.suppress(_Enough):
+        interpreter.run(feeds, taps=[name for name in names if name in interpreter.values], tap=tap)
+
+
+class _Enough(Exception):  # noqa: N818  # no error: it ends a run early
+    """The watcher has seen what it wanted."""
+
+
+def _watch_outside(model: ir.Model, feeds: Feeds, names: Collection[str], see: Callable[[str, Array], bool]) -> None:
+    clone = model.clone()
+    wanted = [
+        value for node in clone.graph for value in node.outputs if value.name in names and value.dtype is not None
+    ]
+    clone.graph.outputs[:] = wanted
+    for name, array in outside(clone)(feeds).items():
+        if not see(name, array):
+            return
+
+
+def outside(model: ir.Model) -> Run:
+    """Run on ONNX Runtime without its optimizations; on ONNX's reference evaluator what it refuses."""
+    import onnxruntime  # type: ignore[import-untyped]
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    outputs = [value.name or "" for value in model.graph.outputs]
+    with tempfile.TemporaryDirectory() as folder:
+        source = _serialized(model, Path(folder))
+        try:
+            session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except Exception:  # onnxruntime's errors have no common base that is public
+            return _reference(source, outputs)
+    return lambda feeds: dict(zip(outputs, session.run(outputs, dict(feeds)), strict=True))
+
+
+def _reference(source: bytes | str, outputs: list[str]) -> Run:
+    from onnx.reference import ReferenceEvaluator
+
+    evaluator = ReferenceEvaluator(source)
+    return lambda feeds: dict(zip(outputs, evaluator.run(None, dict(feeds)), strict=True))
+
+
+def _serialized(model: ir.Model, folder: Path) -> bytes | str:
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
+    if size < _IN_MEMORY:
+        data: bytes = ir.to_proto(model).SerializeToString()
+        return data
+    path = folder / "model.onnx"
+    ir.save(model, path, external_data="model.data")
+    return str(path)

@@ -1,0 +1,126 @@
+"""Drop the side of an And that is provably true everywhere.
+
+    before   And(i >= 0, mask)      i counts from 0             after   mask
+
+Exact. Where the dropped side made the result larger by broadcasting, every reader must broadcast by itself: an
+elementwise op whose other operand has that size already, or the mask of an Attention. Left alone otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from ...ir.content import Element, dimensions
+from ...ir.level import Level
+from ..base import Match, Miss, Rewrite
+from ..edit import Tape, constant_of, replace, scalar_of
+
+_LAYOUT = frozenset({"Unsqueeze", "Squeeze", "Reshape", "Expand", "Cast", "Transpose", "Identity"})
+_ELEMENTWISE = frozenset({"And", "Or", "Not", "Where", "Add", "Sub", "Mul", "Cast"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survivor(Match):
+    """The side of the And that stays."""
+
+    kept: ir.Value
+    narrower: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropTrueMasks(Rewrite):
+    """And(true, mask) -> mask"""
+
+    name: ClassVar[str] = "drop-true-masks"
+    level: ClassVar[Level] = Level.IMPORTED
+    anchors: ClassVar[tuple[str, ...]] = ("And",)
+
+    def match(self, node: ir.Node) -> Match | Miss:
+        left, right = node.inputs
+        assert left is not None and right is not None
+        if not (_always_true(left) or _always_true(right)):
+            return Miss("true", f"{left.name}, {right.name}", "a side that is true everywhere")
+        kept = right if _always_true(left) else left
+        wide, narrow = dimensions(node.outputs[0]), dimensions(kept)
+        if wide is None or narrow is None:
+            return Miss("shape", node.outputs[0].name or "", "known ranks")
+        if wide != narrow and not _readers_broadcast(node.outputs[0], _grown(wide, narrow)):
+            return Miss("broadcast", node.outputs[0].name or "", f"readers that broadcast {narrow} to {wide}")
+        return Survivor(node=node, kept=kept, narrower=wide != narrow)
+
+    def rewrite(self, found: Match) -> None:
+        assert isinstance(found, Survivor)
+        tape = Tape()
+        output = found.node.outputs[0]
+        kept = tape("Identity", found.kept) if output.is_graph_output() else found.kept
+        replace(tape, [output], [kept])
+        if found.narrower:
+            _forget_shapes(kept)
+
+
+def _always_true(value: ir.Value) -> bool:
+    array = constant_of(value)
+    if array is not None:
+        return array.dtype == bool and bool(array.all())
+    node = value.producer()
+    if node is None or node.domain:
+        return False
+    inputs = [item for item in node.inputs if item is not None]
+    if node.op_type in _LAYOUT:
+        return _always_true(inputs[0])
+    if node.op_type == "And":
+        return all(map(_always_true, inputs))
+    if node.op_type == "GreaterOrEqual":
+        bound = scalar_of(inputs[1])
+        return bound is not None and bound <= 0 and _counts_up(inputs[0])
+    return False
+
+
+def _counts_up(value: ir.Value) -> bool:
+    """Whether every element is a Range from at least zero upwards."""
+    node = value.producer()
+    while node is not None and node.op_type in _LAYOUT and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    if node is None or node.op_type != "Range":
+        return False
+    start, step = scalar_of(node.inputs[0]), scalar_of(node.inputs[2])
+    return start is not None and step is not None and start >= 0 and step > 0
+
+
+def _grown(wide: Sequence[Element], narrow: Sequence[Element]) -> dict[int, Element]:
+    """Axes, counted from the right, whose size only the broadcast gives: {axis: size}."""
+    padded = [*([1] * (len(wide) - len(narrow))), *narrow]
+    return {i - len(wide): dim for i, (dim, own) in enumerate(zip(wide, padded, strict=True)) if dim != own}
+
+
+def _readers_broadcast(value: ir.Value, grown: dict[int, Element]) -> bool:
+    if value.is_graph_output() or None in grown.values():
+        return False
+    return all(_broadcasts(node, index, grown) for node, index in value.uses())
+
+
+def _broadcasts(node: ir.Node, index: int, grown: dict[int, Element]) -> bool:
+    if node.op_type == "Attention" and index == 3 and not node.domain:
+        return True
+    if node.op_type not in _ELEMENTWISE or node.domain:
+        return False
+    others = [dimensions(value) for i, value in enumerate(node.inputs) if i != index]
+    if all(any(_has(dims, axis, size) for dims in others) for axis, size in grown.items()):
+        return True
+    return _readers_broadcast(node.outputs[0], grown)
+
+
+def _has(dims: Sequence[Element] | None, axis: int, size: Element) -> bool:
+    return dims is not None and len(dims) >= -axis and dims[axis] == size
+
+
+def _forget_shapes(value: ir.Value) -> None:
+    """Forget shapes that were stated for the broadcast result; inference states them anew."""
+    for node in value.consumers():
+        if node.op_type in _ELEMENTWISE and not node.outputs[0].is_graph_output():
+            node.outputs[0].shape = None
+            _forget_shapes(node.outputs[0])

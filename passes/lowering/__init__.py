@@ -1,0 +1,1 @@
+"""What every backend's lowering ends with."""

@@ -1,0 +1,116 @@
+"""Recognise a scalar function by what it computes, not by how it is spelled.
+
+The cone of nodes between a value x and a value y is elementwise with scalar constants: then y = f(x) for one scalar
+function f, and evaluating the cone at sample points in float64 tells which one, whatever the order, association or
+spelling of its arithmetic.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+
+import numpy as np
+import onnx_ir as ir
+
+from ..edit import only_reader, scalar_of
+
+Samples = np.ndarray[tuple[int], np.dtype[np.float64]]
+
+#: Where functions are told apart: both tails, the bend, and zero; no symmetry that could hide a sign.
+POINTS: Samples = np.array([-7.9, -4.3, -2.6, -1.7, -0.9, -0.31, -0.04, 0.0, 0.07, 0.44, 1.1, 1.9, 2.8, 4.7, 8.3])
+
+_BINARY: Mapping[str, Callable[[Samples, Samples], Samples]] = {
+    "Add": np.add,
+    "Sub": np.subtract,
+    "Mul": np.multiply,
+    "Div": np.divide,
+    "Pow": np.power,
+}
+_UNARY: Mapping[str, Callable[[Samples], Samples]] = {
+    "Erf": lambda x: np.array([math.erf(item) for item in x]),
+    "Tanh": np.tanh,
+    "Sigmoid": lambda x: 1.0 / (1.0 + np.exp(-x)),
+    "Neg": np.negative,
+    "Exp": np.exp,
+    "Sqrt": np.sqrt,
+    "Reciprocal": np.reciprocal,
+    "Identity": lambda x: x,
+}
+
+#: How far a cone is followed up and down from the nonlinearity inside it.
+_REACH = 12
+
+
+@cache
+def gelu() -> Samples:
+    """x * Phi(x): Hendrycks & Gimpel, Gaussian Error Linear Units, 2016."""
+    return np.array([0.5 * x * (1.0 + math.erf(x / math.sqrt(2.0))) for x in POINTS])
+
+
+@cache
+def gelu_tanh() -> Samples:
+    """0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))): the same paper, section 2."""
+    inner = math.sqrt(2.0 / math.pi) * (POINTS + 0.044715 * POINTS**3)
+    return 0.5 * POINTS * (1.0 + np.tanh(inner))
+
+
+def cones(node: ir.Node) -> Iterator[tuple[ir.Value, ir.Value, Samples]]:
+    """Every (x, y, f(POINTS)) with y = f(x) whose cone goes through `node`, smaller cones first."""
+    tops = list(_climb(node))
+    for bottom in _descend(node):
+        for top in tops:
+            values = _evaluate(bottom, top, _REACH)
+            if values is not None:
+                yield top, bottom, values
+
+
+def agrees(found: Samples, wanted: Samples, tolerance: float) -> bool:
+    """Whether a cone computes the wanted function: constants in the graph are float32 or coarser."""
+    return bool(np.all(np.abs(found - wanted) <= tolerance * (1.0 + np.abs(wanted))))
+
+
+def _climb(node: ir.Node) -> Iterator[ir.Value]:
+    """The values that feed `node` through scalar arithmetic, nearest first."""
+    frontier = [value for value in node.inputs if value is not None and scalar_of(value) is None]
+    for _ in range(_REACH):
+        yield from frontier
+        producers = [value.producer() for value in frontier]
+        frontier = [
+            value
+            for producer in dict.fromkeys(producers)
+            if producer is not None and (producer.op_type in _BINARY or producer.op_type in _UNARY)
+            for value in producer.inputs
+            if value is not None and scalar_of(value) is None
+        ]
+
+
+def _descend(node: ir.Node) -> Iterator[ir.Value]:
+    for _ in range(_REACH):
+        yield node.outputs[0]
+        reader = only_reader(node.outputs[0])
+        if reader is None or (reader.op_type not in _BINARY and reader.op_type not in _UNARY):
+            return
+        node = reader
+
+
+def _evaluate(value: ir.Value, x: ir.Value, depth: int) -> Samples | None:
+    if value is x:
+        return POINTS
+    constant = scalar_of(value)
+    if constant is not None:
+        return np.full_like(POINTS, constant)
+    node = value.producer()
+    if node is None or node.domain or depth == 0:
+        return None
+    inputs = [None if item is None else _evaluate(item, x, depth - 1) for item in node.inputs]
+    if any(item is None for item in inputs):
+        return None
+    known = [item for item in inputs if item is not None]
+    with np.errstate(all="ignore"):
+        if node.op_type in _BINARY and len(known) == 2:
+            return _BINARY[node.op_type](known[0], known[1])
+        if node.op_type in _UNARY and len(known) == 1:
+            return _UNARY[node.op_type](known[0])
+    return None

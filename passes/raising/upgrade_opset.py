@@ -1,0 +1,55 @@
+"""Bring the standard ops to the opset of the semantic level.
+
+    before   opset 15, ReduceMean{axes=[1]}(x)          after   opset 23, ReduceMean(x, [1])
+
+Exact: ONNX's own version converters, onnxscript's where it reaches (18 and up), the onnx package's below. Left alone: a
+model whose ops no converter can bring up, with a miss that says which opset it stays at.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+from onnxscript import version_converter
+
+from ...ir.level import SEMANTIC_OPSET, Level
+from ..base import Context, Finding, Miss, Outcome, Pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpgradeOpset(Pass):
+    """Convert the standard ops to the semantic opset."""
+
+    name: ClassVar[str] = "upgrade-opset"
+    level: ClassVar[Level] = Level.IMPORTED
+
+    def apply(self, model: ir.Model, context: Context) -> Outcome:
+        opset = model.opset_imports.get("", SEMANTIC_OPSET)
+        if opset == SEMANTIC_OPSET:
+            return Outcome()
+        with _quiet():
+            version_converter.convert_version(model, SEMANTIC_OPSET, fallback=True)
+        reached = model.opset_imports.get("", SEMANTIC_OPSET)
+        if reached != SEMANTIC_OPSET:
+            miss = Miss("convertible", f"opset {opset}", f"a converter from opset {reached} to {SEMANTIC_OPSET}")
+            return Outcome((Finding("the model", (), miss),))
+        common.RemoveUnusedNodesPass()(model)
+        return Outcome((Finding(f"opset {opset} to {SEMANTIC_OPSET}"),))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the converters' warnings about their own fallback off the user's screen."""
+    logger = logging.getLogger("onnxscript")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
