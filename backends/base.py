@@ -9,17 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 import onnx_ir as ir
 
 from ..ir.dimensions import ranges
 from ..ir.errors import MissingOp
-from ..ir.feeds import check_feeds
+from ..ir.feeds import Array, Feeds, check_feeds
 from ..ir.level import Signature
 from ..passes.pipeline import Pipeline
 
-Array = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
-Feeds = Mapping[str, Array]
 Ranges = Mapping[str, tuple[int, int | None]]
 
 

@@ -16,7 +16,12 @@ import typer
 from ..ir.errors import OptionError, TersorError
 from . import console
 from .commands.backends import backends
+from .commands.bench import bench
+from .commands.compile import compile
+from .commands.diff import diff
 from .commands.doctor import doctor
+from .commands.explain import explain
+from .commands.inspect import inspect
 from .commands.passes import passes
 
 #: Base of what typer raises for a wrong command line.
@@ -38,7 +43,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _command in (passes, backends, doctor):
+for _command in (compile, bench, inspect, explain, diff, passes, backends, doctor):
     app.command()(console.results_apart(_command))
 
 

@@ -104,11 +104,12 @@ def results_apart(command: Callable[Given, Made]) -> Callable[Given, Made]:
     return run
 
 
-def table(*columns: str, rows: Iterable[Sequence[object]], title: str | None = None) -> Table:
-    """A plain table. A column whose name starts with `>` is set flush right; None shows as nothing."""
-    made = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold", title=title, title_justify="left")
+def table(*columns: str, rows: Iterable[Sequence[object]]) -> Table:
+    """A plain table. A column whose name starts with `>` is flush right; None shows as nothing."""
+    titled = any(column.removeprefix(">") for column in columns)
+    made = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold", show_header=titled)
     for column in columns:
-        made.add_column(escape(column.removeprefix(">")), justify="right" if column[0] == ">" else "left")
+        made.add_column(escape(column.removeprefix(">")), justify="right" if column.startswith(">") else "left")
     for row in rows:
         made.add_row(*("" if cell is None else escape(str(cell)) for cell in row))
     return made

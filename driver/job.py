@@ -17,7 +17,7 @@ from ..backends.base import Interface
 from ..ir.feeds import random_feeds
 from ..ir.load import load
 from ..passes.base import Context, Contract, Exact, Lossy
-from ..passes.raising.pipeline import RAISING
+from ..passes.presets import RAISING
 from ..passes.report import Report, Size
 from ..passes.run import Observer, Verify, allowed, run_pipeline
 from . import data, host, manifest, origin, select
@@ -74,7 +74,7 @@ def run(request: Request, folder: Path, observe: Observer | None) -> tuple[Manif
         candidate.lower(lowered, context, request.verify, observe)
 
     def check(candidate: Candidate) -> None:
-        candidate.open(recorded, _contract(raising + rewriting + candidate.lowering))
+        candidate.open(recorded, _contract(raising + rewriting + candidate.lowering), observe)
         if candidate.session is not None:
             candidate.fidelity = quality.fidelity(candidate.session)
 

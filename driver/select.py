@@ -69,17 +69,21 @@ class Candidate:
         missing = self.backend.supports(model)
         if missing:
             raise unsupported(self.backend.name, missing, "choose another target, or a pass that rewrites these ops")
+        if observe is not None:
+            observe(f"write {self.text}")
         self.folder.mkdir(parents=True)
         self.backend.write(model, self.folder)
         self.size, self.interface = Size.of(model), Interface.of(model)
         self.seconds += time.perf_counter() - start
 
-    def open(self, recorded: Recorded | None, contract: Contract) -> None:
+    def open(self, recorded: Recorded, contract: Contract, observe: Observer | None) -> None:
         """Open what `lower` wrote and hold it to the original's answers. Raises ContractError over contract."""
         assert self.interface is not None  # lower() ran
+        if observe is not None:
+            observe(f"open {self.text}")
         start = time.perf_counter()
         self.session = self.backend.open(self.folder, self.interface)
-        if recorded is not None and recorded.feeds:
+        if recorded.feeds:
             comparison = recorded.against(self.session)
             loss = worst_loss(contract, comparison)
             self.loss = loss if math.isfinite(loss) else None

@@ -140,8 +140,8 @@ def compare(
 
 
 def first_diverging(a: ir.Model, b: ir.Model, feeds: Feeds, *, tolerance: float = TOLERANCE) -> Divergence | None:
-    """The first value of `b`, in the order of execution, that `a` has too, with the same name and shape, and that differs
-    by more than `tolerance` in relative L2; None when there is none.
+    """The first value of `b`, in the order of execution, that `a` has too, under the same name and of the same shape,
+    and that differs by more than `tolerance` in relative L2; None when there is none.
 
     Holds the shared values of one run of `a`, while `b` is only run up to the value that is found.
     """

@@ -88,7 +88,7 @@ def from_proto(proto: onnx.ModelProto, where: str, storage: _Storage | None = No
     try:
         with _quiet("onnx_ir"):
             model = onnx_ir.from_proto(proto)
-    except onnx_ir.serde.SerdeError as error:
+    except Exception as error:  # whatever a damaged graph makes onnx_ir stumble over
         raise ModelError(f"{where} is no valid ONNX graph: {_root(error)}") from error
     scopes: list[onnx_ir.Graph | onnx_ir.Function] = [model.graph, *model.functions.values()]
     for scope in scopes:
@@ -285,8 +285,8 @@ def _check_size(tensor: onnx_ir.TensorProtoTensor, where: str) -> None:
 
 
 def _root(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
+    while (deeper := error.__cause__ or error.__context__) is not None:
+        error = deeper
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 

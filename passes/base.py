@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import onnx_ir as ir
 
+from ..ir.feeds import Feeds
 from ..ir.level import Level
 from ..ir.provenance import sources
 from ..ir.text import place
@@ -95,9 +95,6 @@ class Outcome:
         return tuple(finding for finding in self.findings if finding.miss is not None)
 
 
-Feeds = Mapping[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Context:
     """What a pass may consult beside the model: calibration feeds and the seed of anything random."""
@@ -114,6 +111,8 @@ class Pass(ABC):
     contract: ClassVar[Contract] = Exact()
     #: The level that it reads and writes.
     level: ClassVar[Level] = Level.SEMANTIC
+    #: Whether it may change the model's inputs and outputs; what the compiler runs by default never does.
+    changes_signature: ClassVar[bool] = False
 
     @abstractmethod
     def apply(self, model: ir.Model, context: Context) -> Outcome:

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from ..ir.provenance import inherit
 
 Attribute = int | float | str | Sequence[int] | Sequence[float] | ir.TensorProtocol | ir.Attr | None
-Array = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
+Array = NDArray[np.generic]
 
 
 class Tape:
@@ -25,6 +26,7 @@ class Tape:
     def __init__(self) -> None:
         self.nodes: list[ir.Node] = []
         self.constants: list[ir.Value] = []
+        self.weights: list[ir.Value] = []
 
     def __call__(self, op_type: str, *inputs: ir.Value | None, domain: str = "", **attributes: Attribute) -> ir.Value:
         """Record a node of one output and give that output."""
@@ -51,6 +53,12 @@ class Tape:
         self.constants.append(value)
         return value
 
+    def weight(self, array: Array, name: str) -> ir.Value:
+        """An initializer that keeps the name it is given: weights are spoken of by name."""
+        value = _initializer(array, name)
+        self.weights.append(value)
+        return value
+
     def lazy(self, tensor: ir.TensorProtocol) -> ir.Value:
         """An initializer whose bytes are computed when they are read."""
         value = ir.Value(
@@ -70,6 +78,9 @@ def replace(tape: Tape, old: Sequence[ir.Value], new: Sequence[ir.Value], *, mat
     stood_for = [*dict.fromkeys([*matched, *producers])]
     graph = producers[0].graph
     assert graph is not None
+    for value in tape.weights:
+        value.name = unique(graph, value.name)
+        graph.register_initializer(value)
     for value in tape.constants:
         value.name = unique(graph, value.name if old[0].name is None else f"{old[0].name}/{value.name}")
         graph.register_initializer(value)

@@ -71,6 +71,11 @@ def text_of(made: Pass) -> str:
     return syntax.to_text([_step(made)])
 
 
+def title(made: Pass) -> str:
+    """A pass as reports speak of it: its own name and options, wherever its class lives."""
+    return syntax.to_text([syntax.Step(made.name, made.options())])
+
+
 def _step(made: Pass) -> syntax.Step:
     if isinstance(made, Pipeline):
         return syntax.Step(made.label, steps=made._parsed())

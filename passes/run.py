@@ -9,16 +9,17 @@ from __future__ import annotations
 import enum
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import onnx_ir as ir
 
 from ..ir.compare import Comparison, compare
 from ..ir.errors import ContractError, PassError, TersorError
-from ..ir.feeds import random_feeds
+from ..ir.feeds import Feeds, random_feeds
 from ..ir.level import SEMANTIC_OPSET, Level, Signature, check
 from ..ir.text import excerpt
 from .base import Context, Contract, Lossy, Pass
-from .pipeline import Pipeline, text_of
+from .pipeline import Pipeline, title
 from .report import PassReport, Report, Size
 
 Observer = Callable[[str], None]
@@ -48,18 +49,18 @@ def run_pipeline(
     """
     context = context or Context()
     steps = tuple(_with_upgrade(pipeline, model))
-    signature = Signature.of(model)
     original = model.clone()
     records: list[PassReport] = []
     try:
         for stretch in _stretches(steps, verify):
+            signature = Signature.of(model)
             before = model.clone()
             made = [_record(step, model, context, observe) for step in stretch]
             if verify is not Verify.OFF:
                 judged = _judge(before, model, stretch, context, signature)
                 if isinstance(judged, TersorError):
                     raise _blame(before, stretch, context, signature, judged)
-                made[-1] = _measured(made[-1], judged)
+                made[-1] = replace(made[-1], loss=judged)
             records += made
     except TersorError:
         _restore(model, original)
@@ -109,7 +110,7 @@ def _stretches(steps: Sequence[Pass], verify: Verify) -> Iterator[list[Pass]]:
 
 
 def _record(step: Pass, model: ir.Model, context: Context, observe: Observer | None) -> PassReport:
-    text = text_of(step)
+    text = title(step)
     if observe is not None:
         observe(text)
     before, start = Size.of(model), time.perf_counter()
@@ -128,10 +129,11 @@ def _judge(
     before: ir.Model, after: ir.Model, stretch: Sequence[Pass], context: Context, signature: Signature
 ) -> float | TersorError:
     """The loss of a stretch, or what is wrong with it."""
+    changing = any(step.changes_signature for step in stretch)
     try:
-        for level in {step.level for step in stretch[-1:]}:
-            check(after, level, signature=signature)
-        comparison = compare(before, after, context.feeds or _random(before, context.seed))
+        check(after, stretch[-1].level, signature=None if changing else signature)
+        reference = _with_outputs_of(before, after) if changing else before
+        comparison = compare(reference, after, context.feeds or _random(before, context.seed))
     except TersorError as error:
         return error
     contract = max((step.contract for step in stretch), key=allowed)
@@ -170,16 +172,21 @@ def _located(error: TersorError, good: ir.Model, bad: ir.Model, context: Context
     return located
 
 
-def _measured(record: PassReport, loss: float) -> PassReport:
-    return PassReport(record.text, record.contract, record.findings, record.before, record.after, record.seconds, loss)
+def _with_outputs_of(model: ir.Model, other: ir.Model) -> ir.Model:
+    """`model` with only the outputs that `other` still has."""
+    kept = {value.name for value in other.graph.outputs}
+    narrowed = model.clone()
+    for value in [value for value in narrowed.graph.outputs if value.name not in kept]:
+        narrowed.graph.outputs.remove(value)
+    return narrowed
 
 
-def _random(model: ir.Model, seed: int) -> list[dict[str, object]]:
+def _random(model: ir.Model, seed: int) -> Sequence[Feeds]:
     return [random_feeds(model, seed=seed)]
 
 
 def _subject(stretch: Sequence[Pass]) -> str:
-    names = ", ".join(text_of(step) for step in stretch)
+    names = ", ".join(title(step) for step in stretch)
     return f"the pass {names}" if len(stretch) == 1 else f"the passes {names}"
 
 

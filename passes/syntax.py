@@ -38,6 +38,8 @@ class Step:
 
 def parse(text: str) -> tuple[Step, ...]:
     """Read a pipeline's text. Raises OptionError that points at the place it could not read."""
+    if not text.strip():
+        return ()
     steps, end = _steps(text, 0)
     if text[end:].strip():
         raise _bad(text, end, "a comma or the end")

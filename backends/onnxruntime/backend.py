@@ -12,9 +12,10 @@ import numpy as np
 import onnx_ir as ir
 
 from ...ir.errors import MissingOp, ModelError, OptionError, nearest, unsupported
+from ...ir.feeds import Array, Feeds
 from ...ir.save import save
 from ...passes.pipeline import Pipeline
-from ..base import Array, Backend, Feeds, Interface, Session
+from ..base import Backend, Interface, Session
 from .lowering import LOWERING
 from .probe import missing_ops
 

@@ -56,7 +56,10 @@ def backends(
 def _row(name: str) -> Row:
     from ...backends import catalogue
 
-    kind = catalogue.find(name)
+    try:
+        kind = catalogue.find(name)
+    except (ImportError, AttributeError) as error:
+        return Row(name, None, "", f"it cannot be imported: {error}", [])
     version = kind.version()
     summary = (kind.__doc__ or "").strip().split("\n")[0]
     return Row(name, version, summary, "" if version is not None else kind.install, describe(kind))

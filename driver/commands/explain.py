@@ -15,7 +15,7 @@ from .options import Data, Json, Source
 
 if TYPE_CHECKING:
     from ...passes.base import Finding
-    from ..explaining import Explanation
+    from ..explain import Explanation
 
 
 def explain(
@@ -38,7 +38,7 @@ def explain(
     json: Json = False,
 ) -> None:
     """Say for each candidate place of a pass why it fires, or what it would need."""
-    from ..explaining import explain as run
+    from ..explain import explain as run
 
     with console.steps("explain") as progress:
         found = run(source, passes, data=data, imported=imported, observe=progress.say)

@@ -19,7 +19,7 @@ _RAW, _CAPPED, _BIASED, _SOFTMAX = range(4)
 
 def split_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
     """[batch, sequence, heads * head] -> [batch, heads, sequence, head]"""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return torch.unflatten(x, -1, (heads, -1)).transpose(1, 2)
 
 
 def merge_heads(x: torch.Tensor) -> torch.Tensor:
@@ -30,7 +30,7 @@ def merge_heads(x: torch.Tensor) -> torch.Tensor:
 def attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, *, scale: float | None
 ) -> torch.Tensor:
-    """softmax(query key^T * scale + mask) value, zero for a row that may see nothing. Grouped key heads are repeated."""
+    """softmax(query key^T * scale + mask) value, zero for a row that sees nothing; key heads may be grouped."""
     grouped = query.shape[1] != key.shape[1]
     return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale, enable_gqa=grouped)
 
@@ -178,7 +178,8 @@ def _spelled_out(
 def rotate(
     x: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor, *, interleaved: int, width: int
 ) -> torch.Tensor:
-    """Turn pairs of the first `width` features of x [batch, sequence, heads, head] by angles [.., sequence, width/2]."""
+    """Turn pairs of the first `width` features of x [batch, sequence, heads, head] by angles [.., sequence, width / 2]
+    given as their cosines and sines."""
     turned, rest = x[..., :width], x[..., width:]
     cosines, sines = cosines.unsqueeze(-2), sines.unsqueeze(-2)
     if interleaved:
@@ -186,10 +187,7 @@ def rotate(
     else:
         a, b = turned.chunk(2, -1)
     real, imaginary = cosines * a - sines * b, sines * a + cosines * b
-    if interleaved:
-        turned = torch.stack([real, imaginary], -1).flatten(-2)
-    else:
-        turned = torch.cat([real, imaginary], -1)
+    turned = torch.stack([real, imaginary], -1).flatten(-2) if interleaved else torch.cat([real, imaginary], -1)
     return torch.cat([turned, rest], -1)
 
 
@@ -207,7 +205,7 @@ def rotary_embedding(
     each position, [batch, sequence, width/2], where no positions are given."""
     if positions is not None:
         cosines, sines = cosines[positions], sines[positions]
-    y = x.unflatten(-1, (num_heads, -1)) if x.dim() == 3 else x.transpose(1, 2)
+    y = torch.unflatten(x, -1, (num_heads, -1)) if x.dim() == 3 else x.transpose(1, 2)
     y = rotate(y, cosines, sines, interleaved=interleaved, width=rotary_embedding_dim or y.shape[-1])
     return y.flatten(2) if x.dim() == 3 else y.transpose(1, 2)
 

@@ -157,7 +157,7 @@ def _attend_packed(
     outputs: int,
 ) -> object:
     """Attention of [batch, sequence, query + key + value]; the cache is [2, batch, heads, sequence, head]."""
-    query, key, values = (split_heads(part, heads) for part in qkv.split(list(sizes), -1))
+    query, key, values = (split_heads(part, heads) for part in torch.split(qkv, list(sizes), -1))
     if past is not None:
         key, values = torch.cat([past[0], key], 2), torch.cat([past[1], values], 2)
     result = merge_heads(attend(query, key, values, _masked(query, key, mask, bias, causal, value), scale=scale))
@@ -266,7 +266,7 @@ def rotary_embedding(
     y = (
         x.transpose(1, 2)
         if x.dim() == 4
-        else x.unflatten(-1, (num_heads or x.shape[-1] // (2 * cosines.shape[-1]), -1))
+        else torch.unflatten(x, -1, (num_heads or x.shape[-1] // (2 * cosines.shape[-1]), -1))
     )
     if positions.dim() == 1:
         positions = positions + torch.arange(y.shape[1], device=x.device)

@@ -147,7 +147,7 @@ def emit_if(node: oir.Node, scope: Scope, emit: EmitNodes) -> Sequence[Held]:
     ]
     value = condition.value if isinstance(condition, OnHost) else scope.body.tensor(condition)
     captured = [tuple(inner.body.captured) for inner in scopes]
-    call = scope.body.call(branch, (value, *bodies, *captured), name, source)
+    call = scope.body.call(branch, (value, *bodies, *captured), name, source, tap=len(node.outputs) == 1)
     parts = _split(call, node, scope)
     return [
         OnDevice(part) if dtype is None else OnHost(part, dtype, static=False, name=scope.name(out))
@@ -171,7 +171,7 @@ def emit_loop(node: oir.Node, scope: Scope, emit: EmitNodes) -> Sequence[Held]:
     entry = scope.body.submodule(module, "loop", name, source)
     bounds = [None if held is None else scope.body.ints(held) for held in (trips, condition)]
     start = tuple(scope.body.tensor(held) for held in carried if held is not None)
-    call = scope.body.call(loop, (entry, *bounds, start, tuple(inner.body.captured)), name, source)
+    call = scope.body.call(loop, (entry, *bounds, start, tuple(inner.body.captured)), name, source, tap=False)
     return [OnDevice(part) for part in _split(call, node, scope, always=True)]
 
 
@@ -207,6 +207,7 @@ def emit_scan(node: oir.Node, scope: Scope, emit: EmitNodes) -> Sequence[Held]:
         ),
         name,
         source,
+        tap=False,
     )
     return [OnDevice(part) for part in _split(call, node, scope, always=True)]
 

@@ -9,6 +9,7 @@ import onnx_ir as oir
 import torch
 from torch.nn import functional
 
+from ..errors import UnsupportedError
 from .dtypes import FLOAT8, torch_dtype
 from .lowering import Lowering, Table, standard
 
@@ -226,7 +227,9 @@ def bit_shift(a: torch.Tensor, b: torch.Tensor, *, direction: str) -> torch.Tens
 
 
 def dropout(x: torch.Tensor, ratio: Number = 0.5, training: object = False, *, seed: int = 0, outputs: int) -> object:
-    """Inference: x itself, and a mask that keeps all of it."""
+    """Inference: x itself, and a mask that keeps all of it. Training is refused: it has no one right answer."""
+    if bool(training):
+        raise UnsupportedError("Dropout in training mode is random; set training_mode to false")
     return x if outputs == 1 else (x, torch.ones_like(x, dtype=torch.bool))
 
 

@@ -15,7 +15,7 @@ from . import host
 from .control import FORMS
 from .coverage import domain_of, missing, opset_of, refuse, snake
 from .host import HOST
-from .lowering import HostLowering, Literal, Lowering, lookup
+from .lowering import Function, HostLowering, Literal, Lowering, lookup
 from .scope import HOST_TYPES, SMALL, Body, Held, OnDevice, OnHost, Scope, Stored, constant
 from .table import DEVICE
 
@@ -124,7 +124,8 @@ class _Emitter:
 def _on_device(
     lowering: Lowering, node: oir.Node, inputs: Sequence[Held | None], attributes: Attributes, scope: Scope
 ) -> Sequence[Held]:
-    body, args = scope.body, []
+    body = scope.body
+    args: list[object] = []
     for index, held in enumerate(inputs):
         if held is None:
             args.append(None)
@@ -142,7 +143,7 @@ def _on_device(
         extra["dtype"] = _dtype(node.inputs[lowering.typed], inputs[lowering.typed])
     if lowering.like:
         extra["like"] = body.like()
-    call = body.call(lowering.function, args, _joined(wanted, scope), place(node), **extra)
+    call = _call(lowering.function, args, extra, node, wanted, scope)
     if lowering.host is not None:
         return [OnHost(call, lowering.host, static=False, name=scope.name(wanted[0]))]
     return [OnDevice(part) for part in _parts(call, node, wanted, scope)]
@@ -174,7 +175,7 @@ def _on_host(
         values = value if lowering.many and len(wanted) > 1 else (value,)
         assert isinstance(values, tuple)
         return [OnHost(part, dtype, True, scope.name(out)) for part, out in zip(values, wanted, strict=False)]
-    call = scope.body.call(lowering.function, args, _joined(wanted, scope), place(node), **extra)
+    call = _call(lowering.function, args, extra, node, wanted, scope)
     parts = _parts(call, node, wanted, scope)
     return [OnHost(part, dtype, static, scope.name(out)) for part, out in zip(parts, wanted, strict=True)]
 
@@ -220,9 +221,17 @@ def _wanted(node: oir.Node) -> list[oir.Value]:
     return outputs
 
 
-def _joined(outputs: Sequence[oir.Value], scope: Scope) -> str:
-    names = [scope.name(value) for value in outputs]
-    return names[0] if len(names) == 1 else f"({', '.join(names)})"
+def _call(
+    function: Function,
+    args: Sequence[object],
+    keywords: Attributes,
+    node: oir.Node,
+    outputs: Sequence[oir.Value],
+    scope: Scope,
+) -> fx.Node:
+    single = len(outputs) == 1
+    name = scope.name(outputs[0]) if single else f"({', '.join(scope.name(value) for value in outputs)})"
+    return scope.body.call(function, args, name, place(node), tap=single, keywords=keywords)
 
 
 def _parts(call: fx.Node, node: oir.Node, outputs: Sequence[oir.Value], scope: Scope) -> list[fx.Node]:

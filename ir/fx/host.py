@@ -162,7 +162,7 @@ def identity(a: Nested) -> Nested:
 
 
 def shape(a: Nested, *, start: int = 0, end: int | None = None) -> Nested:
-    return list(extent(a))[slice(start, end)]
+    return list[Nested](extent(a))[slice(start, end)]
 
 
 def size(a: Nested) -> Nested:
@@ -292,10 +292,14 @@ def total(a: Nested, axes: Ints | None = None, *, keepdims: int = 1, noop_with_e
 def _reduce(function: Callable[..., Leaf], a: Nested, axes: Ints | None, keepdims: int, noop: int) -> Nested:
     if noop and not axes:
         return a
-    neutral = 1 if function is operator.mul else 0
+    neutral: Nested = 1 if function is operator.mul else 0
+
+    def join(x: Nested, y: Nested) -> Nested:
+        return _zip(function, x, y)
+
     places = [axis % rank(a) for axis in axes] if axes else list(range(rank(a)))
     for place in places:
-        a = _along(lambda items: [reduce(partial(_zip, function), items, neutral)], a, place)
+        a = _along(lambda items: [reduce(join, items, neutral)], a, place)
     return a if keepdims else squeeze(a, places)
 
 

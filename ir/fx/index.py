@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 
 from .dtypes import torch_dtype
-from .host import flat
+from .host import Nested, flat
 from .lowering import ZERO, Literal, Lowering, Table, standard
 
 _REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
@@ -20,6 +21,9 @@ def gather(data: torch.Tensor, indices: torch.Tensor | int | list[int], *, axis:
         return data.select(axis, indices)
     place = axis % data.dim()
     index = torch.tensor(indices, device=data.device) if isinstance(indices, list) else indices.long()
+    if index.dim() == 0:
+        # indexing by a scalar tensor would read it back
+        return data.index_select(place, _forward(index, data.shape[place]).reshape(1)).squeeze(place)
     return data[(slice(None),) * place + (index,)]
 
 
@@ -94,8 +98,7 @@ def one_hot(indices: torch.Tensor, depth: object, values: torch.Tensor, *, axis:
     dims = [1] * (indices.dim() + 1)
     dims[place] = n
     classes = torch.arange(n, device=indices.device).reshape(dims)
-    index = indices.long() if not indices.is_floating_point() else indices.to(torch.int64)
-    index = torch.where(index < 0, index + n, index)
+    index = _forward(indices, n)
     return torch.where(index.unsqueeze(place) == classes, values[1], values[0])
 
 
@@ -105,7 +108,7 @@ def _first(value: object) -> float:
     if isinstance(value, torch.Tensor):
         value = value.reshape(-1)[0].item()
     assert isinstance(value, int | float | torch.SymInt)
-    return value
+    return cast(float, value)
 
 
 def cum_sum(x: torch.Tensor, axis: list[int] | int, *, exclusive: int = 0, reverse: int = 0) -> torch.Tensor:
@@ -162,7 +165,7 @@ def unique(x: torch.Tensor, *, axis: int | None = None, sorted: int = 1, outputs
 
 
 def constant_of_shape(dims: Sequence[int], *, value: Literal = ZERO, like: torch.Tensor | None = None) -> torch.Tensor:
-    leaf = flat(value.values)[0]  # type: ignore[arg-type]
+    leaf = cast(float, flat(cast(Nested, value.values))[0])
     device = like.device if like is not None else None
     return torch.full(list(dims), leaf, dtype=torch_dtype(value.dtype), device=device)
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import cast
 
 import numpy as np
 import torch
 from torch import fx
+from torch.fx.node import Argument
 
 from ..errors import ModelError, OptionError, nearest
 from .dtypes import to_numpy, to_torch
 
 Tap = Callable[[str, torch.Tensor], None]
 """Called with a value's ONNX name and the value, in the order of execution; keep a clone, not the tensor."""
+
+
+_FAILURES = (RuntimeError, IndexError, ValueError, TypeError, AssertionError, NotImplementedError)
 
 
 class Interpreter:
@@ -65,12 +70,16 @@ class Interpreter:
         inputs = self._feed(feeds)
         watch, wanted = self._watch(taps, tap)
         with torch.set_grad_enabled(grad):
-            if watch is None:
-                results = self.module(*inputs)
-            else:
-                results = self._walk(self.module, inputs, watch, wanted)
-        row = results if len(self.outputs) != 1 else (results,)
+            results = self._run(inputs) if watch is None else self._walk(self.module, inputs, watch, wanted)
+        row = cast(Sequence[torch.Tensor], results if isinstance(results, tuple) else (results,))
         return dict(zip(self.outputs, row, strict=True))
+
+    def _run(self, inputs: Sequence[torch.Tensor]) -> object:
+        """The module's own code; where it fails, node by node, to say where."""
+        try:
+            return self.module(*inputs)
+        except _FAILURES:
+            return self._walk(self.module, inputs, None, frozenset())
 
     def _feed(self, feeds: Mapping[str, np.ndarray | torch.Tensor]) -> list[torch.Tensor]:
         unknown = [name for name in feeds if name not in self.inputs]
@@ -92,13 +101,15 @@ class Interpreter:
             raise OptionError(f"no value named {name!r} can be tapped; {nearest(name, self.values)}")
         return tap, wanted
 
-    def _walk(self, module: fx.GraphModule, inputs: Sequence[object], watch: Tap, wanted: frozenset[str]) -> object:
+    def _walk(
+        self, module: fx.GraphModule, inputs: Sequence[object], watch: Tap | None, wanted: frozenset[str]
+    ) -> object:
         """One graph, node by node, showing what is wanted and dropping what is no longer used."""
         values: dict[fx.Node, object] = {}
         given = iter(inputs)
 
-        def value_of(node: fx.Node) -> object:
-            return values[node]
+        def value_of(node: fx.Node) -> Argument:
+            return cast(Argument, values[node])
 
         for node, dead in self._plan(module):
             args = fx.map_arg(node.args, value_of)
@@ -109,16 +120,14 @@ class Interpreter:
             elif node.op == "output":
                 return args[0]
             else:
-                assert callable(node.target)
-                values[node] = node.target(*args, **fx.map_arg(node.kwargs, value_of))
-            name = node.meta["onnx_name"]
-            if name in wanted and node.op != "get_attr" and (shown := _shown(values[node])) is not None:
-                watch(name, shown)
+                values[node] = _call(node, args, fx.map_arg(node.kwargs, value_of))
+            if watch is not None and node.meta.get("tap") and node.meta["onnx_name"] in wanted:
+                watch(node.meta["onnx_name"], _shown(values[node]))
             for other in dead:
                 del values[other]
         raise AssertionError("an FX graph ends in an output")
 
-    def _attribute(self, module: fx.GraphModule, path: str, watch: Tap, wanted: frozenset[str]) -> object:
+    def _attribute(self, module: fx.GraphModule, path: str, watch: Tap | None, wanted: frozenset[str]) -> object:
         """A tensor; or for a branch or loop body, a function that walks it with the same taps."""
         found: object = module
         for part in path.split("."):
@@ -143,20 +152,32 @@ class Interpreter:
         return self._plans[module]
 
 
+def _call(node: fx.Node, args: Sequence[object], kwargs: Mapping[str, object]) -> object:
+    assert callable(node.target)
+    try:
+        return node.target(*args, **kwargs)
+    except _FAILURES as error:
+        given = ", ".join(_described(value) for value in args)
+        text = str(error).strip().split("\n")[0]
+        raise ModelError(f"{node.meta['source']} cannot run on ({given}): {text}") from error
+
+
+def _described(value: object) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    return repr(value) if isinstance(value, bool | int | float | list | None) else type(value).__name__
+
+
 def _tappable(module: fx.GraphModule) -> Iterable[str]:
     for child in module.modules():
         if isinstance(child, fx.GraphModule):
             for node in child.graph.nodes:
-                if node.op in ("placeholder", "call_function") and not node.meta["onnx_name"].startswith("("):
+                if node.meta.get("tap"):
                     yield node.meta["onnx_name"]
 
 
-def _shown(value: object) -> torch.Tensor | None:
+def _shown(value: object) -> torch.Tensor:
     """A value as a tap sees it: shape arithmetic becomes a tensor."""
     if isinstance(value, torch.Tensor):
         return value
-    if isinstance(value, bool | int):
-        return torch.tensor(value)
-    if isinstance(value, list):
-        return torch.tensor(value, dtype=torch.bool if value and isinstance(value[0], bool) else torch.int64)
-    return None
+    return torch.tensor(value, dtype=torch.int64 if value == [] else None)

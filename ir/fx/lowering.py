@@ -102,8 +102,7 @@ def merged(*tables: Mapping[Key, Entry]) -> dict[Key, Entry]:
 
 def lookup(table: Mapping[Key, Entry], domain: str, op: str, opset: int) -> Entry | None:
     """The row with the greatest since version that is not beyond the opset."""
-    versions = [since for (a, b, since) in table if a == domain and b == op and since <= opset]
-    return table[domain, op, max(versions)] if versions else None
+    return next((table[key] for since in range(opset, 0, -1) if (key := (domain, op, since)) in table), None)
 
 
 def keywords(function: Function) -> frozenset[str]:

@@ -158,7 +158,7 @@ def _kernel(
         False,
     )
     result = result.flip(0) if backward else result
-    return result.unflatten(-1, (options.directions, -1)).transpose(1, 2), tuple(finals)
+    return torch.unflatten(result, -1, (options.directions, -1)).transpose(1, 2), tuple(finals)
 
 
 def _start(x: Tensor, given: Maybe, hidden: int, directions: int) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 
 from .host import Nested, extent, flat
@@ -13,7 +15,7 @@ def as_tensor(value: Nested, dtype: torch.dtype, *, like: torch.Tensor | None = 
     leaves = flat(value)
     if not any(isinstance(leaf, torch.SymInt | torch.SymBool) for leaf in leaves):
         return torch.tensor(value, dtype=dtype, device=device)
-    parts = [torch.scalar_tensor(leaf, dtype=dtype, device=device) for leaf in leaves]
+    parts = [torch.scalar_tensor(cast(int, leaf), dtype=dtype, device=device) for leaf in leaves]
     return torch.stack(parts).reshape(extent(value)) if isinstance(value, list) else parts[0]
 
 

@@ -11,11 +11,13 @@ import keyword
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 import onnx_ir as oir
 import torch
 from torch import fx
+from torch.fx.node import Argument
 
 from ..errors import ModelError
 from . import runtime
@@ -85,16 +87,25 @@ class Body:
     _first: fx.Node | None = None
 
     def call(
-        self, function: Callable[..., object], args: Iterable[object], name: str, source: str, **kwargs: object
+        self,
+        function: Callable[..., object],
+        args: Iterable[object],
+        name: str,
+        source: str,
+        *,
+        tap: bool = True,
+        keywords: Mapping[str, object] | None = None,
     ) -> fx.Node:
-        node = self.graph.create_node("call_function", function, tuple(args), kwargs, name=name or None)  # type: ignore[arg-type]
-        return marked(node, name, source)
+        """An FX node for a call of a function; `tap` where its result is a value of the model."""
+        args, kwargs = cast(tuple[Argument, ...], tuple(args)), cast(dict[str, Argument], dict(keywords or {}))
+        return marked(self.graph.create_node("call_function", function, args, kwargs, name=name), name, source, tap=tap)
 
-    def placeholder(self, name: str, source: str) -> fx.Node:
+    def placeholder(self, name: str, source: str, *, tap: bool = True) -> fx.Node:
+        """An input, with a Python name that resembles its own; `tap` where it is a value of the model."""
         target, taken = identifier(name), {node.target for node in self.graph.find_nodes(op="placeholder")}
         while target in taken:
             target += "_"
-        node = marked(self.graph.placeholder(target), name, source)
+        node = marked(self.graph.placeholder(target), name, source, tap=tap)
         if self._first is None:
             self._first = node
         return node
@@ -108,7 +119,8 @@ class Body:
     def capture(self, outside: fx.Node) -> fx.Node:
         """The input of this body that stands for a node of the outer one."""
         if outside not in self.captured:
-            self.captured[outside] = self.placeholder(outside.meta["onnx_name"], outside.meta["source"])
+            name, source = outside.meta["onnx_name"], outside.meta["source"]
+            self.captured[outside] = self.placeholder(name, source, tap=False)
         return self.captured[outside]
 
     def tensor(self, held: Held) -> fx.Node:
@@ -126,7 +138,8 @@ class Body:
             return held.value
         if isinstance(held, Stored):
             return held.tensor.numpy().tolist()
-        return self.call(runtime.to_ints, (held.node,), f"{held.node.name}_ints", held.node.meta["source"])
+        name, source = held.node.meta["onnx_name"], held.node.meta["source"]
+        return self.call(runtime.to_ints, (held.node,), name, source, tap=False)
 
     def number(self, held: Held) -> object:
         """The value as Python numbers where they are known and of torch's default types, else the tensor."""
@@ -155,10 +168,11 @@ class Body:
         assert isinstance(held.value, fx.Node)
         source = held.value.meta["source"]
         dtype = torch_dtype(held.dtype)
-        return self.call(runtime.as_tensor, (held.value, dtype), f"{held.name}_tensor", source, like=self.like())
+        like = {"like": self.like()}
+        return self.call(runtime.as_tensor, (held.value, dtype), held.name, source, tap=False, keywords=like)
 
     def module(self) -> fx.GraphModule:
-        self.graph.lint()  # type: ignore[no-untyped-call]
+        self.graph.lint()
         return fx.GraphModule(self.root, self.graph)
 
     def submodule(self, module: fx.GraphModule, kind: str, name: str, source: str) -> fx.Node:
@@ -215,10 +229,11 @@ class Scope:
         return OnDevice(self.body.capture(self.outer.body.tensor(held)))
 
 
-def marked(node: fx.Node, name: str, source: str) -> fx.Node:
-    """Every FX node says which value it computes and which ONNX node asked for it."""
+def marked(node: fx.Node, name: str, source: str, *, tap: bool = False) -> fx.Node:
+    """Every FX node says which value it computes, which ONNX node asked for it, and whether a tap may show it."""
     node.meta["onnx_name"] = name
     node.meta["source"] = source
+    node.meta["tap"] = tap
     return node
 
 

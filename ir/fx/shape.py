@@ -70,7 +70,7 @@ def split(
         total = x.shape[axis]
         step = -(-total // count)
         sizes = [step] * (count - 1) + [total - step * (count - 1)]
-    parts = tuple(x.split(list(sizes), axis))
+    parts = tuple(torch.split(x, list(sizes), axis))
     return parts[0] if outputs == 1 else parts
 
 

@@ -28,6 +28,6 @@ class DropDeadCode(IrPass):
     def passes(self) -> Sequence[ir.passes.PassBase]:
         return (
             common.RemoveUnusedNodesPass(),
-            common.RemoveUnusedFunctionsPass(),
+            common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]  # onnx-ir leaves it untyped
             common.RemoveUnusedOpsetsPass(),
         )

@@ -32,6 +32,6 @@ class InlineFunctions(IrPass):
     def passes(self) -> Sequence[ir.passes.PassBase]:
         return (
             common.InlinePass(lambda function: self.own or function.domain != DOMAIN),
-            common.RemoveUnusedFunctionsPass(),
+            common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]  # onnx-ir leaves it untyped
             common.RemoveUnusedOpsetsPass(),
         )

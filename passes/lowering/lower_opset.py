@@ -8,7 +8,7 @@ the versions between changed what it computes (`_CHANGED`). Never below `floor`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -35,14 +35,14 @@ class LowerOpset(Pass):
 
     def apply(self, model: ir.Model, context: Context) -> Outcome:
         have = model.opset_imports.get("", self.floor)
-        bodies = [*(model.graph.all_nodes()), *(node for f in model.functions.values() for node in f.all_nodes())]
-        standard = [node for node in bodies if node.domain == ""]
+        bodies: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+        standard = [node for body in bodies for node in ir.traversal.RecursiveGraphIterator(body) if not node.domain]
         need = max([_oldest(node, have, self.floor) for node in standard], default=self.floor)
         if need >= have:
             return Outcome()
-        for scope in (model.graph, *model.functions.values()):
-            if "" in scope.opset_imports:
-                scope.opset_imports[""] = need
+        for imports in (model.opset_imports, *(function.opset_imports for function in model.functions.values())):
+            if "" in imports:
+                imports[""] = need
         for node in standard:
             node.version = None
         model.ir_version = _ir_version(model.opset_imports)
@@ -74,19 +74,19 @@ def _fits(node: ir.Node, schema: onnx.defs.OpSchema) -> bool:
         return False
     if len(node.inputs) > schema.max_input or len(node.outputs) > schema.max_output:
         return False
-    pairs = [(value, formal) for value, formal in zip(node.inputs, _formals(schema.inputs, len(node.inputs)))]
-    pairs += [(value, formal) for value, formal in zip(node.outputs, _formals(schema.outputs, len(node.outputs)))]
-    return all(value is None or _allows(schema, formal, value) for value, formal in pairs)
+    reads = zip(node.inputs, _formals(schema.inputs, len(node.inputs)), strict=True)
+    writes = zip(node.outputs, _formals(schema.outputs, len(node.outputs)), strict=True)
+    return all(value is None or _allows(formal, value) for value, formal in (*reads, *writes))
 
 
 def _formals(
-    declared: list[onnx.defs.OpSchema.FormalParameter], count: int
+    declared: Sequence[onnx.defs.OpSchema.FormalParameter], count: int
 ) -> list[onnx.defs.OpSchema.FormalParameter]:
     """The declared parameters, a variadic last one repeated."""
     return [declared[min(index, len(declared) - 1)] for index in range(count)]
 
 
-def _allows(schema: onnx.defs.OpSchema, formal: onnx.defs.OpSchema.FormalParameter, value: ir.Value) -> bool:
+def _allows(formal: onnx.defs.OpSchema.FormalParameter, value: ir.Value) -> bool:
     if value.dtype is None:
         return True
     wanted = f"tensor({_SPELLING.get(value.dtype, value.dtype.name.lower())})"

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from ...ir.content import dimensions
 from ..base import Match, Miss, Rewrite
-from ..edit import Tape, only_reader, replace
+from ..edit import Attribute, Tape, only_reader, replace
 
 _SPLIT = (0, 2, 1, 3)
 
@@ -58,15 +58,9 @@ class RaiseAttentionHeads(Rewrite):
     def rewrite(self, found: Match) -> None:
         assert isinstance(found, Heads)
         tape = Tape()
-        attributes = dict(found.node.attributes.items())
-        joined = tape(
-            "Attention",
-            *found.inputs,
-            *found.node.inputs[3:],
-            q_num_heads=found.query_heads,
-            kv_num_heads=found.key_heads,
-            **attributes,
-        )
+        heads = {"q_num_heads": found.query_heads, "kv_num_heads": found.key_heads}
+        attributes: dict[str, Attribute] = {**found.node.attributes, **heads}
+        joined = tape.node("Attention", [*found.inputs, *found.node.inputs[3:]], attributes).outputs[0]
         replace(tape, [found.output], [joined], matched=[found.node])
 
 

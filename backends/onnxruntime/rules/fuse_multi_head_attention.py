@@ -1,6 +1,7 @@
 """Attention whose projections cannot be packed, with their biases: com.microsoft MultiHeadAttention.
 
-    before   Attention(q + bq, k + bk, v + bv, padding)           after   MultiHeadAttention(q, k, v, [bq bk bv], padding)
+    before   Attention(q + bq, k + bk, v + bv, padding)
+    after    MultiHeadAttention(q, k, v, [bq bk bv], padding)
 
 Exact. Left alone: grouped queries, masks that are more than key padding, soft caps.
 """

@@ -1,4 +1,4 @@
-"""A linear layer as ONNX Runtime's fused kernels want it: activation, weight [in, out], scale of an int8 weight, bias."""
+"""A linear layer as ONNX Runtime's fused kernels want it: activation, weight [in, out], int8 scale, bias."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from ..ir.load import load
 from ..ir.text import excerpt, place
 from ..passes.base import Context, Finding
 from ..passes.pipeline import Pipeline, text_of
-from ..passes.raising.pipeline import RAISING
+from ..passes.presets import RAISING
 from ..passes.run import Observer, Verify, run_pipeline
 from .data import batches
 

@@ -1,0 +1,161 @@
+"""Quantize weights to int8 ahead of time and activations at run time.
+
+    before   y = x @ W + b
+    after    y = DequantizeLinear(DynamicQuantizeLinear(x)) @ DequantizeLinear(W8, scale) + b
+
+Lossy. Weights have one scale for each output channel. Activations have one for the tensor, or with `rows` one for each
+row: x = r * x', r = max|row|, and x W = r * (x' W), so that a loud token no longer costs the quiet ones their bits
+(Dettmers et al., LLM.int8(), 2022, section 2.1). Linear layers compute in int8 where the backend can; embedding tables
+(by option) and recurrent weights are stored in int8 and read as float. Needs no data. Left alone: convolutions, weights
+that are tied, small, not finite or computed, and sites that `ignore` and `only` leave out.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from ...ir.provenance import sources
+from ...ir.site import Kind, Site, sites
+from ...ir.text import place
+from ..base import Context, Contract, Finding, Lossy, Miss, Outcome, Pass
+from ..edit import Tape, attribute, constant_of, replace
+from ..weights import Quantized
+from .methods.uniform import symmetric
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeDynamic(Pass):
+    """int8 weights by channel, activations quantized at run time
+
+    rows: one activation scale for each row instead of one for the tensor.
+    embeddings: store embedding tables in int8 too, one scale for each row of the table.
+    recurrent: store the weights of LSTM, GRU and RNN in int8 too.
+    reduce_range: 7-bit weights, for x86 CPUs without VNNI, whose 8-bit products can saturate.
+    smallest: sites with fewer weights than this stay as they are.
+    only, ignore: glob patterns over site names (`tersor inspect` lists them).
+    """
+
+    name: ClassVar[str] = "quantize-dynamic"
+    contract: ClassVar[Contract] = Lossy(metric="cosine", budget=0.05)
+    rows: bool = False
+    embeddings: bool = False
+    recurrent: bool = True
+    reduce_range: bool = False
+    smallest: int = 1024
+    only: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+
+    def apply(self, model: ir.Model, context: Context) -> Outcome:
+        activations: dict[ir.Value, tuple[ir.Value, ir.Value | None]] = {}
+        findings: list[Finding] = []
+        for site in sites(model):
+            miss = self._refuse(site)
+            findings.append(Finding(f"{site.name} ({place(site.node)})", sources(site.node), miss))
+            if miss is None:
+                _SURGERY[site.kind](site, self._quantize(site), self.rows, activations)
+        return Outcome(tuple(findings))
+
+    def explain(self, model: ir.Model, context: Context) -> Outcome:
+        """The verdict at every weight site, leaving `model` as it is."""
+        return Outcome(
+            tuple(Finding(f"{s.name} ({place(s.node)})", sources(s.node), self._refuse(s)) for s in sites(model))
+        )
+
+    def _refuse(self, site: Site) -> Miss | None:
+        if self.only and not _any(site.name, self.only):
+            return Miss("only", site.name, f"a name like {', '.join(self.only)}")
+        if _any(site.name, self.ignore):
+            return Miss("ignore", site.name, f"a name unlike {', '.join(self.ignore)}")
+        if site.kind is Kind.CONV:
+            return Miss("kind", "convolution", "a linear, embedding or recurrent site")
+        if site.kind is Kind.EMBEDDING and not self.embeddings:
+            return Miss("embeddings", site.name, "the option embeddings=true")
+        if site.kind in (Kind.RECURRENT_INPUT, Kind.RECURRENT_HIDDEN) and not self.recurrent:
+            return Miss("recurrent", site.name, "the option recurrent=true")
+        if site.weight not in site.node.inputs or not site.weight.is_initializer():
+            return Miss("weight", site.name, "an initializer that the node reads directly; run fold-constants first")
+        if site.tied or len(site.weight.uses()) > 1:
+            return Miss("tied", ", ".join(site.tied) or site.name, "a weight that one node reads")
+        tensor = site.weight.const_value
+        if tensor is None or tensor.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
+            return Miss("dtype", str(tensor.dtype if tensor else None), "float32 or float16 weights")
+        if tensor.size < self.smallest:
+            return Miss("size", f"{tensor.size} weights", f"at least {self.smallest}")
+        if not np.isfinite(tensor.numpy()).all():
+            return Miss("finite", site.name, "weights without NaN and infinity")
+        if site.kind is Kind.LINEAR and site.node.op_type not in ("MatMul", "Gemm"):
+            return Miss("op", site.node.op_type, "MatMul or Gemm")
+        return None
+
+    def _quantize(self, site: Site) -> Quantized:
+        weight = constant_of(site.weight)
+        assert weight is not None
+        return symmetric(weight, bits=7 if self.reduce_range else 8, axis=_channel_axis(site, weight.ndim))
+
+
+def _any(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _channel_axis(site: Site, rank: int) -> int:
+    """The axis of the stored weight along which each index has a scale of its own."""
+    if site.kind is Kind.EMBEDDING:
+        return 0
+    if site.kind in (Kind.RECURRENT_INPUT, Kind.RECURRENT_HIDDEN):
+        return 1
+    if site.node.op_type == "Gemm":
+        return 0 if attribute(site.node, "transB", 0) else 1
+    return rank - 2 if site.flipped else rank - 1
+
+
+Activations = dict[ir.Value, tuple[ir.Value, ir.Value | None]]
+
+
+def _linear(site: Site, weight: Quantized, rows: bool, activations: Activations) -> None:
+    """Both operands of the product become dequantized; a row scale multiplies the product."""
+    node, tape = site.node, Tape()
+    by_row = rows and node.op_type == "MatMul" and not site.flipped
+    if site.activation not in activations:
+        activations[site.activation] = _fake_quantize(tape, site.activation, by_row)
+    rounded, scale = activations[site.activation]
+    stored = weight.emit(tape, site.weight.name or "weight")
+    swap = {site.activation: rounded, site.weight: stored}
+    inputs = [swap.get(value, value) if value is not None else None for value in node.inputs]
+    result = tape.node(node.op_type, inputs, dict(node.attributes.items())).outputs[0]
+    replace(tape, node.outputs, [result if scale is None else tape("Mul", result, scale)])
+
+
+def _fake_quantize(tape: Tape, x: ir.Value, rows: bool) -> tuple[ir.Value, ir.Value | None]:
+    """x after a round trip through uint8, and the factor its rows were divided by."""
+    scale = None
+    if rows:
+        largest = tape("ReduceMax", tape("Abs", x), tape.constant([-1], "last"), keepdims=1)
+        scale = tape("Max", largest, tape.constant(float(np.finfo(np.float32).tiny), "tiny"))
+        x = tape("Div", x, scale)
+    quantized = tape.node("DynamicQuantizeLinear", [x], outputs=3)
+    return tape("DequantizeLinear", *quantized.outputs), scale
+
+
+def _stored(site: Site, weight: Quantized, rows: bool, activations: Activations) -> None:
+    """The node reads the dequantized weight; its arithmetic stays float."""
+    node, tape = site.node, Tape()
+    stored = weight.emit(tape, site.weight.name or "weight")
+    inputs = [stored if value is site.weight else value for value in node.inputs]
+    new = tape.node(node.op_type, inputs, dict(node.attributes.items()), outputs=len(node.outputs))
+    for before, after in zip(node.outputs, new.outputs, strict=True):
+        after.name = before.name or ""
+    replace(tape, node.outputs, new.outputs)
+
+
+_SURGERY: Mapping[Kind, Callable[[Site, Quantized, bool, Activations], None]] = {
+    Kind.LINEAR: _linear,
+    Kind.EMBEDDING: _stored,
+    Kind.RECURRENT_INPUT: _stored,
+    Kind.RECURRENT_HIDDEN: _stored,
+}
