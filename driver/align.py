@@ -1,7 +1,8 @@
 """Which node of one graph is which of another.
 
-In this order: the same computation (op, attributes, everything upstream, weights by content); the same output name; the
-same node name; the same source nodes; and for what is left, the same op in the same order.
+In this order: the same computation (op, attributes, everything upstream, weights by content); the same op on the same
+weights; the same op on values that correspond; the same output name, node name or source nodes; and for what is left,
+the same op in the same order.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections import defaultdict, deque
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,9 @@ from ..ir.provenance import sources
 
 #: Left-over nodes beyond which they are not aligned by order: that step is quadratic.
 _ORDERED = 4000
+
+#: Elements from which on a constant tells nodes apart.
+_WEIGHT = 16
 
 Key = Callable[["Fingerprints", onnx_ir.Node], Hashable | None]
 
@@ -70,22 +74,74 @@ class Fingerprints:
 
 def align(a: Fingerprints, b: Fingerprints) -> Alignment:
     """Pair the nodes of two graphs. Linear in the nodes, but for the leftovers that are aligned by order."""
-    partner: dict[onnx_ir.Node, onnx_ir.Node] = {}
-    left, right = a.nodes, b.nodes
-    for key in _KEYS:
-        found = _paired(((node, key(a, node)) for node in left), ((node, key(b, node)) for node in right))
-        partner.update(found)
-        taken = set(found.values())
-        left = [node for node in left if node not in found]
-        right = [node for node in right if node not in taken]
-    found = _in_order(left, right)
-    partner.update(found)
-    taken = set(found.values())
+    matching = _Matching(a, b)
+    for key in _BY_CONTENT:
+        matching.by_key(key)
+    matching.by_inputs()
+    for key in _BY_NAME:
+        matching.by_key(key)
+    matching.by_inputs()
+    matching.in_order()
     return Alignment(
-        tuple((node, partner[node]) for node in a.nodes if node in partner),
-        tuple(node for node in left if node not in found),
-        tuple(node for node in right if node not in taken),
+        tuple((node, matching.partner[node]) for node in a.nodes if node in matching.partner),
+        tuple(matching.left),
+        tuple(matching.right),
     )
+
+
+class _Matching:
+    """The pairs so far, and what is left on both sides in graph order."""
+
+    def __init__(self, a: Fingerprints, b: Fingerprints) -> None:
+        self.prints = a, b
+        self.partner: dict[onnx_ir.Node, onnx_ir.Node] = {}
+        self.left, self.right = a.nodes, b.nodes
+
+    def by_key(self, key: Key) -> None:
+        """Pair left-over nodes of equal key, in graph order."""
+        waiting: dict[Hashable, deque[onnx_ir.Node]] = defaultdict(deque)
+        for node in self.right:
+            waiting[key(self.prints[1], node)].append(node)
+        keyed = ((node, key(self.prints[0], node)) for node in self.left)
+        self._take({node: waiting[mark].popleft() for node, mark in keyed if mark is not None and waiting.get(mark)})
+
+    def by_inputs(self) -> None:
+        """Pair left-over nodes of one op whose inputs correspond; a pair makes the inputs of its readers correspond."""
+        values = {x: y for pair in self.partner.items() for x, y in _outputs(*pair)}
+        waiting: dict[Hashable, deque[onnx_ir.Node]] = defaultdict(deque)
+        for node in self.right:
+            waiting[self._reads(node, 1, {})].append(node)
+        found: dict[onnx_ir.Node, onnx_ir.Node] = {}
+        for node in self.left:
+            known = any(value in values for value in node.inputs)
+            if known and (candidates := waiting.get(self._reads(node, 0, values))):
+                found[node] = candidates.popleft()
+                values.update(_outputs(node, found[node]))
+        self._take(found)
+
+    def in_order(self) -> None:
+        """Pair what is left where the same ops stand in the same order."""
+        if max(len(self.left), len(self.right)) > _ORDERED:
+            return
+        ops = [[(node.domain, node.op_type) for node in side] for side in (self.left, self.right)]
+        runs = difflib.SequenceMatcher(None, ops[0], ops[1], autojunk=False).get_matching_blocks()
+        self._take({self.left[run.a + i]: self.right[run.b + i] for run in runs for i in range(run.size)})
+
+    def _reads(
+        self, node: onnx_ir.Node, side: int, values: Mapping[onnx_ir.Value, onnx_ir.Value]
+    ) -> tuple[Hashable, ...]:
+        """The op and what it reads: computed values as the second graph knows them, constants and inputs by content."""
+        read = (
+            None if value is None else values.get(value, value) if value.producer() else self.prints[side].value(value)
+            for value in node.inputs
+        )
+        return node.domain, node.op_type, *read
+
+    def _take(self, found: Mapping[onnx_ir.Node, onnx_ir.Node]) -> None:
+        taken = set(found.values())
+        self.partner.update(found)
+        self.left = [node for node in self.left if node not in found]
+        self.right = [node for node in self.right if node not in taken]
 
 
 def attribute(attr: onnx_ir.Attr, prints: Fingerprints) -> str:
@@ -129,24 +185,19 @@ def _same_sources(_: Fingerprints, node: onnx_ir.Node) -> Hashable | None:
     return (node.domain, node.op_type, found) if found else None
 
 
-_KEYS: tuple[Key, ...] = (_same_and_named, _same, _same_output, _same_name, _same_sources)
+def _same_weights(prints: Fingerprints, node: onnx_ir.Node) -> Hashable | None:
+    tensors = [None if value is None or value.producer() is not None else value.const_value for value in node.inputs]
+    if not any(tensor is not None and tensor.size >= _WEIGHT for tensor in tensors):
+        return None
+    return node.domain, node.op_type, tuple("" if tensor is None else prints.tensor(tensor) for tensor in tensors)
 
 
-def _paired(
-    left: Iterable[tuple[onnx_ir.Node, Hashable | None]], right: Iterable[tuple[onnx_ir.Node, Hashable | None]]
-) -> dict[onnx_ir.Node, onnx_ir.Node]:
-    waiting: dict[Hashable, deque[onnx_ir.Node]] = defaultdict(deque)
-    for node, key in right:
-        waiting[key].append(node)
-    return {node: waiting[key].popleft() for node, key in left if key is not None and waiting.get(key)}
+_BY_CONTENT: tuple[Key, ...] = (_same_and_named, _same, _same_weights)
+_BY_NAME: tuple[Key, ...] = (_same_output, _same_name, _same_sources)
 
 
-def _in_order(left: list[onnx_ir.Node], right: list[onnx_ir.Node]) -> dict[onnx_ir.Node, onnx_ir.Node]:
-    if max(len(left), len(right)) > _ORDERED:
-        return {}
-    ops = [[(node.domain, node.op_type) for node in side] for side in (left, right)]
-    blocks = difflib.SequenceMatcher(None, ops[0], ops[1], autojunk=False).get_matching_blocks()
-    return {left[block.a + i]: right[block.b + i] for block in blocks for i in range(block.size)}
+def _outputs(a: onnx_ir.Node, b: onnx_ir.Node) -> Iterable[tuple[onnx_ir.Value, onnx_ir.Value]]:
+    return zip(a.outputs, b.outputs, strict=False)
 
 
 def _digest(parts: Iterable[str]) -> str:

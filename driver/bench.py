@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir
 
-from ..backends.base import Feeds, Interface, Session
+from ..backends.base import Interface, Session
 from ..backends.catalogue import find
 from ..ir.compare import compare
 from ..ir.errors import OptionError, TersorError
-from ..ir.feeds import random_feeds
+from ..ir.feeds import Feeds, random_feeds
 from ..passes.run import Observer
 from .contestant import Contestant
 from .data import batches

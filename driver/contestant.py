@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import onnx_ir
 
 from ..backends import catalogue
-from ..backends.base import Array, Feeds, Interface, Session
+from ..backends.base import Interface, Session
 from ..ir.errors import ModelError, OptionError, UnsupportedError, nearest
+from ..ir.feeds import Array, Feeds
 from ..ir.load import load
 from ..passes.syntax import build
 from .artifact import check_files

@@ -101,10 +101,11 @@ class _Partners:
             x: y for first, second in found.pairs for x, y in zip(first.outputs, second.outputs, strict=False)
         }
         self.weights = tuple({value.name or "": value for value in _initializers(model)} for model in models)
-        before, after = self.weights
-        self.pairs = {name: name for name in before if name in after}
-        self._by_content(before, after)
-        self._by_reader(found, before, after)
+        self.pairs: dict[str, str] = {}
+        self._by_content()
+        self._by_reader(found)
+        before, after = self._free()
+        self.pairs.update({name: name for name in before if name in after})
 
     def same(self, x: onnx_ir.Value | None, y: onnx_ir.Value | None) -> bool:
         """Whether two inputs are one value: made by nodes that correspond, the same graph input, or paired weights."""
@@ -120,22 +121,32 @@ class _Partners:
         """Whether two weights hold the same numbers."""
         return self._prints[0].value(x) == self._prints[1].value(y)
 
-    def _by_content(self, before: Mapping[str, onnx_ir.Value], after: Mapping[str, onnx_ir.Value]) -> None:
-        free = {self._prints[1].value(value): name for name, value in after.items() if name not in before}
-        for name, value in before.items():
-            if name not in self.pairs and (partner := free.pop(self._prints[0].value(value), None)) is not None:
+    def _free(self) -> tuple[dict[str, onnx_ir.Value], dict[str, onnx_ir.Value]]:
+        before, after = self.weights
+        taken = set(self.pairs.values())
+        return (
+            {name: value for name, value in before.items() if name not in self.pairs},
+            {name: value for name, value in after.items() if name not in taken},
+        )
+
+    def _by_content(self) -> None:
+        before, after = self.weights
+        prints = [{name: self._prints[i].value(value) for name, value in self.weights[i].items()} for i in (0, 1)]
+        self.pairs.update({name: name for name in before if name in after and prints[0][name] == prints[1][name]})
+        before, after = self._free()
+        free = {prints[1][name]: name for name in after}
+        for name in before:
+            if (partner := free.pop(prints[0][name], None)) is not None:
                 self.pairs[name] = partner
 
-    def _by_reader(
-        self, found: Alignment, before: Mapping[str, onnx_ir.Value], after: Mapping[str, onnx_ir.Value]
-    ) -> None:
-        taken = set(self.pairs.values())
+    def _by_reader(self, found: Alignment) -> None:
+        before, after = self._free()
         for first, second in found.pairs:
             for x, y in zip(first.inputs, second.inputs, strict=False):
                 names = (x.name or "" if x is not None else ""), (y.name or "" if y is not None else "")
-                if names[0] in before and names[1] in after and names[0] not in self.pairs and names[1] not in taken:
+                if names[0] in before and names[1] in after:
                     self.pairs[names[0]] = names[1]
-                    taken.add(names[1])
+                    del before[names[0]], after[names[1]]
 
 
 def _initializers(model: onnx_ir.Model) -> Iterator[onnx_ir.Value]:
@@ -171,7 +182,7 @@ def _inputs(a: onnx_ir.Node, b: onnx_ir.Node, partners: _Partners) -> Iterator[s
         x = a.inputs[index] if index < len(a.inputs) else None
         y = b.inputs[index] if index < len(b.inputs) else None
         if not partners.same(x, y):
-            yield f"input {index}: {_name(x)} -> {_name(y)}"
+            yield f"input {index}: {_origin(x)} -> {_origin(y)}"
 
 
 def _weights(partners: _Partners) -> Iterator[WeightChange]:
@@ -237,13 +248,16 @@ def _note(node: onnx_ir.Node) -> NodeNote:
     return NodeNote(format_node(node), sources(node) if KEY in node.metadata_props else ())
 
 
-def _name(value: onnx_ir.Value | None) -> str:
-    return "none" if value is None else value.name or "?"
+def _origin(value: onnx_ir.Value | None) -> str:
+    if value is None:
+        return "none"
+    producer = value.producer()
+    return f"{value.name or '?'} ({_type(value) if producer is None else f'of {producer.op_type}'})"
 
 
 def _type(value: onnx_ir.Value) -> str:
     tensor = value.const_value
-    return "?" if tensor is None else f"{tensor.dtype.name.lower()}[{', '.join(map(str, tensor.shape))}]"
+    return "an input" if tensor is None else f"{tensor.dtype.name.lower()}[{', '.join(map(str, tensor.shape))}]"
 
 
 def _bytes(value: onnx_ir.Value) -> int:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir
 
-from ..backends.base import Feeds, Interface
+from ..backends.base import Interface
 from ..ir.errors import OptionError, nearest
-from ..ir.feeds import random_feeds
+from ..ir.feeds import Feeds, random_feeds
 from ..ir.shapes import dimension_names
 from .data import batches
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import onnx_ir
 
-from ..backends.base import Array, Feeds, Interface, Session
+from ..backends.base import Interface, Session
 from ..ir.compare import Comparison, compare
 from ..ir.errors import ContractError
+from ..ir.feeds import Array, Feeds
 from ..ir.runner import runner
 from ..passes.base import Contract, Exact, Lossy
 from ..passes.run import allowed, worst_loss

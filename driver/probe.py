@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..backends.base import Feeds
 from ..ir.errors import ModelError
+from ..ir.feeds import Feeds
 
 _STATUS = Path("/proc/self/status")
 _TIMEOUT_SECONDS = 600

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import onnx_ir
 
-from ..backends.base import Backend, Feeds, Interface, Session
+from ..backends.base import Backend, Interface, Session
 from ..ir.errors import ContractError, TersorError, UnsupportedError, unsupported
+from ..ir.feeds import Feeds
 from ..passes.base import Context, Contract
 from ..passes.report import Report, Size
 from ..passes.run import Observer, Verify, run_pipeline, worst_loss

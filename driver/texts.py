@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..backends.base import Array, Interface
+from ..backends.base import Interface
 from ..ir.errors import ModelError, OptionError, UnsupportedError
+from ..ir.feeds import Array
 from ..ir.level import Port
 
 if TYPE_CHECKING:

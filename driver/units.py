@@ -64,8 +64,10 @@ def change(before: float, after: float) -> str:
     >>> change(90.0, 22.5), change(10, 20), change(7, 7)
     ('4.00x smaller', '2.00x larger', 'unchanged')
     """
-    if before == after or not before or not after:
+    if not before or not after:
         return "unchanged" if before == after else "new" if not before else "gone"
+    if round(max(before, after) / min(before, after), 2) == 1.0:
+        return "unchanged" if before == after else "about the same"
     return f"{before / after:.2f}x smaller" if after < before else f"{after / before:.2f}x larger"
 
 

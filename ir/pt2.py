@@ -6,6 +6,7 @@ archive is inspected first and refused when it does. Tried with archives of torc
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import re
@@ -18,9 +19,9 @@ import torch
 
 from .errors import ModelError
 
-# Shapes are kept as text that torch evaluates. Its own are sums, products and calls of sympy classes (Max, FloorDiv).
-_EXPRESSION = re.compile(r"[\w\s+\-*/%().,<>=!&|~]*")
-_UNSAFE = re.compile(r"__|[a-z_]\w*\s*\(|[A-Za-z_)\]]\s*\.|\b(import|lambda)\b")
+# What a node of an exported program calls: operators, and Python's and torch's arithmetic on sizes.
+_TARGET = re.compile(r"torch\.ops\.\w+\.\w+(\.\w+)?|_operator\.\w+|math\.\w+|torch\._?sym_\w+")
+_ARITHMETIC = (ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.operator, ast.unaryop, ast.boolop, ast.cmpop)
 _AGAIN = "save the program again with torch.export.save of torch 2.11 or newer"
 
 
@@ -50,8 +51,9 @@ def _inspect(archive: zipfile.ZipFile, path: Path) -> None:
         raise ModelError(f"{path} is a file of torch.save, a pickle, and pickles are never loaded; {_AGAIN}")
     if any(name.startswith("data/aotinductor/") for name in names):
         raise ModelError(f"{path} holds compiled code, not a graph: give the program before aoti_compile_and_package")
-    if "models/model.json" not in names:
-        raise ModelError(f"{path} holds no exported program named 'model'; {_AGAIN}")
+    programs = [name for name in listed if "models/" in name]
+    if "models/model.json" not in names or len(programs) > 1 or len({name.partition("/")[0] for name in listed}) > 1:
+        raise ModelError(f"{path} holds {programs or 'no program'}, expected one named 'model'; {_AGAIN}")
     for folder in ("weights", "constants"):
         config = json.loads(archive.read(names[f"data/{folder}/model_{folder}_config.json"]))
         pickled = [key for key, item in config["config"].items() if _is_pickled(item)]
@@ -59,9 +61,10 @@ def _inspect(archive: zipfile.ZipFile, path: Path) -> None:
             what = ", ".join(pickled[:4]) or folder
             raise ModelError(f"{path} holds pickled objects ({what}), and pickles are never loaded; {_AGAIN}")
     _check_samples(archive.read(names["data/sample_inputs/model.pt"]), path)
-    for text in _expressions(json.loads(archive.read(names["models/model.json"]))):
-        if not _EXPRESSION.fullmatch(text) or _UNSAFE.search(text):
-            raise ModelError(f"{path} holds the shape expression {text[:60]!r}, as torch writes none: it is not loaded")
+    for kind, text in _evaluated(json.loads(archive.read(names["models/model.json"]))):
+        harmless = _TARGET.fullmatch(text) is not None if kind == "target" else _is_arithmetic(text)
+        if not harmless:
+            raise ModelError(f"{path} holds the {kind} {text[:60]!r}, as torch writes none: it is not loaded")
 
 
 def _is_pickled(item: dict[str, object]) -> bool:
@@ -81,13 +84,41 @@ def _check_samples(data: bytes, path: Path) -> None:
         ) from error
 
 
-def _expressions(tree: object) -> Iterator[str]:
+def _evaluated(tree: object) -> Iterator[tuple[str, str]]:
+    """The texts that torch looks up or evaluates: what each node calls, and the expressions of shapes."""
     if isinstance(tree, dict):
-        for key, item in tree.items():
-            if key == "expr_str" and isinstance(item, str):
-                yield item
-            else:
-                yield from _expressions(item)
+        if isinstance(tree.get("target"), str) and "inputs" in tree:
+            yield "target", tree["target"]
+        if isinstance(tree.get("expr_str"), str):
+            yield "shape expression", tree["expr_str"]
+        for item in tree.values():
+            yield from _evaluated(item)
     elif isinstance(tree, list):
         for item in tree:
-            yield from _expressions(item)
+            yield from _evaluated(item)
+
+
+def _is_arithmetic(text: str) -> bool:
+    """Whether evaluating `text` as torch does makes numbers, symbols and functions of these, and does nothing else."""
+    try:
+        return _is_harmless(ast.parse(text.strip(), mode="eval").body)
+    except (SyntaxError, ValueError, RecursionError):
+        return False
+
+
+def _is_harmless(node: ast.AST) -> bool:
+    if isinstance(node, ast.Constant):
+        # Some functions evaluate the text that they are given.
+        return isinstance(node.value, int | float)
+    if isinstance(node, ast.Name):
+        return not node.id.startswith("_")
+    if isinstance(node, ast.Call):
+        if not isinstance(node.func, ast.Name) or not re.fullmatch(r"[A-Z][A-Za-z]+", node.func.id):
+            return False
+        given = list(node.args)
+        if node.func.id in ("Symbol", "Float") and given and isinstance(given[0], ast.Constant):
+            label = given.pop(0)
+            if not isinstance(label, ast.Constant) or not re.fullmatch(r"[\w.+-]+", str(label.value)):
+                return False
+        return all(map(_is_harmless, (*given, *(keyword.value for keyword in node.keywords))))
+    return isinstance(node, _ARITHMETIC) and all(map(_is_harmless, ast.iter_child_nodes(node)))

@@ -36,6 +36,7 @@ from .repair import mend
 
 _NARROWED = re.compile(r"^\s*(\w+) = Dim\('\w+'(?:, min=(\d+))?(?:, max=(\d+))?\)", re.MULTILINE)
 _SPECIALIZED = re.compile(r"You marked (\S+) as dynamic but your code specialized it to be a constant \((\d+)\)")
+_MULTIPLE = re.compile(r"(\d+)\*_\w+")
 _ATTEMPTS = 3
 _LIBRARIES = (Path(torch.__file__).parent, Path(sysconfig.get_path("stdlib")), Path(__file__).parent)
 
@@ -65,14 +66,14 @@ def trace(
     if isinstance(source, torch.export.ExportedProgram):
         if positional or kwargs:
             raise ModelError("an ExportedProgram is traced already: it takes no example inputs")
-        traps.check_program(source)
+        traps.check_modes(source)
         return _converted(source, _program_plan(source, dynamic or {}), opset)
     traps.check_module(source)
     call = traps.Call.of(source, positional, dict(kwargs or {}))
     call.check()
     plan = Plan.of(dynamic or {}, call.tensors)
     program, plan = _exported(source, call, plan)
-    traps.check_program(program)
+    traps.check_modes(program)
     return _converted(program, plan, opset)
 
 
@@ -128,15 +129,32 @@ def _explained(error: Exception, module: torch.nn.Module, plan: Plan, widened: l
             "dynamic, or have forward take sizes from x.shape instead of constants"
         )
     if "Constraints violated" in message:
-        _, _, fixes = message.partition("Suggested fixes:")
-        wanted = "; ".join(part.strip() for part in fixes.strip().splitlines() if " = " in part)
         asked = ", ".join(f"{name} {dimensions.describe(pair)}" for name, pair in plan.ranges.items())
         return ModelError(
             f"{where} with the dynamic dimensions asked for ({asked}){wide}: forward needs "
-            f"{wanted or 'narrower ones'}. Ask for that"
+            f"{_wanted(message)}. Ask for that, or pad inside of forward"
         )
     first = next((part.strip() for part in message.splitlines() if part.strip()), "no message")
     return ModelError(f"{where}{at}{wide}: {type(error).__name__}: {first}")
+
+
+def _wanted(message: str) -> str:
+    """What torch suggests, for people: `sequence = Dim('sequence', max=512)` is `sequence up to 512`."""
+    _, _, suggestions = message.partition("Suggested fixes:")
+    told = []
+    for line in suggestions.splitlines():
+        name, found, fix = (part.strip() for part in line.partition(" = "))
+        if not found or name.startswith("_"):
+            continue
+        multiple, bounds = _MULTIPLE.fullmatch(fix), _NARROWED.match(line)
+        if multiple:
+            told.append(f"{name} to be a multiple of {multiple[1]}")
+        elif bounds:
+            low, high = bounds[2], bounds[3]
+            told.append(f"{name} to be {f'from {low} ' if low else ''}{f'up to {high}' if high else 'up'}")
+        else:
+            told.append(f"{name} to be {fix}")
+    return " and ".join(told) or "fewer sizes"
 
 
 def _user_line(error: BaseException) -> str | None:
@@ -197,6 +215,8 @@ def _converted(program: torch.export.ExportedProgram, plan: Plan, opset: int) ->
             f"torch's ONNX exporter has no translation for the module at opset {opset}: {reason}. Write that part of "
             "forward with other operators"
         ) from error
+    assert converted.exported_program is not None
+    traps.check_pure(converted.exported_program)
     model = converted.model
     mend(model)
     name_transposed(model, origins)

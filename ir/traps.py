@@ -115,8 +115,8 @@ def check_module(module: torch.nn.Module) -> None:
         )
 
 
-def check_program(program: torch.export.ExportedProgram) -> None:
-    """Raise ModelError for what a graph of pure functions cannot do, and for layers traced as for training."""
+def check_pure(program: torch.export.ExportedProgram) -> None:
+    """Raise ModelError for writes to inputs and buffers; `program` is one whose decompositions have run."""
     signature = program.graph_signature
     inputs = sorted(set(signature.user_inputs_to_mutate.values()))
     if inputs:
@@ -130,6 +130,10 @@ def check_program(program: torch.export.ExportedProgram) -> None:
             f"forward updates {'buffers' if len(buffers) > 1 else 'the buffer'} {', '.join(buffers[:4])}, and a graph "
             "has no memory: make that state an input and an output"
         )
+
+
+def check_modes(program: torch.export.ExportedProgram) -> None:
+    """Raise ModelError for layers that were traced as for training."""
     for node in program.graph.nodes:
         position = _TRAINING_FLAG.get(str(node.target))
         if position is not None and len(node.args) > position and node.args[position] is True:

@@ -43,11 +43,14 @@ class OnnxRuntime(Backend):
     """ONNX Runtime.
 
     provider: `cpu`, or another execution provider that this build of ONNX Runtime has, such as `cuda` or `tensorrt`.
+    spin: let idle threads spin between runs, as a plain session does: a little quicker to start, at the price of the
+    cores that whatever else runs would have used.
     """
 
     name: ClassVar[str] = "onnxruntime"
     install: ClassVar[str] = "pip install onnxruntime"
     provider: str = "cpu"
+    spin: bool = False
 
     @classmethod
     def version(cls) -> str | None:
@@ -83,6 +86,7 @@ class OnnxRuntime(Backend):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.log_severity_level = 3
+        options.add_session_config_entry("session.force_spinning_stop", "0" if self.spin else "1")
         return onnxruntime.InferenceSession(str(path), options, providers=[self._provider()])
 
     def _provider(self) -> str:

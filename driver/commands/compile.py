@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from ..artifact import Artifact
     from ..manifest import CandidateData, Manifest
 
+#: Seconds below which the manifest's rounding leaves nothing.
+_TICK = 1e-4
+
 
 def compile(
     output: Annotated[
@@ -112,14 +115,24 @@ def _summary(made: Artifact) -> Iterator[RenderableType]:
     for stage in manifest["stages"]:
         if stage["passes"]:
             yield console.heading(f"{stage['name']}, {duration(stage['seconds'])}")
+            idle = [str(record["pass"]) for record in stage["passes"] if _idle(record)]
             columns = ("pass", ">fired", ">missed", ">nodes", ">weights", ">time", ">loss")
-            yield console.table(*columns, rows=map(_pass, stage["passes"]))
+            yield console.table(*columns, rows=(_pass(record) for record in stage["passes"] if not _idle(record)))
+            if idle:
+                yield f"[dim]nothing to do for {console.literal(', '.join(dict.fromkeys(idle)))}[/]"
     if manifest["candidates"][1:]:
         yield console.heading("candidates")
         columns = ("target", "", ">speed (95 % interval)", ">p50", ">on disk", ">loss", "why")
         yield console.table(*columns, rows=map(_candidate, manifest["candidates"]))
     yield console.heading("result")
     yield console.table("", "", rows=_result(made))
+
+
+def _idle(record: Mapping[str, object]) -> bool:
+    """Whether a pass found nothing, changed nothing and measured nothing."""
+    nodes, held = record["nodes"], record["bytes"]
+    still = isinstance(nodes, list) and isinstance(held, list) and nodes[0] == nodes[1] and held[0] == held[1]
+    return still and not record["matches"] and not record["misses"] and record["loss"] is None
 
 
 def _pass(record: Mapping[str, object]) -> list[object]:
@@ -131,11 +144,15 @@ def _pass(record: Mapping[str, object]) -> list[object]:
         record["pass"],
         record["matches"] or "-",
         (len(misses) if isinstance(misses, list) else 0) or "-",
-        nodes[1] if nodes[0] == nodes[1] else f"{nodes[0]} -> {nodes[1]}",
-        size(held[1]) if held[0] == held[1] else f"{size(held[0])} -> {size(held[1])}",
-        duration(seconds) if isinstance(seconds, float | int) else "",
+        _step(f"{nodes[0]:,}", f"{nodes[1]:,}"),
+        _step(size(held[0]), size(held[1])),
+        duration(seconds) if isinstance(seconds, float | int) and seconds >= _TICK else "<0.1 ms",
         error(loss) if isinstance(loss, float | int) else "",
     ]
+
+
+def _step(before: str, after: str) -> str:
+    return before if before == after else f"{before} -> {after}"
 
 
 def _candidate(item: CandidateData) -> list[object]:
@@ -156,7 +173,8 @@ def _result(made: Artifact) -> Iterator[tuple[str, str]]:
     before, after = manifest["sizes"]["weights"]
     nodes, target = manifest["sizes"]["nodes"], manifest["target"]
     yield "target", f"{target['text']} ({target['version']})"
-    yield "weights", f"{size(before)} -> {size(after)}, {change(before, after)}; {nodes[0]:,} -> {nodes[1]:,} nodes"
+    yield "weights", f"{_step(size(before), size(after))}, {change(before, after)}"
+    yield "nodes", _step(f"{nodes[0]:,}", f"{nodes[1]:,}")
     yield "loss", _loss(manifest)
     yield from _quality(manifest)
     yield "time", duration(manifest["seconds"].get("total", 0.0))

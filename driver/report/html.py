@@ -165,8 +165,8 @@ def _pass(record: Mapping[str, object]) -> Sequence[object]:
         Markup(f'<span class="{"fired" if fired else "idle"}">{markup(record["pass"])}</span>'),
         f"{fired:,.0f}",
         _misses(record["misses"]),
-        f"{nodes[0]:,.0f} → {nodes[1]:,.0f}" if nodes[0] != nodes[1] else f"{nodes[0]:,.0f}",
-        f"{size(weights[0])} → {size(weights[1])}" if weights[0] != weights[1] else size(weights[0]),
+        _step(f"{nodes[0]:,.0f}", f"{nodes[1]:,.0f}"),
+        _step(size(weights[0]), size(weights[1])),
         duration(_number(record["seconds"])),
         error(_number(loss)) if loss is not None else "",
         record["contract"],
@@ -263,6 +263,10 @@ def _circumstances(manifest: Manifest) -> Markup:
         ("versions", ", ".join(f"{name} {found}" for name, found in manifest["versions"].items() if found)),
     ]
     return section("Circumstances", table(("", ""), about))
+
+
+def _step(before: str, after: str) -> str:
+    return before if before == after else f"{before} → {after}"
 
 
 def _measured(value: float | None) -> str:

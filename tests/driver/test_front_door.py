@@ -40,6 +40,7 @@ def test_importing_loads_no_other_package(tmp_path: Path) -> None:
 
 
 def test_defining_a_pass_loads_neither_torch_nor_a_runtime(tmp_path: Path) -> None:
-    code = "import sys, tersor; tersor.Pass, tersor.Pipeline, tersor.Exact; print({'torch', 'onnxruntime'} & set(sys.modules))"
+    names = "tersor.Pass, tersor.Pipeline, tersor.Exact"
+    code = f"import sys, tersor; {names}; print({{'torch', 'onnxruntime'}} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import onnx_ir
 import pytest
-from tersor.backends.base import Array, Feeds, Interface, Session
+from tersor.backends.base import Interface, Session
 from tersor.driver import metric as metrics
 from tersor.driver.metric import MaxDrop, drop, evaluate, find
 from tersor.ir.errors import ModelError, OptionError
+from tersor.ir.feeds import Array, Feeds
 from tersor.ir.text import graph
 
 

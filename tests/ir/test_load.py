@@ -344,7 +344,7 @@ def _zip(names: tuple[str, ...]) -> Callable[[Path], object]:
         ("m.pt2", lambda path: path.write_bytes(b"PK\x03\x04"), r"no complete \.pt2 archive"),
         ("m.pt2", _zip(("a/data.pkl",)), "a file of torch.save, a pickle"),
         ("m.pt2", _zip(("a/data/aotinductor/x.so",)), "holds compiled code"),
-        ("m.pt2", _zip(("a/b",)), "no exported program"),
+        ("m.pt2", _zip(("a/b",)), "holds no program, expected one"),
     ],
 )
 def test_refuses_what_is_no_model(
