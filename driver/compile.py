@@ -14,7 +14,6 @@ from ..ir.feeds import Feeds
 from ..ir.load import Source
 from ..ir.save import atomic_folder
 from ..passes.base import Context, Pass
-from ..passes.pipeline import Pipeline
 from ..passes.report import Report
 from ..passes.run import Observer, Verify, run_pipeline
 from .artifact import Artifact
@@ -22,7 +21,7 @@ from .data import batches
 from .job import run
 from .metric import Metric
 from .original import BATCHES
-from .recipe import Recipe, verify_of
+from .recipe import Recipe, pipeline_of, verify_of
 from .request import resolve
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def run_passes(
     without). `verify`: `off`, `fast` (each stretch of exact passes, each lossy pass) or `each`. Raises ContractError or
     PassError that name the pass; `model` is then as it came.
     """
-    pipeline, mode = Pipeline.of(passes), verify_of(verify)
+    pipeline, mode = pipeline_of(passes), verify_of(verify)
     feeds = () if data is None else batches(data, Interface.of(model))[0][:BATCHES]
     return run_pipeline(pipeline, model, Context(feeds=feeds), verify=mode, observe=observe)
 

@@ -9,26 +9,28 @@ import onnx_ir
 
 from ..backends.base import Interface
 from ..ir.errors import OptionError
-from ..ir.level import Level
 from ..ir.load import load
 from ..ir.text import excerpt, place
-from ..passes.base import Context, Finding
+from ..passes.base import Context, Finding, Pass
 from ..passes.pipeline import Pipeline, text_of
 from ..passes.presets import RAISING
 from ..passes.run import Observer, Verify, run_pipeline
+from ..passes.syntax import build, parse
 from .data import batches
+from .stages import standing
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """raised: whether the model was brought to the semantic level first, as `compile` does.
+    """What a pass finds in a model.
 
+    after: what was run before it, in words.
     excerpts: the graph around each place where the pass does not fire.
     """
 
     text: str
     contract: str
-    raised: bool
+    after: str
     fired: tuple[Finding, ...]
     missed: tuple[Finding, ...]
     excerpts: Mapping[str, str]
@@ -37,32 +39,42 @@ class Explanation:
 def explain(
     source: str, passes: str, *, data: str | None = None, imported: bool = False, observe: Observer | None = None
 ) -> Explanation:
-    """Explain the last pass of `passes`, those before it applied first.
+    """Explain the last pass of `passes` on the graph that it meets in a compile.
 
-    imported: explain on the graph as it was loaded; otherwise it is raised first where the pass works at the semantic
-    level or below. Raises OptionError for an empty pipeline.
+    A pass that raising or a lowering runs is explained where it stands there, any other after raising and the passes
+    named before it. imported: explain on the graph as it was loaded. Raises OptionError where there is no such pass.
     """
-    steps = tuple(Pipeline.of(passes).flat())
-    if not steps:
-        raise OptionError("there is no pass to explain; `tersor passes` lists them")
+    after, before, made = _prepared(passes)
     if observe is not None:
         observe(f"load {source}")
     model = load(source)
     context = Context(feeds=() if data is None else batches(data, Interface.of(model))[0])
-    raised = not imported and steps[-1].level is not Level.IMPORTED
-    if raised:
-        run_pipeline(RAISING, model, context, verify=Verify.OFF, observe=observe)
-    if steps[1:]:
-        run_pipeline(Pipeline(steps=steps[:-1]), model, context, verify=Verify.OFF, observe=observe)
-    outcome = steps[-1].explain(model, context)
+    if not imported:
+        run_pipeline(Pipeline(steps=before), model, context, verify=Verify.OFF, observe=observe)
+    outcome = made.explain(model, context)
     return Explanation(
-        text=text_of(steps[-1]),
-        contract=str(steps[-1].contract),
-        raised=raised,
+        text=text_of(made),
+        contract=str(made.contract),
+        after="nothing, as loaded" if imported else after,
         fired=tuple(finding for finding in outcome.findings if finding.miss is None),
         missed=outcome.misses,
         excerpts=_excerpts(model, {finding.place for finding in outcome.misses}),
     )
+
+
+def _prepared(passes: str) -> tuple[str, tuple[Pass, ...], Pass]:
+    """What the pass to explain comes after, in words and as passes, and the pass."""
+    parsed = parse(passes)
+    place = standing(parsed[0].name) if len(parsed) == 1 and parsed[0].steps is None else None
+    if place is not None:
+        options = parsed[0].options
+        made = build(type(place.made), place.made.name, options) if options else place.made
+        return f"what stands before it in {place.stage}", place.before, made
+    steps = tuple(Pipeline.of(passes).flat())
+    if not steps:
+        raise OptionError("there is no pass to explain; `tersor passes` lists them")
+    words = ", ".join(["raising", *map(text_of, steps[:-1])])
+    return words, (*RAISING.flat(), *steps[:-1]), steps[-1]
 
 
 def _excerpts(model: onnx_ir.Model, places: set[str]) -> dict[str, str]:

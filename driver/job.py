@@ -83,10 +83,10 @@ def run(request: Request, folder: Path, observe: Observer | None) -> tuple[Manif
     with clock("lower"):
         candidates = select.build(request.backends, stock, folder, lower, check)
     with clock("time"):
-        ready, timings = select.ranked(candidates, feeds.calibration[:BATCHES], request.timing_seconds)
+        ready, heats = select.ranked(candidates, feeds.calibration[:BATCHES], request.timing_seconds)
     with clock("quality"):
         kept = quality.choose(ready, candidates)
-    entries = [candidate.to_dict(kept, timings) for candidate in candidates]
+    entries = [candidate.to_dict(kept, heats) for candidate in candidates]
     report = raising + rewriting + kept.lowering
     assert kept.interface is not None  # it was lowered
     assert kept.size is not None

@@ -11,15 +11,17 @@ max_drop: 1%
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 from ..ir.errors import OptionError, TersorError, nearest
+from ..passes.base import Pass
 from ..passes.pipeline import Pipeline
 from ..passes.run import Verify
+from . import reference
 
 NAME = "recipe.yaml"
 
@@ -116,6 +118,12 @@ def _seconds(value: object) -> float:
     return float(value)
 
 
+def pipeline_of(value: str | Pass | Sequence[object]) -> Pipeline:
+    """`Pipeline.of`, with the working directory on the import path for passes that live in the user's own files."""
+    with reference.importable():
+        return Pipeline.of(value)
+
+
 def verify_of(value: object) -> Verify:
     """The `Verify` that a name stands for. Raises OptionError with the names."""
     # YAML reads a bare `off` as false.
@@ -128,7 +136,7 @@ def verify_of(value: object) -> Verify:
 _READERS: Mapping[str, Callable[[object], object]] = {
     "source": _text,
     "target": _text,
-    "passes": Pipeline.of,  # type: ignore[dict-item]  # refuses what is no pipeline with OptionError
+    "passes": pipeline_of,  # type: ignore[dict-item]  # refuses what is no pipeline
     "data": _text,
     "metric": _text,
     "max_drop": _drop,

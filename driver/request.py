@@ -15,10 +15,11 @@ from ..passes.base import Pass
 from ..passes.pipeline import Pipeline
 from ..passes.run import Verify
 from . import metric as metrics
+from . import reference
 from .data import absolute
 from .metric import MaxDrop, Metric
 from .origin import recorded
-from .recipe import Recipe, verify_of
+from .recipe import Recipe, pipeline_of, verify_of
 from .select import TIMING_SECONDS
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def resolve(
     joined = Recipe(
         source=None if source is None else recorded(source),
         target=None if target == "cpu" else target,
-        passes=None if passes is None else Pipeline.of(passes),
+        passes=None if passes is None else pipeline_of(passes),
         data=str(data) if isinstance(data, str | Path) else None,
         metric=metric if isinstance(metric, str) else None,
         max_drop=None if max_drop is None else str(max_drop),
@@ -86,8 +87,10 @@ def resolve(
     measured = None if measure is None else metrics.find(measure)
     pipeline = joined.passes or Pipeline()
     asked = joined.target or "cpu"
+    local = [type(step).__qualname__ for step in pipeline.flat() if reference.spell(type(step)) is None]
     notes = {
         "source": recorded(found) is None,
+        f"passes that no other process can import ({', '.join(local)})": bool(local),
         "example inputs or dynamic dimensions": bool(args or kwargs or dynamic),
         "data": wanted is not None and not isinstance(wanted, str | Path),
         "metric": measured is not None and not metrics.is_found_by_name(measured),
@@ -116,7 +119,7 @@ def resolve(
             verify=joined.verify,
             timing_seconds=joined.timing_seconds,
         ),
-        notes=tuple(f"{what} given in code, not recorded here" for what, only in notes.items() if only),
+        notes=tuple(f"not recorded, given in code: {what}" for what, only in notes.items() if only),
     )
 
 

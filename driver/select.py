@@ -20,12 +20,27 @@ from ..passes.run import Observer, Verify, run_pipeline, worst_loss
 from ..passes.syntax import Step, to_text
 from .manifest import CandidateData
 from .original import Recorded, hold
-from .timing import Interval, Timings, paired
+from .timing import Contestant, Interval, Timings, paired
 
 #: How long the candidates of a group target are timed against each other, unless the recipe says otherwise.
 TIMING_SECONDS = 0.5
 
+#: How many times slower than the fastest a candidate may be and still run the longer heat, of at least so many pairs.
+HOPELESS = 3.0
+PAIRS = 5
+
 _STATUS: Mapping[type[Exception], str] = {UnsupportedError: "unsupported", ContractError: "over-contract"}
+
+
+@dataclass(frozen=True)
+class Heats:
+    """What was timed, the most telling first."""
+
+    timings: tuple[Timings, ...] = ()
+
+    def of(self, *names: str) -> Timings | None:
+        """The first in which all of `names` took part."""
+        return next((one for one in self.timings if all(name in one.seconds for name in names)), None)
 
 
 @dataclass
@@ -91,11 +106,11 @@ class Candidate:
             hold(contract, comparison, self.text)
         self.seconds += time.perf_counter() - start
 
-    def to_dict(self, kept: Candidate, timings: Timings | None) -> CandidateData:
+    def to_dict(self, kept: Candidate, heats: Heats) -> CandidateData:
         """As written to `manifest.json`."""
-        timed = timings is not None and self.text in timings.seconds
-        speed = timings.ratio(kept.text, self.text) if timings is not None and timed else None
-        latency = timings.latency(self.text) if timings is not None and timed else None
+        timings = heats.of(kept.text, self.text)
+        speed = None if timings is None else timings.ratio(kept.text, self.text)
+        latency = None if timings is None else timings.latency(self.text)
         return {
             "target": self.text,
             "version": self.version,
@@ -152,17 +167,29 @@ def build(
     return made
 
 
-def ranked(
-    candidates: Sequence[Candidate], feeds: Sequence[Feeds], seconds: float
-) -> tuple[list[Candidate], Timings | None]:
-    """The open candidates, fastest first by paired ratios, and their timings; nothing is timed where there is one."""
+def ranked(candidates: Sequence[Candidate], feeds: Sequence[Feeds], seconds: float) -> tuple[list[Candidate], Heats]:
+    """The open candidates, fastest first by paired ratios; nothing is timed where there is only one.
+
+    All run a short heat; those within HOPELESS of its fastest run a longer one, which a slow one would eat up.
+    """
     ready = [candidate for candidate in candidates if candidate.session is not None]
     if len(ready) < 2:
-        return ready, None
-    contestants = {c.text: c.session.run_unchecked for c in ready if c.session is not None}
-    timings = paired(contestants, feeds, rounds=1000, warmup=2, budget_seconds=seconds)
-    first = ready[0].text
-    return sorted(ready, key=lambda candidate: -timings.ratio(first, candidate.text).median), timings
+        return ready, Heats()
+    first = paired(_contestants(ready), feeds, rounds=1000, budget_seconds=seconds / 2)
+    order = _ordered(ready, first)
+    finalists = [one for one in order if first.ratio(order[0].text, one.text).median * HOPELESS >= 1]
+    if len(finalists) < 2:
+        return order, Heats((first,))
+    last = paired(_contestants(finalists), feeds, rounds=1000, budget_seconds=seconds, least=PAIRS)
+    return [*_ordered(finalists, last), *order[len(finalists) :]], Heats((last, first))
+
+
+def _contestants(candidates: Sequence[Candidate]) -> dict[str, Contestant]:
+    return {one.text: one.session.run_unchecked for one in candidates if one.session is not None}
+
+
+def _ordered(candidates: Sequence[Candidate], timings: Timings) -> list[Candidate]:
+    return sorted(candidates, key=lambda one: -timings.ratio(candidates[0].text, one.text).median)
 
 
 def failure(candidates: Sequence[Candidate]) -> Exception:

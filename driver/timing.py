@@ -84,12 +84,13 @@ def paired(
     rounds: int = 10,
     warmup: int = 1,
     budget_seconds: float | None = None,
+    least: int = 1,
 ) -> Timings:
     """Time every contestant on every item, taking turns.
 
     After `warmup` untimed visits of each item, `rounds` timed ones follow. `budget_seconds` bounds warm-up and timing
-    together, checked between turns: at least one item is warmed up and timed by all. Raises OptionError where there is
-    nothing to time.
+    together, checked between turns: one item is warmed up and `least` pairs are timed however long they take. Raises
+    OptionError where there is nothing to time.
     """
     if not contestants or not feeds or rounds < 1:
         raise OptionError("there is nothing to time: at least one contestant, one feed and one round are needed")
@@ -102,7 +103,7 @@ def paired(
     gc.disable()
     try:
         for turn in range(rounds * ready):
-            if turn and time.perf_counter() > deadline:
+            if turn >= least and time.perf_counter() > deadline:
                 break
             items.append(turn % ready)
             for name, run in contestants.items():

@@ -16,10 +16,11 @@ finds both stacks of an encoder-decoder. The cost is linear in the nodes for eac
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import networkx as nx  # type: ignore[import-untyped]  # types-networkx is optional
+import networkx as nx
 import numpy as np
 import onnx_ir as ir
 
@@ -117,18 +118,19 @@ class _Flow:
         for node in self.nodes:
             for value in dict.fromkeys(self.inputs[node]):
                 self.readers.setdefault(value, []).append(node)
+        inputs = (value for value in model.graph.inputs if value.const_value is None)
+        self.bits = {value: 1 << index for index, value in enumerate(inputs)}
         self.reach = self._reach()
 
     def _reach(self) -> dict[ir.Node, int]:
         """For each node the set of graph inputs whose activation gets there, as bits."""
-        bit = {value: 1 << index for index, value in enumerate(self.graph.inputs) if value.const_value is None}
         reach: dict[ir.Node, int] = {}
         for node in self.nodes:
             mask = 0
             for value in self.inputs[node]:
                 producer = value.producer()
                 if producer is None:
-                    mask |= bit.get(value, 0)
+                    mask |= self.bits.get(value, 0)
                 elif producer in reach and _carries(producer):
                     mask |= reach[producer]
             reach[node] = mask
@@ -136,15 +138,9 @@ class _Flow:
 
     def sources(self) -> list[ir.Value]:
         """Graph inputs that reach most nodes."""
-        counts = np.zeros(len(self.graph.inputs), dtype=np.int64)
-        tally: dict[int, int] = {}
-        for mask in self.reach.values():
-            tally[mask] = tally.get(mask, 0) + 1
-        for mask, count in tally.items():
-            for index in range(len(counts)):
-                counts[index] += count if mask >> index & 1 else 0
-        order = sorted(range(len(counts)), key=lambda index: -counts[index])
-        return [self.graph.inputs[index] for index in order[:_SOURCES] if counts[index]]
+        tally = Counter(self.reach.values())
+        counts = {value: sum(count for mask, count in tally.items() if mask & bit) for value, bit in self.bits.items()}
+        return [value for value in sorted(counts, key=lambda value: -counts[value]) if counts[value]][:_SOURCES]
 
     def followers(self, node: ir.Node) -> Iterator[ir.Node]:
         """Nodes that read the activation that `node` makes."""
@@ -184,38 +180,39 @@ def _stacks(flow: _Flow, source: ir.Value) -> list[list[_Span]]:
 
 def _segments(flow: _Flow, source: ir.Value) -> list[_Span]:
     """The graph between `source` and its deepest output, split at every cut."""
-    bit = 1 << list(flow.graph.inputs).index(source)
-    reached = [node for node in flow.nodes if flow.reach[node] & bit]
-    tree = nx.DiGraph()
-    tree.add_edges_from((source, node) for node in flow.readers.get(source, ()))
-    tree.add_edges_from((node, follower) for node in reached for follower in flow.followers(node))
-    above: dict[ir.Node | ir.Value, ir.Node | ir.Value] = nx.immediate_dominators(tree, source)
-    depth: dict[ir.Node | ir.Value, int] = {source: 0}
-    for node in reached:
-        depth[node] = depth[above[node]] + 1
-    ends = [value for value in flow.graph.outputs if value.producer() in depth]
+    bit = flow.bits[source]
+    reached = [index for index, node in enumerate(flow.nodes) if flow.reach[node] & bit]
+    tree = nx.DiGraph()  # of positions, the source is -1
+    tree.add_edges_from((-1, flow.position[reader]) for reader in flow.readers.get(source, ()))
+    tree.add_edges_from((at, flow.position[reader]) for at in reached for reader in flow.followers(flow.nodes[at]))
+    above: dict[int, int] = nx.immediate_dominators(tree, -1)
+    depth = {-1: 0}
+    for at in reached:
+        depth[at] = depth[above[at]] + 1
+    made_at = [(flow.position.get(producer), value) for value in flow.graph.outputs if (producer := value.producer())]
+    ends = [(depth[at], at, value) for at, value in made_at if at is not None and at in depth]
     if not ends:
         return []
-    end = max(ends, key=lambda value: depth[value.producer()])  # type: ignore[index]  # in depth, so a node
+    _, last, end = max(ends, key=lambda candidate: candidate[0])
     path = _path_to(flow, end, bit)
-    chain: list[ir.Node] = []
-    below: ir.Node | ir.Value | None = end.producer()
-    while isinstance(below, ir.Node):
-        chain.append(below)
-        below = above[below]
-    values: list[ir.Value] = [source]
-    number: dict[ir.Node | ir.Value, int] = {source: 0}
-    for node in reversed(chain):
-        live = [value for value in node.outputs if any(reader in path for reader in flow.readers.get(value, ()))]
-        if len(live) == 1 or node is end.producer():
-            number[node] = len(values)
-            values.append(end if node is end.producer() else live[0])
+    chain = [last]
+    while above[chain[-1]] != -1:
+        chain.append(above[chain[-1]])
+    values = [source]
+    number = {-1: 0}
+    for at in reversed(chain):
+        outputs = flow.nodes[at].outputs
+        live = [value for value in outputs if any(reader in path for reader in flow.readers.get(value, ()))]
+        if len(live) == 1 or at == last:
+            number[at] = len(values)
+            values.append(end if at == last else live[0])
     groups: list[list[ir.Node]] = [[] for _ in values]
-    last: dict[ir.Node | ir.Value, int] = {source: 0}
-    for node in reached:
-        if node in path:
-            last[node] = number.get(node, last[above[node]])
-            groups[number.get(node, last[node] + 1)].append(node)
+    cut = {-1: 0}
+    for at in reached:
+        if flow.nodes[at] in path:
+            before = cut[above[at]]
+            cut[at] = number.get(at, before)
+            groups[number.get(at, before + 1)].append(flow.nodes[at])
     return [
         _span(flow, tuple(groups[index]), values[index - 1], values[index], path) for index in range(1, len(values))
     ]

@@ -36,7 +36,7 @@ def dimensions(value: ir.Value | None) -> list[Element] | None:
 
 
 def _content(value: ir.Value | None, depth: int) -> Content | None:
-    if value is None or depth == 0:
+    if value is None or depth == 0 or (value.shape is not None and len(value.shape) > 1):
         return None
     tensor = ir.convenience.get_const_tensor(value) if _is_constant(value) else None
     if tensor is not None:
@@ -77,8 +77,7 @@ def _gather(node: ir.Node, depth: int) -> Content | None:
 
 
 def _slice(node: ir.Node, depth: int) -> Content | None:
-    data, *bounds = (_content(value, depth) for value in node.inputs)
-    starts, ends, _, steps = (*bounds, None, None)[:4] if len(bounds) < 4 else bounds[:4]
+    data, starts, ends, _, steps = (*(_content(value, depth) for value in node.inputs), None, None, None, None)[:5]
     if data is None or not starts or not ends:
         return None
     step = 1 if steps is None else steps[0]
@@ -96,6 +95,12 @@ def _same(node: ir.Node, depth: int) -> Content | None:
     return _content(node.inputs[0], depth)
 
 
+def _unsqueeze(node: ir.Node, depth: int) -> Content | None:
+    """A scalar becomes a vector; a vector would become a matrix."""
+    found = _content(node.inputs[0], depth)
+    return found if found is not None and len(found) == 1 else None
+
+
 def _cast(node: ir.Node, depth: int) -> Content | None:
     to = ir.DataType(node.attributes["to"].as_int())
     return _content(node.inputs[0], depth) if to in (ir.DataType.INT64, ir.DataType.INT32) else None
@@ -111,11 +116,15 @@ def _arithmetic(combine: Callable[[int, int], int | None]) -> Callable[[ir.Node,
         left, right = _content(node.inputs[0], depth), _content(node.inputs[1], depth)
         if left is None or right is None or (len(left) != len(right) and 1 not in (len(left), len(right))):
             return None
-        size = max(len(left), len(right))
-        pairs = zip(left * (size // len(left)), right * (size // len(right)), strict=True)
+        size = len(right) if len(left) == 1 else len(left)
+        pairs = zip(_stretched(left, size), _stretched(right, size), strict=True)
         return [combine(a, b) if isinstance(a, int) and isinstance(b, int) else _neutral(node, a, b) for a, b in pairs]
 
     return rule
+
+
+def _stretched(items: Content, size: int) -> Content:
+    return items * size if len(items) == 1 else items
 
 
 def _neutral(node: ir.Node, left: Element, right: Element) -> Element:
@@ -127,18 +136,27 @@ def _neutral(node: ir.Node, left: Element, right: Element) -> Element:
 
 
 def _where(node: ir.Node, depth: int) -> Content | None:
-    condition = ir.convenience.get_const_tensor(node.inputs[0]) if node.inputs[0] is not None else None
-    if condition is None or condition.size > _LENGTH:
+    value = node.inputs[0]
+    condition = ir.convenience.get_const_tensor(value) if value is not None and _is_constant(value) else None
+    yes, no = _content(node.inputs[1], depth), _content(node.inputs[2], depth)
+    if condition is None or condition.size > _LENGTH or yes is None or no is None:
         return None
-    flags = condition.numpy().reshape(-1)
-    if flags.all() or not flags.any():
-        return _content(node.inputs[1 if flags.all() else 2], depth)
-    return None
+    flags = [bool(flag) for flag in condition.numpy().reshape(-1)]
+    sizes = {len(item) for item in (flags, yes, no)} - {1}
+    if len(sizes) > 1:
+        return None
+    size = sizes.pop() if sizes else 1
+    flags = flags * size if len(flags) == 1 else flags
+    picked = zip(flags, _stretched(yes, size), _stretched(no, size), strict=True)
+    return [a if flag else b for flag, a, b in picked]
 
 
 def _quotient(left: int, right: int) -> int | None:
     """Integer division in ONNX rounds toward zero."""
-    return None if right == 0 else int(left / right)
+    if right == 0:
+        return None
+    size = abs(left) // abs(right)
+    return size if (left < 0) == (right < 0) else -size
 
 
 _RULES: Mapping[str, Callable[[ir.Node, int], Content | None]] = {
@@ -147,7 +165,7 @@ _RULES: Mapping[str, Callable[[ir.Node, int], Content | None]] = {
     "Gather": _gather,
     "Slice": _slice,
     "Squeeze": _same,
-    "Unsqueeze": _same,
+    "Unsqueeze": _unsqueeze,
     "Identity": _same,
     "Cast": _cast,
     "Reshape": _reshape,

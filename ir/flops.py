@@ -180,7 +180,7 @@ def traffic(node: ir.Node, scope: Scope) -> tuple[Polynomial, Polynomial]:
     written = total(_bytes(value, scope) for value in node.outputs if value.name)
     read = [value for value in dict.fromkeys(node.inputs) if value is not None and not _is_constant(value)]
     if node.op_type in _LOOKUPS:
-        looked_up = written if node.inputs[0] in read else Polynomial.of(0)
+        looked_up = written if any(value is node.inputs[0] for value in read) else Polynomial.of(0)
         return looked_up + total(_bytes(value, scope) for value in read if value is not node.inputs[0]), written
     return total(_bytes(value, scope) for value in read), written
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -56,15 +56,29 @@ def read(folder: Path) -> onnx_ir.Model:
     module, missing = _module(folder, transformers)
     inputs, dynamic = _example(module, folder)
     _returning_tensors(module, tuple(inputs))
-    model = trace(module, kwargs=inputs, dynamic=dynamic)
-    absent = sorted(name for name in missing if {name, f"{name}.T"} & model.graph.initializers.keys())
+    absent = [name for name in sorted(missing) if _matters(name, module, inputs)]
     if absent:
         more = f" and {len(absent) - 4} more" if len(absent) > 4 else ""
         raise ModelError(
             f"{folder}: the weights {', '.join(absent[:4])}{more} of {type(module).__name__} are in none of its files, "
             "and transformers made them up: name the right class under architectures in config.json, or train the head"
         )
-    return model
+    return trace(module, kwargs=inputs, dynamic=dynamic)
+
+
+def _matters(name: str, module: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> bool:
+    """Whether what the module returns depends on a weight: not a number goes through everything that reads it."""
+    import torch
+
+    weight = module.state_dict()[name]
+    if not weight.is_floating_point():
+        return True
+    with torch.no_grad():
+        kept = weight.clone()
+        weight.fill_(torch.nan)
+        found = module(**inputs)
+        weight.copy_(kept)
+    return any(value.isnan().any() for value in found.values())
 
 
 def _module(folder: Path, transformers: ModuleType) -> tuple[PreTrainedModel, set[str]]:

@@ -10,7 +10,7 @@ At every level: nodes sorted, value names unique, inputs and outputs as they wer
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -77,18 +77,17 @@ def violations(model: ir.Model, level: Level, *, signature: Signature | None = N
 
     `signature` is what inputs and outputs must still be. Refining an unknown dimension is allowed.
     """
-    found = [*_order(model.graph), *_names(model.graph), *_unread(model.graph)]
+    found = [
+        sentence
+        for body in _bodies(model)
+        for sentence in (*_order(body, set()), *_names(body), *_unread(body), *_domains_used(body))
+    ]
     if signature is not None:
         found += _signature(Signature.of(model), signature)
     if level is Level.SEMANTIC:
         opset = model.opset_imports.get("")
         if opset is not None and opset != SEMANTIC_OPSET:
             found.append(f"the semantic level is opset {SEMANTIC_OPSET}, the model imports {opset}")
-    found += [
-        f"{place(node)}: domain {node.domain!r} is not imported"
-        for node in model.graph.all_nodes()
-        if node.domain not in model.opset_imports
-    ]
     return found
 
 
@@ -97,6 +96,12 @@ def check(model: ir.Model, level: Level, *, signature: Signature | None = None) 
     found = violations(model, level, signature=signature)
     if found:
         raise PassError(f"the graph is not at the {level.value} level: {'; '.join(found[:5])}")
+
+
+def _domains_used(body: ir.Graph | ir.Function) -> Iterator[str]:
+    for node in body.all_nodes():
+        if node.domain not in body.opset_imports:
+            yield f"{place(node)}: domain {node.domain!r} is not imported"
 
 
 def _dimension(dim: int | ir.SymbolicDim) -> int | str | None:
@@ -108,26 +113,52 @@ def _domains(model: ir.Model) -> set[str]:
     return {node.domain for node in model.graph.all_nodes() if (node.domain, node.op_type) not in functions}
 
 
-def _graphs(graph: ir.Graph) -> Iterator[ir.Graph]:
-    yield graph
-    yield from graph.subgraphs()
+def _bodies(model: ir.Model) -> Iterator[ir.Graph | ir.Function]:
+    yield model.graph
+    yield from model.functions.values()
 
 
-def _order(graph: ir.Graph) -> Iterator[str]:
-    for scope in _graphs(graph):
-        done: set[ir.Node] = set()
-        for node in scope:
-            for value in node.inputs:
-                producer = None if value is None else value.producer()
-                if producer is not None and producer.graph is scope and producer not in done:
-                    yield f"{place(node)}: its input {value.name!r} is computed later" if value else ""
-            done.add(node)
+def _held(node: ir.Node) -> Iterator[ir.Graph]:
+    for attr in node.attributes.values():
+        if attr.is_ref():
+            continue
+        if attr.type == ir.AttributeType.GRAPH:
+            yield attr.as_graph()
+        elif attr.type == ir.AttributeType.GRAPHS:
+            yield from attr.as_graphs()
 
 
-def _names(graph: ir.Graph) -> Iterator[str]:
+def _scopes(body: ir.Graph | ir.Function) -> Iterator[ir.Graph | ir.Function]:
+    yield body
+    yield from body.subgraphs()
+
+
+def _initializers(scope: ir.Graph | ir.Function) -> Mapping[str, ir.Value]:
+    return scope.initializers if isinstance(scope, ir.Graph) else {}
+
+
+def _order(scope: ir.Graph | ir.Function, known: set[ir.Value]) -> Iterator[str]:
+    """Whatever is read before it is computed, or never is; `known` is what the scopes around define so far."""
+    mine = {*scope.inputs, *_initializers(scope).values()} - known
+    known |= mine
+    for node in scope:
+        for value in node.inputs:
+            if value is not None and value not in known:
+                yield f"{place(node)}: its input {value.name!r} is not computed before it"
+        for held in _held(node):
+            yield from _order(held, known)
+        known.update(node.outputs)
+        mine.update(node.outputs)
+    for value in scope.outputs:
+        if value not in known:
+            yield f"the output {value.name!r} is not computed"
+    known -= mine
+
+
+def _names(body: ir.Graph | ir.Function) -> Iterator[str]:
     seen: dict[str, ir.Value] = {}
-    for scope in _graphs(graph):
-        defined = [*scope.inputs, *scope.initializers.values(), *(out for node in scope for out in node.outputs)]
+    for scope in _scopes(body):
+        defined = [*scope.inputs, *_initializers(scope).values(), *(out for node in scope for out in node.outputs)]
         for value in defined:
             if not value.name:
                 if value.uses() or value.is_graph_output():
@@ -136,9 +167,9 @@ def _names(graph: ir.Graph) -> Iterator[str]:
                 yield f"two values are named {value.name!r}"
 
 
-def _unread(graph: ir.Graph) -> Iterator[str]:
-    for scope in _graphs(graph):
-        for name, value in scope.initializers.items():
+def _unread(body: ir.Graph | ir.Function) -> Iterator[str]:
+    for scope in _scopes(body):
+        for name, value in _initializers(scope).items():
             if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
                 yield f"nobody reads the initializer {name!r}"
 

@@ -11,6 +11,7 @@ import torch
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 
 from .dimensions import Range
+from .dimensions import names as dimension_names
 from .dynamic import Plan
 
 # Where the module's source lies on the tracer's disk: nobody else's business.
@@ -83,13 +84,15 @@ def name_dimensions(model: onnx_ir.Model, program: torch.export.ExportedProgram,
     A symbol that nobody named, which an ExportedProgram may have, is named after the first input it is found in.
     """
     names: dict[str, str] = {}
+    pattern = re.compile(r"[A-Za-z_]\w*")
     for value in model.graph.inputs:
         for axis, dim in enumerate(value.shape or ()):
-            if isinstance(dim, onnx_ir.SymbolicDim) and dim.value is not None and dim.value.isidentifier():
-                chosen = plan.axes.get((str(value.name), axis))
-                if chosen is not None or dim.value not in names:
-                    names[dim.value] = chosen or f"{value.name}_{axis}"
-    pattern = re.compile(r"[A-Za-z_]\w*")
+            if isinstance(dim, onnx_ir.SymbolicDim) and dim.value is not None:
+                chosen = plan.axes.get((str(value.name), axis), f"{value.name}_{axis}")
+                symbols, labels = pattern.findall(dim.value), pattern.findall(chosen)
+                # A dimension may be asked for as a multiple: 2*s44 is 2*half.
+                if len(symbols) == len(labels) == 1 and ((value.name, axis) in plan.axes or symbols[0] not in names):
+                    names[symbols[0]] = labels[0]
     for value in _values(model):
         if value.shape is not None and any(isinstance(dim, onnx_ir.SymbolicDim) for dim in value.shape):
             value.shape = onnx_ir.Shape(
@@ -100,10 +103,11 @@ def name_dimensions(model: onnx_ir.Model, program: torch.export.ExportedProgram,
                     for dim in value.shape
                 ]
             )
-    found: dict[str, Range] = {}
+    known = dimension_names(model)
+    found = {name: pair for name, pair in plan.ranges.items() if name in known}
     for symbol, span in program.range_constraints.items():
         name = names.get(str(symbol))
-        if name is not None:
+        if name in known:
             low, high = plan.ranges.get(name, (1, None))
             found[name] = max(low, _size(span.lower) or 0), _least(high, _size(span.upper))
     return found

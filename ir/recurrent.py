@@ -14,6 +14,8 @@ import torch
 from onnxscript.function_libs.torch_lib.ops import core
 from torch.overrides import TorchFunctionMode
 
+from .errors import UnsupportedError
+
 _FLAGS = "bool has_biases, int num_layers, float dropout, bool train, bool bidirectional, bool batch_first"
 
 torch.library.define("tersor::gru", f"(Tensor input, Tensor hx, Tensor[] params, {_FLAGS}) -> (Tensor, Tensor)")
@@ -40,14 +42,19 @@ class WholeLayers(TorchFunctionMode):
         # The other signature, of packed sequences, has its batch sizes as the second argument.
         if func is torch.gru and len(args) == 9 and isinstance(args[2], list | tuple):
             return torch.ops.tersor.gru(*args)
-        if func is torch.lstm and len(args) == 9 and isinstance(args[1], list | tuple) and not _projected(args[1]):
+        if func is torch.lstm and len(args) == 9 and isinstance(args[1], list | tuple):
+            _check_unprojected(args[1])
             return torch.ops.tersor.lstm(*args)
         return func(*args, **(kwargs or {}))
 
 
-def _projected(state: Sequence[torch.Tensor]) -> bool:
-    """Whether the hidden state is smaller than the cell state, which ONNX's LSTM has no form of."""
-    return state[0].shape[-1] != state[1].shape[-1]
+def _check_unprojected(state: Sequence[torch.Tensor]) -> None:
+    hidden, cell = (tensor.shape[-1] for tensor in state)
+    if hidden != cell:
+        raise UnsupportedError(
+            f"an LSTM with proj_size={hidden} and hidden_size={cell} cannot be written: ONNX's LSTM has no projection. "
+            "Write the layer as a loop over LSTMCell and a Linear, or train it without proj_size"
+        )
 
 
 def _gru_shape(input: torch.Tensor, hx: torch.Tensor, *rest: object) -> tuple[torch.Tensor, torch.Tensor]:

@@ -73,7 +73,7 @@ def _watch_outside(model: ir.Model, feeds: Feeds, names: Collection[str], see: C
 
 def outside(model: ir.Model) -> Run:
     """Run on ONNX Runtime without its optimizations; on ONNX's reference evaluator what it refuses."""
-    import onnxruntime  # type: ignore[import-untyped]
+    import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -111,7 +111,8 @@ def _cut(dim: Dim, start: Dim, end: Dim, step: int) -> Dim:
         start = dim + first
     if last is not None:
         if 0 <= last < _HUGE:
-            return None
+            # one element is there to cut out; of more, how many are there is not known
+            return ONE if first is not None and last - first == 1 else None
         end = dim if last >= _HUGE else dim + last
     return (end - start + (step - 1)) // step
 

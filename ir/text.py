@@ -3,6 +3,8 @@
 y = Add(x, bias)
 (a, b) = Split{axis=1, num_outputs=2}(y)
 z = com.microsoft.BiasGelu(a, _)          `_` is an optional input left out
+
+Numbers, strings and lists of them are attributes that read back as they were; tensors and subgraphs are only shown.
 """
 
 from __future__ import annotations
@@ -17,7 +19,13 @@ from onnx_ir.passes.common import ShapeInferencePass
 
 from .errors import ModelError
 
-_LINE = re.compile(r"\s*(?P<outs>\(?[^=({]*\)?)\s*=\s*(?P<op>[\w.]+)\s*(?P<attrs>\{.*?\})?\s*\((?P<args>.*)\)\s*$")
+_QUOTED = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
+_LINE = re.compile(
+    rf"\s*(?P<outs>\(?[^=({{]*\)?)\s*=\s*(?P<op>[\w.]+)\s*"
+    rf"(?P<attrs>\{{(?:{_QUOTED}|[^'\"}}])*\}})?\s*\((?P<args>.*)\)\s*$"
+)
+_TOKEN = re.compile(rf"{_QUOTED}|.", re.DOTALL)
+Literal = int | float | str | list[int] | list[float] | list[str]
 _TYPE = re.compile(r"\s*(?P<dtype>\w+)\s*(\[(?P<dims>.*)\])?\s*$")
 
 
@@ -149,9 +157,10 @@ class _Builder:
             return None
         if text in self.values:
             return self.values[text]
-        if re.match(r"[\w./:]*[A-Za-z_]", text) and text not in ("True", "False"):
+        literal = _literal_or_none(text)
+        if literal is None:
             return self._input(text)
-        return self._constant(f"const_{len(self.initializers)}", ast.literal_eval(text))
+        return self._constant(f"const_{len(self.initializers)}", literal)
 
     def _input(self, name: str) -> ir.Value:
         kind, shape = parse_type(self._types.get(name, "float"))
@@ -177,15 +186,16 @@ def _array(constant: object) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]
 
 
 def _split(text: str) -> list[str]:
-    """Split at the commas outside brackets."""
-    parts, depth, start = [], 0, 0
-    for index, letter in enumerate(text):
-        depth += (letter in "[({") - (letter in "])}")
-        if letter == "," and depth == 0:
-            parts.append(text[start:index].strip())
-            start = index + 1
-    last = text[start:].strip()
-    return [*parts, last] if last else parts
+    """Split at the commas outside brackets and quotes."""
+    parts, depth = [""], 0
+    for token in _TOKEN.findall(text):
+        depth += (token in "[({") - (token in "])}")
+        if token == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += token
+    parts = [part.strip() for part in parts]
+    return parts if parts[-1] else parts[:-1]
 
 
 def _attributes(text: str | None) -> list[ir.Attr]:
@@ -193,13 +203,21 @@ def _attributes(text: str | None) -> list[ir.Attr]:
     return ir.convenience.convert_attributes({name.strip(): _literal(value.strip()) for name, value in pairs})
 
 
-def _literal(text: str) -> int | float | str | list[int]:
+def _literal(text: str) -> Literal:
     if text.upper() in ir.DataType.__members__:
         return int(ir.DataType[text.upper()])
+    found = _literal_or_none(text)
+    return text if found is None else found
+
+
+def _literal_or_none(text: str) -> Literal | None:
+    """A number, truth value, quoted string or list of them; None for a bare word."""
+    if text in ("inf", "-inf", "nan"):
+        return float(text)
     try:
         return ast.literal_eval(text)  # type: ignore[no-any-return]  # a literal of the grammar above
     except (ValueError, SyntaxError):
-        return text
+        return None
 
 
 def _name(value: ir.Value | None) -> str:
@@ -223,13 +241,19 @@ def _format_attr(attr: ir.Attr) -> str:
     if attr.type == ir.AttributeType.TENSOR:
         tensor = attr.as_tensor()
         return f"<{tensor.dtype.name.lower()}{list(tensor.shape)}>"
-    if attr.type == ir.AttributeType.FLOAT:
-        return f"{attr.as_float():g}"
-    if attr.type == ir.AttributeType.STRING:
-        return attr.as_string()
     if attr.type in (ir.AttributeType.INTS, ir.AttributeType.FLOATS, ir.AttributeType.STRINGS):
-        return f"[{', '.join(f'{item:g}' if isinstance(item, float) else str(item) for item in attr.value)}]"
+        return f"[{', '.join(map(_format_item, attr.value))}]"
+    if attr.type == ir.AttributeType.STRING:
+        text = attr.as_string()
+        return text if re.fullmatch(r"[A-Za-z_]\w*", text) and _literal(text) == text else repr(text)
+    if attr.type == ir.AttributeType.FLOAT:
+        return _format_item(attr.as_float())
     return str(attr.value)
+
+
+def _format_item(item: int | float | str) -> str:
+    """Floats are stored in 32 bits: the shortest number that rounds to the same one, never without its point."""
+    return str(np.float32(item)) if isinstance(item, float) else repr(item)
 
 
 def _lines(scope: ir.Graph, indent: str) -> Iterator[str]:

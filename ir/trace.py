@@ -72,6 +72,11 @@ def trace(
     call = traps.Call.of(source, positional, dict(kwargs or {}))
     call.check()
     plan = Plan.of(dynamic or {}, call.tensors)
+    if plan.axes and call.loose:
+        raise ModelError(
+            f"{type(source).__name__}.forward takes {', '.join(call.loose)} in **{call.spread}, and torch.export "
+            "cannot make those dynamic: wrap the module in one whose forward names its inputs"
+        )
     program, plan = _exported(source, call, plan)
     traps.check_modes(program)
     return _converted(program, plan, opset)

@@ -10,6 +10,7 @@ import torch
 
 from .errors import ModelError
 
+_VAR_KEYWORD = inspect.Parameter.VAR_KEYWORD
 _BY_MODE = ("Dropout", "BatchNorm", "InstanceNorm")
 
 
@@ -21,6 +22,8 @@ class Call:
     kwargs: dict[str, object]
     bound: dict[str, object]
     leaves: tuple[tuple[str, object], ...]
+    spread: str = ""
+    """The parameter, if any, that collects inputs which forward does not name."""
 
     @classmethod
     def of(cls, module: torch.nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> Call:
@@ -35,10 +38,17 @@ class Call:
             ) from error
         leaves: list[tuple[str, object]] = []
         for name, value in bound.items():
-            spread = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
-            for label, item in value.items() if spread else ((name, value),):
+            collects = signature.parameters[name].kind is _VAR_KEYWORD
+            for label, item in value.items() if collects else ((name, value),):
                 leaves += _leaves(label, item)
-        return cls(args, kwargs, dict(bound), tuple(leaves))
+        spread = next((name for name in bound if signature.parameters[name].kind is _VAR_KEYWORD), "")
+        return cls(args, kwargs, dict(bound), tuple(leaves), spread)
+
+    @property
+    def loose(self) -> tuple[str, ...]:
+        """The inputs that forward does not name."""
+        held = self.bound.get(self.spread)
+        return tuple(held) if isinstance(held, Mapping) else ()
 
     @property
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -90,6 +100,7 @@ class Call:
             {key: _mapped(item, replaced) for key, item in self.kwargs.items()},
             {key: _mapped(item, replaced) for key, item in self.bound.items()},
             tuple((name, replaced(leaf)) for name, leaf in self.leaves),
+            self.spread,
         )
 
 

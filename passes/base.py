@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,6 +15,7 @@ from ..ir.feeds import Feeds
 from ..ir.level import Level
 from ..ir.provenance import sources
 from ..ir.text import place
+from .edit import Ledger
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,9 +138,9 @@ class Pass(ABC):
 class Rewrite(Pass):
     """A pass made of one local decision.
 
-    `match` is asked at every node whose op type is in `anchors`, in graph and subgraphs; where it answers with a
-    `Match`, `rewrite` acts. What a rewrite creates or touches is asked again, so chains collapse in one application and
-    the work stays linear in the nodes visited.
+    `match` is asked at every node whose op is in `anchors` (`Add`, `com.microsoft.BiasGelu`), in graph and subgraphs;
+    where it answers with a `Match`, `rewrite` acts. What a rewrite places and what reads its results is asked again, so
+    chains collapse in one application and the work stays linear in the nodes visited.
     """
 
     anchors: ClassVar[tuple[str, ...]]
@@ -153,12 +154,10 @@ class Rewrite(Pass):
         """Act on a match; may not refuse."""
 
     def apply(self, model: ir.Model, context: Context) -> Outcome:
-        queue = deque(self._candidates(model))
+        queue = deque(self._candidates(model.graph.all_nodes()))
         queued = set(queue)
-        seen = set(model.graph.all_nodes())
         fired: list[Finding] = []
         missed: dict[ir.Node, Finding] = {}
-        opsets = model.graph.opset_imports
         while queue:
             node = queue.popleft()
             queued.discard(node)
@@ -171,38 +170,32 @@ class Rewrite(Pass):
                 missed[node] = finding
                 continue
             missed.pop(node, None)
-            readers = {user for value in node.outputs for user in value.consumers()}
-            self.rewrite(verdict)
             fired.append(finding)
-            for other in _touched(readers, seen):
-                opsets.setdefault(other.domain, 1)
-                if other.op_type in self.anchors and other not in queued:
-                    queue.append(other)
-                    queued.add(other)
+            ledger, readers = Ledger.of(node.graph), [user for value in node.outputs for user in value.consumers()]
+            self.rewrite(verdict)
+            placed = ledger.take_placed()
+            for new in placed:
+                model.graph.opset_imports.setdefault(new.domain, 1)
+            again = [other for other in self._candidates((*placed, *readers)) if other not in queued]
+            queue.extend(again)
+            queued.update(again)
         alive = (finding for node, finding in missed.items() if node.graph is not None)
         return Outcome((*fired, *alive))
 
     def explain(self, model: ir.Model, context: Context) -> Outcome:
         """The verdict at every candidate, leaving `model` as it is."""
-        return Outcome(tuple(Finding.at(node, self.match(node)) for node in self._candidates(model)))
+        candidates = self._candidates(model.graph.all_nodes())
+        return Outcome(tuple(Finding.at(node, self.match(node)) for node in candidates))
 
-    def _candidates(self, model: ir.Model) -> Iterator[ir.Node]:
-        return (node for node in model.graph.all_nodes() if node.op_type in self.anchors)
+    def _candidates(self, nodes: Iterable[ir.Node]) -> Iterator[ir.Node]:
+        return (node for node in nodes if _spelled(node) in self.anchors and node.graph is not None)
+
+
+def _spelled(node: ir.Node) -> str:
+    return f"{node.domain}.{node.op_type}" if node.domain else node.op_type
 
 
 def _default(item: dataclasses.Field[object]) -> object:
     if item.default_factory is not dataclasses.MISSING:
         return item.default_factory()
     return item.default
-
-
-def _touched(readers: set[ir.Node], seen: set[ir.Node]) -> Iterator[ir.Node]:
-    """The live readers of a rewritten value, and the nodes new to the graph behind them."""
-    stack = [reader for reader in readers if reader.graph is not None]
-    yield from stack
-    while stack:
-        for node in stack.pop().predecessors():
-            if node not in seen:
-                seen.add(node)
-                stack.append(node)
-                yield node

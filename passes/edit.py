@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
@@ -12,6 +13,43 @@ from ..ir.provenance import inherit
 
 Attribute = int | float | str | Sequence[int] | Sequence[float] | ir.TensorProtocol | ir.Attr | None
 Array = NDArray[np.generic]
+
+
+@dataclass
+class Ledger:
+    """What surgery remembers about one graph: the names its values bear or bore, and the nodes placed since last asked.
+
+    It lives in the graph's `meta`, which is never saved.
+    """
+
+    names: set[str]
+    placed: list[ir.Node] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, graph: ir.Graph) -> Ledger:
+        found = graph.meta.get(_LEDGER)
+        if isinstance(found, cls):
+            return found
+        values = (*graph.inputs, *graph.initializers.values(), *(value for node in graph for value in node.outputs))
+        made = graph.meta[_LEDGER] = cls({value.name for value in values if value.name})
+        return made
+
+    def unique(self, name: str) -> str:
+        """`name`, or the first of `name_1`, `name_2`, ... that is free; it is taken from now on."""
+        found, count = name, 0
+        while found in self.names:
+            count += 1
+            found = f"{name}_{count}"
+        self.names.add(found)
+        return found
+
+    def take_placed(self) -> list[ir.Node]:
+        """The nodes placed since the last call that are still in the graph."""
+        taken, self.placed = self.placed, []
+        return [node for node in taken if node.graph is not None]
+
+
+_LEDGER = "tersor.ledger"
 
 
 class Tape:
@@ -72,20 +110,26 @@ def replace(tape: Tape, old: Sequence[ir.Value], new: Sequence[ir.Value], *, mat
     """Put the tape's nodes where `old` was produced, let them stand for it, and sweep what became dead.
 
     The readers of each old value, graph outputs included, read the new value instead, which takes over its name, type
-    and shape. `matched` names every node the new ones stand for; without it, the producers of `old`.
+    and shape. What lies between is named after the first old value. `matched` names every node the new ones stand for;
+    without it, the producers of `old`.
     """
     producers = [node for node in (value.producer() for value in old) if node is not None]
     stood_for = [*dict.fromkeys([*matched, *producers])]
     graph = producers[0].graph
     assert graph is not None
+    ledger = Ledger.of(graph)
     for value in tape.weights:
-        value.name = unique(graph, value.name)
+        value.name = ledger.unique(value.name or "weight")
         graph.register_initializer(value)
     for value in tape.constants:
-        value.name = unique(graph, value.name if old[0].name is None else f"{old[0].name}/{value.name}")
+        value.name = ledger.unique(f"{old[0].name}/{value.name}")
         graph.register_initializer(value)
+    made = {value: node.op_type for node in tape.nodes for value in node.outputs}
+    for value, op_type in made.items():
+        if value not in new and value.name is None:
+            value.name = ledger.unique(f"{old[0].name}/{op_type}")
     graph.insert_before(_earliest(producers), tape.nodes)
-    made = {value for node in tape.nodes for value in node.outputs}
+    ledger.placed += tape.nodes
     for before, after in zip(old, new, strict=True):
         _hand_over(before, after, made)
     inherit(tape.nodes, [*stood_for, *sweep(stood_for)])
@@ -100,7 +144,9 @@ def sweep(nodes: Iterable[ir.Node]) -> list[ir.Node]:
         graph = node.graph
         if graph is None or any(value.uses() or value.is_graph_output() for value in node.outputs):
             continue
-        feeding = [value for value in node.inputs if value is not None]
+        feeding = [value for inner in (node, *_inside(node)) for value in inner.inputs if value is not None]
+        for inner in _inside(node):
+            _let_go(inner)
         graph.remove(node, safe=True)
         removed.append(node)
         for value in feeding:
@@ -125,20 +171,10 @@ def take_name(before: ir.Value, after: ir.Value) -> None:
     after.name = name
 
 
-def unique(graph: ir.Graph, name: str | None) -> str:
-    """`name`, or the first of `name_1`, `name_2`, ... that no initializer of `graph` bears."""
-    name = name or "constant"
-    if name not in graph.initializers:
-        return name
-    count = 1
-    while f"{name}_{count}" in graph.initializers:
-        count += 1
-    return f"{name}_{count}"
-
-
 def constant_of(value: ir.Value | None) -> Array | None:
-    """The array behind a constant: an initializer or the output of a Constant node; None for anything computed."""
-    if value is None or (value.is_graph_input() and not value.is_initializer()):
+    """The array behind a constant: an initializer or the output of a Constant node; None for anything computed, and
+    for a default that the caller may override (an initializer that is an input too)."""
+    if value is None or value.is_graph_input():
         return None
     tensor = ir.convenience.get_const_tensor(value)
     return None if tensor is None else tensor.numpy()
@@ -172,6 +208,20 @@ def attribute(node: ir.Node, name: str, default: int) -> int:
     return default if found is None else found.as_int()
 
 
+def _inside(node: ir.Node) -> Iterator[ir.Node]:
+    """The nodes of the subgraphs that a node holds, however deep."""
+    for attr in node.attributes.values():
+        if attr.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
+            for held in attr.as_graphs() if attr.type == ir.AttributeType.GRAPHS else (attr.as_graph(),):
+                yield from held.all_nodes()
+
+
+def _let_go(node: ir.Node) -> None:
+    """Stop reading: a node of a dead subgraph must not keep alive what it read from outside."""
+    for index in range(len(node.inputs)):
+        node.replace_input_with(index, None)
+
+
 def _initializer(array: Array, name: str) -> ir.Value:
     tensor = ir.Tensor(array, name=name)
     return ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
@@ -191,7 +241,7 @@ def _earliest(nodes: Sequence[ir.Node]) -> ir.Node:
     return next(node for node in nodes[0].graph or () if node in wanted)
 
 
-def _hand_over(before: ir.Value, after: ir.Value, made: set[ir.Value]) -> None:
+def _hand_over(before: ir.Value, after: ir.Value, made: Mapping[ir.Value, str]) -> None:
     if after in made:
         after.type = after.type or before.type
         after.shape = before.shape if before.shape is not None else after.shape

@@ -70,7 +70,7 @@ class OpenVino(Backend):
             if not missing:
                 raise UnsupportedError(f"openvino cannot convert the model: {first_lines(error)}") from error
             hint = "rewrite them with a pass before this target, or choose another target"
-            raise unsupported(f"{self.name}", missing, hint) from error
+            raise unsupported(self.name, missing, f"{hint}; OpenVINO says: {first_lines(error)}") from error
         runtime = {"device_name": "CPU", "config": self._properties() | grouped}
         (folder / RUNTIME).write_text(json.dumps(runtime, indent=2) + "\n", encoding="utf-8")
 

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...ir.errors import ModelError, UnsupportedError
-from ..base import Array, Feeds, Interface, Session
+from ...ir.feeds import Array, Feeds
+from ..base import Interface, Session
 
 if TYPE_CHECKING:
     import openvino
 
 
 class OpenVinoSession(Session):
-    """Runs on OpenVINO's CPU plugin. Threads may share it: each run takes an idle request or makes one."""
+    """Runs on OpenVINO's CPU plugin. Threads may share it: a run waits for one of as many requests as pay off."""
 
     def __init__(self, path: Path, properties: Mapping[str, str], interface: Interface) -> None:
         """Compile the IR at `path` (an .xml). Raises ModelError for damaged files, UnsupportedError for what the CPU
@@ -36,21 +37,17 @@ class OpenVinoSession(Session):
             raise UnsupportedError(f"openvino: {path} cannot be compiled for the CPU: {first_lines(error)}") from error
         self._ports = _ports(self._compiled, interface)
         self._idle: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
-        self._idle.put(self._compiled.create_infer_request())
+        # Made here and not when they are needed: making one while another runs can block both for good.
+        for _ in range(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")):
+            self._idle.put(self._compiled.create_infer_request())
 
     def run_unchecked(self, feeds: Feeds) -> dict[str, Array]:
-        request = self._request()
+        request = self._idle.get()
         try:
             request.infer(dict(feeds), share_inputs=True)
             return {name: np.array(request.get_output_tensor(port).data) for name, port in self._ports.items()}
         finally:
             self._idle.put(request)
-
-    def _request(self) -> openvino.InferRequest:
-        try:
-            return self._idle.get_nowait()
-        except queue.Empty:
-            return self._compiled.create_infer_request()
 
 
 def first_lines(error: Exception) -> str:

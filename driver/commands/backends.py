@@ -14,13 +14,17 @@ from .options import Json
 
 @dataclass(frozen=True)
 class Row:
-    """One backend; `version` is None where its runtime is not installed, `hint` then says how to install it."""
+    """One backend; `version` is None where its runtime is not installed, `hint` then says how to install it.
+
+    lowering: the passes that it runs, as `tersor passes NAME` shows them.
+    """
 
     name: str
     version: str | None
     summary: str
     hint: str
     options: list[Described]
+    lowering: list[str]
 
 
 def backends(
@@ -49,17 +53,21 @@ def backends(
         ),
         console.heading("options, as in --target 'NAME{option=value}'"),
         console.table("target", "option", "type", "default", rows=options),
+        console.heading("lowering"),
+        console.table("", "", rows=([row.name, ", ".join(row.lowering)] for row in rows)),
         as_json=json,
     )
 
 
 def _row(name: str) -> Row:
     from ...backends import catalogue
+    from ..stages import lowering
 
     try:
         kind = catalogue.find(name)
     except (ImportError, AttributeError) as error:
-        return Row(name, None, "", f"it cannot be imported: {error}", [])
+        return Row(name, None, "", f"it cannot be imported: {error}", [], [])
     version = kind.version()
     summary = (kind.__doc__ or "").strip().split("\n")[0]
-    return Row(name, version, summary, "" if version is not None else kind.install, describe(kind))
+    passes = [made.name for made in lowering(name)]
+    return Row(name, version, summary, "" if version is not None else kind.install, describe(kind), passes)

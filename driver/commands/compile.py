@@ -50,7 +50,7 @@ def compile(
             "--passes",
             metavar="TEXT",
             show_default=False,
-            help="Passes to run, as in 'quantize-dynamic{rows=true},drop-dead-code'; `tersor passes` lists them.",
+            help="Passes to run, in order, as in 'quantize-dynamic{rows=true}'; `tersor passes` lists them.",
         ),
     ] = None,
     recipe: Annotated[

@@ -46,9 +46,8 @@ def explain(
 
 
 def _text(found: Explanation, verbose: bool, limit: int) -> Iterator[RenderableType]:
-    where = "after raising" if found.raised else "as loaded"
     counts = f"fires at {plural(len(found.fired), 'place')}, not at {len(found.missed)}"
-    yield f"[bold]{console.literal(found.text)}[/] {counts} ({where}); {found.contract}"
+    yield f"[bold]{console.literal(found.text)}[/] {counts} (after {found.after}); {found.contract}"
     if not found.fired and not found.missed:
         yield "no node of this model is a candidate"
     if found.fired:

@@ -25,7 +25,8 @@ Data = Annotated[
     typer.Option(
         "--data",
         metavar="DATA",
-        help="Feeds: an .npz file, a folder of them, texts as .jsonl, or module:function. Seeded random when left out.",
+        help="Feeds: an .npz file, a folder of them, texts.jsonl+tokenizer.json, or module:function. Seeded random "
+        "when left out.",
     ),
 ]
 

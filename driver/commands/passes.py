@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .. import console
 from .describe import Described, describe
 from .options import Json
+
+if TYPE_CHECKING:
+    from ...passes.base import Pass
 
 
 def passes(
@@ -50,9 +53,7 @@ def _list(json: bool) -> None:
 
 
 def _show(name: str, json: bool) -> None:
-    from ...passes import catalogue
-
-    kind = catalogue.find(name)
+    kind = _find(name)
     options = describe(kind)
     document = inspect.cleandoc(sys.modules[kind.__module__].__doc__ or "") or inspect.getdoc(kind) or ""
     where = f"{kind.__module__}:{kind.__qualname__}"
@@ -74,6 +75,21 @@ def _show(name: str, json: bool) -> None:
         console.literal(f"\ntersor compile model.onnx -o out --passes '{_example(name, options[:1])}'"),
         as_json=json,
     )
+
+
+def _find(name: str) -> type[Pass]:
+    """From the catalogue, else from the lowering of a backend."""
+    from ...ir.errors import OptionError
+    from ...passes import catalogue
+    from ..stages import standing
+
+    try:
+        return catalogue.find(name)
+    except OptionError:
+        place = standing(name)
+        if place is None:
+            raise
+        return type(place.made)
 
 
 def _example(name: str, options: list[Described]) -> str:

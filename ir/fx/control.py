@@ -161,7 +161,7 @@ def emit_loop(node: oir.Node, scope: Scope, emit: EmitNodes) -> Sequence[Held]:
     graph = node.attributes["body"].as_graph()
     inner = scope.inside(Body(outer=scope.body, copy=scope.body.copy))
     for index, value in enumerate(graph.inputs):
-        entry = inner.body.placeholder(value.name or "", place(node))
+        entry = inner.body.placeholder(value.name or "", place(node), host=index == 0)
         inner.values[value] = (
             OnHost(entry, oir.DataType.INT64, static=True, name=value.name or "") if index == 0 else OnDevice(entry)
         )

@@ -115,7 +115,7 @@ def _float4(x: torch.Tensor) -> torch.Tensor:
     # bucketize puts a tie below; the even code is above where the lower code is odd
     at = code.clamp(max=len(_FLOAT4) - 2)
     tie = (magnitude == middles[at]) & (code % 2 == 1)
-    return torch.copysign(torch.where(x.isnan(), levels[-1], levels[torch.where(tie, at + 1, code)]), x)
+    return torch.copysign(torch.where(x.isnan(), levels[0], levels[torch.where(tie, at + 1, code)]), x)
 
 
 def _float8(x: torch.Tensor, dtype: torch.dtype, saturate: int) -> torch.Tensor:
@@ -228,7 +228,7 @@ def bit_shift(a: torch.Tensor, b: torch.Tensor, *, direction: str) -> torch.Tens
 
 def dropout(x: torch.Tensor, ratio: Number = 0.5, training: object = False, *, seed: int = 0, outputs: int) -> object:
     """Inference: x itself, and a mask that keeps all of it. Training is refused: it has no one right answer."""
-    if bool(training):
+    if bool(training) and ratio != 0:
         raise UnsupportedError("Dropout in training mode is random; set training_mode to false")
     return x if outputs == 1 else (x, torch.ones_like(x, dtype=torch.bool))
 

@@ -100,13 +100,13 @@ class Body:
         args, kwargs = cast(tuple[Argument, ...], tuple(args)), cast(dict[str, Argument], dict(keywords or {}))
         return marked(self.graph.create_node("call_function", function, args, kwargs, name=name), name, source, tap=tap)
 
-    def placeholder(self, name: str, source: str, *, tap: bool = True) -> fx.Node:
+    def placeholder(self, name: str, source: str, *, tap: bool = True, host: bool = False) -> fx.Node:
         """An input, with a Python name that resembles its own; `tap` where it is a value of the model."""
         target, taken = identifier(name), {node.target for node in self.graph.find_nodes(op="placeholder")}
         while target in taken:
             target += "_"
         node = marked(self.graph.placeholder(target), name, source, tap=tap)
-        if self._first is None:
+        if self._first is None and not host:
             self._first = node
         return node
 
@@ -116,11 +116,11 @@ class Body:
             self._first = self.capture(outside)
         return self._first
 
-    def capture(self, outside: fx.Node) -> fx.Node:
+    def capture(self, outside: fx.Node, *, host: bool = False) -> fx.Node:
         """The input of this body that stands for a node of the outer one."""
         if outside not in self.captured:
             name, source = outside.meta["onnx_name"], outside.meta["source"]
-            self.captured[outside] = self.placeholder(name, source, tap=False)
+            self.captured[outside] = self.placeholder(name, source, tap=False, host=host)
         return self.captured[outside]
 
     def tensor(self, held: Held) -> fx.Node:
@@ -225,7 +225,7 @@ class Scope:
             return held
         if isinstance(held, OnHost):
             assert isinstance(held.value, fx.Node)
-            return OnHost(self.body.capture(held.value), held.dtype, held.static, held.name)
+            return OnHost(self.body.capture(held.value, host=True), held.dtype, held.static, held.name)
         return OnDevice(self.body.capture(self.outer.body.tensor(held)))
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from types import FrameType
 
 import numpy as np
 import onnx_ir
 import pytest
 from tersor.ir.block import Block, block_of, blocks, residual_streams
+from tersor.ir.cost import cost
+from tersor.ir.feeds import random_feeds
+from tersor.ir.site import sites
 from tersor.ir.text import graph
 
 WIDTH, HEADS, HIDDEN = 8, 2, 16
@@ -163,7 +167,7 @@ def test_a_block_holds_its_own_shape_arithmetic_and_nothing_shared() -> None:
 def test_blocks_of_a_stack_are_linked_and_alike() -> None:
     found = blocks(encoder(4, pre_norm=True))
     assert [block.index for block in found] == [0, 1, 2, 3]
-    assert all(one.output is two.input for one, two in zip(found, found[1:], strict=False))
+    assert all(one.output is two.input for one, two in pairwise(found))
     assert len({block.signature for block in found}) == 1
     assert found[0].signature == blocks(encoder(2, pre_norm=True))[0].signature
 
@@ -190,6 +194,21 @@ def test_two_stacks_of_an_encoder_decoder() -> None:
     shapes = {"source": "float[n, 8]", "target": "float[n, 8]"}
     found = residual_streams(graph(*lines, inputs=shapes, **weights))
     assert [[value.name for value in values] for values in found] == [["e0", "e1", "e2", "e3"], ["d0", "d1", "d2"]]
+
+
+def test_values_are_told_apart_by_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values that torch's exporter makes overload ==, as tracing wants it."""
+
+    def refuse(self: onnx_ir.Value, other: object) -> bool:
+        raise TypeError("values are no numbers to compare")
+
+    model = decoder(2)
+    for name in ("__eq__", "__ne__"):
+        monkeypatch.setattr(onnx_ir.Value, name, refuse, raising=False)
+    assert stream(model) == ["x0", "x1", "x2"]
+    assert [site.block for site in sites(model)] == [None, *[0] * 7, *[1] * 7, None]
+    assert cost(model).unknown == ()
+    assert set(random_feeds(model)) == {value.name for value in model.graph.inputs}
 
 
 def chain(weights: Weights) -> list[str]:
@@ -258,10 +277,7 @@ def test_the_work_grows_with_the_nodes() -> None:
             yield f"m{at} = MatMul(x{at}, w)"
             yield f"x{at + 1} = Add(x{at}, m{at})"
 
-    few, many = (
-        graph(*residual(layers), w=np.eye(8, dtype=np.float32))
-        for layers in (1250, 5000)
-    )
+    few, many = (graph(*residual(layers), w=np.eye(8, dtype=np.float32)) for layers in (1250, 5000))
     small, found_small = calls(few)
     large, found_large = calls(many)
     assert (len(found_small), len(found_large)) == (1250, 5000)

@@ -36,7 +36,8 @@ GRU = {"w": ones(1, 15, 6), "r": ones(1, 15, 5)}
         ("y = Gemm(x, w, b)", {"x": "float[3, 4]"}, {"w": ones(4, 5), "b": ones(5)}, 2 * 3 * 4 * 5 + 3 * 5),
         ("y = Gemm{transA=1, transB=1}(x, w)", {"x": "float[4, 3]"}, {"w": ones(5, 4)}, 2 * 3 * 4 * 5),
         ("y = Conv(x, w, b)", {"x": "float[2, 3, 8, 8]"}, {"w": ones(5, 3, 3, 3), "b": ones(5)}, 2 * 5 * 36 * (54 + 1)),
-        ("y = Conv{strides=[2], pads=[1, 1], group=2}(x, w)", {"x": "float[1, 4, 9]"}, {"w": ones(6, 2, 3)}, 6 * 5 * 12),
+        ("y = Conv{strides=[2], pads=[1, 1], group=2}(x, w)", {"x": "float[1, 4, 9]"}, {"w": ones(6, 2, 3)},
+         6 * 5 * 12),
         ("y = ConvTranspose{strides=[2]}(x, w)", {"x": "float[1, 4, 9]"}, {"w": ones(4, 6, 3)}, 2 * 4 * 9 * 6 * 3),
         ("y = Relu(x)", {"x": "float[3, 4]"}, {}, 12),
         ("y = Add(x, z)", {"x": "float[3, 1]", "z": "float[4]"}, {}, 12),
@@ -83,7 +84,7 @@ def test_flops(line: str, inputs: dict[str, str], constants: dict[str, object], 
     ],
 )  # fmt: skip
 def test_fusing_changes_no_figure(fused: list[str], lines: list[str]) -> None:
-    inputs = {"x": "float[3, 4]"} | {name: "float[2, 4, 6, 8]" for name in "qkv"}
+    inputs = {"x": "float[3, 4]"} | dict.fromkeys("qkv", "float[2, 4, 6, 8]")
     weights = {"w": ones(4, 5), "b": ones(5)}
     assert flops(*fused, inputs=inputs, **weights) == flops(*lines, inputs=inputs, **weights)
 
@@ -159,7 +160,9 @@ def test_large_weights_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_not_known_is_listed() -> None:
-    model = graph("a = com.example.Magic(x)", "y = MatMul(a, w)", "z = Relu(x)", inputs={"x": "float[3, 4]"}, w=ones(4, 4))
+    model = graph(
+        "a = com.example.Magic(x)", "y = MatMul(a, w)", "z = Relu(x)", inputs={"x": "float[3, 4]"}, w=ones(4, 4)
+    )
     found = cost(model)
     assert found.unknown == ("Magic at a: no rule", "MatMul at y: the shape is unknown")
     assert found.flops == 12 and "2 nodes not counted" in str(found)
@@ -243,6 +246,8 @@ def test_the_linear_layers_of_a_transformer_by_hand() -> None:
         lines.append(f"y{at} = MatMul({source}, w{at})")
         source = f"y{at}"
     found = cost(
-        graph(*lines, inputs={"x": f"float[{sequence}, {width}]"}, **{f"w{at}": ones(*s) for at, s in enumerate(shapes)})
+        graph(
+            *lines, inputs={"x": f"float[{sequence}, {width}]"}, **{f"w{at}": ones(*s) for at, s in enumerate(shapes)}
+        )
     )
     assert int(found.flops) == 2 * sequence * sum(map(prod, shapes))

@@ -36,7 +36,18 @@ def one(*lines: str, kind: str = "int64[batch, sequence]", **constants: object) 
         (("e = Equal(i, 1)", "f = Cast{to=FLOAT}(e)", "y = Gather(table, i)"), 40),
         (("r = Relu(table)", "y = Gather(r, i)"), 40),
     ],
-    ids=["table", "cast", "two tables", "columns", "offset", "slice", "concat", "one hot", "padding id", "computed table"],
+    ids=[
+        "table",
+        "cast",
+        "two tables",
+        "columns",
+        "offset",
+        "slice",
+        "concat",
+        "one hot",
+        "padding id",
+        "computed table",
+    ],
 )
 def test_indices_stay_below_the_rows(lines: tuple[str, ...], rows: int) -> None:
     found = one(*lines, table=TABLE, small=TABLE[:3])
@@ -141,7 +152,10 @@ def test_refuses_what_cannot_be_made_up(kind: str, message: str) -> None:
 
 
 SIGNATURE = Signature.of(
-    graph("y = Add(ids, mask)", inputs={"ids": "int64[batch, sequence]", "mask": "int64[batch, sequence]", "v": "float[3]"})
+    graph(
+        "y = Add(ids, mask)",
+        inputs={"ids": "int64[batch, sequence]", "mask": "int64[batch, sequence]", "v": "float[3]"},
+    )
 )
 
 
@@ -171,7 +185,9 @@ def test_refuses_feeds_that_do_not_fit(changed: dict[str, NDArray[np.generic] | 
         check_feeds(SIGNATURE, feeds(**changed), {})
 
 
-@pytest.mark.parametrize(("allowed", "message"), [((1, 4), r"sequence 8, outside 1\.\.4"), ((9, None), r"outside 9\.\.")])
+@pytest.mark.parametrize(
+    ("allowed", "message"), [((1, 4), r"sequence 8, outside 1\.\.4"), ((9, None), r"outside 9\.\.")]
+)
 def test_refuses_a_size_out_of_range(allowed: tuple[int, int | None], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         check_feeds(SIGNATURE, feeds(), {"sequence": allowed})

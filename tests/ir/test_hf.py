@@ -76,7 +76,9 @@ def _error(model: onnx_ir.Model, module: torch.nn.Module, batch: int, length: in
 @pytest.mark.parametrize(
     ("make", "inputs", "output", "longest"),
     [
-        (_bert, ["input_ids", "attention_mask", "token_type_ids"], "logits[batch,3]", 40),
+        pytest.param(
+            _bert, ["input_ids", "attention_mask", "token_type_ids"], "logits[batch,3]", 40, marks=pytest.mark.slow
+        ),
         (_llama, ["input_ids", "attention_mask"], "logits[batch,sequence,50]", 64),
         pytest.param(_gpt2, ["input_ids", "attention_mask"], "logits[batch,sequence,50]", 32, marks=pytest.mark.slow),
     ],

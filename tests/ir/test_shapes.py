@@ -33,7 +33,7 @@ GRAPHS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "broadcast by Where": (
         (
             "n = Shape(x)", "o = ConstantOfShape(length)", "e = Equal(wanted, minus)", "t = Where(e, ones, wanted)",
-            "v = Slice(x, [0], [1], [0])", "y = Expand(v, t)", "z = Add(o, 1.0)", "q = Identity(n)",
+            "r = Slice(x, [0], [1], [1])", "y = Expand(r, t)", "z = Add(o, 1.0)", "q = Identity(n)",
         ),
         "float[b, s]",
     ),

@@ -129,9 +129,7 @@ def test_the_view_computes_what_the_nodes_compute(spelling: Spelling) -> None:
     np.testing.assert_allclose(found, wanted, rtol=0, atol=bound)
 
 
-@pytest.mark.parametrize(
-    "name", ["MatMul", "Transpose", "Gemm transB", "weight on the left", "1x1 Conv", "Identity"]
-)
+@pytest.mark.parametrize("name", ["MatMul", "Transpose", "Gemm transB", "weight on the left", "1x1 Conv", "Identity"])
 def test_dense_is_no_copy(name: str) -> None:
     site = only(next(spelling for spelling in SPELLINGS if spelling.name == name).model())
     assert site.weight.const_value is not None
@@ -243,6 +241,7 @@ def test_an_embedding_tied_to_the_output_layer() -> None:
     ("weight", "bias", "name"),
     [
         ("encoder.0.query.weight", "encoder.0.query.bias", "encoder.0.query"),
+        ("encoder.0.query.weight.T", "b", "encoder.0.query"),
         ("val_60", "encoder.0.query.bias", "encoder.0.query"),
         ("onnx::MatMul_12", "b", "onnx::MatMul_12"),
     ],
@@ -292,5 +291,7 @@ def test_weights_in_a_model_local_function() -> None:
 def test_sites_know_their_block() -> None:
     lines = [line for at in range(3) for line in (f"m{at} = MatMul(x{at}, w{at})", f"x{at + 1} = Add(x{at}, m{at})")]
     square = {f"w{at}": np.eye(4, dtype=np.float32) for at in range(3)}
-    model = graph(*lines, "y = MatMul(x3, head)", inputs={"x0": "float[n, 4]"}, **square, head=np.ones((4, 2), np.float32))
+    model = graph(
+        *lines, "y = MatMul(x3, head)", inputs={"x0": "float[n, 4]"}, **square, head=np.ones((4, 2), np.float32)
+    )
     assert [(site.name, site.block) for site in sites(model)] == [("w0", 0), ("w1", 1), ("w2", 2), ("head", None)]

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import onnx_ir
 import pytest
+from tersor.ir.fx import Interpreter, to_fx
+from tersor.ir.text import graph
 
 Check = Callable[..., dict[str, np.ndarray]]
 
@@ -22,9 +25,17 @@ def test_gemm(check: Check, attributes: str, shapes: tuple[str, str, str]) -> No
     check(f"y = Gemm{attributes}(a, b, c)", a=shapes[0], b=shapes[1], c=shapes[2])
 
 
-def test_matmul_and_einsum(check: Check) -> None:
-    check("y = MatMul(a, b)", "z = MatMul(b, v)", "w = Einsum{equation='bij, bjk -> bik'}(a, b)",
-          a="float[2, 3, 4]", b="float[2, 4, 5]", v="float[5]")  # fmt: skip
+def test_matmul(check: Check) -> None:
+    check("y = MatMul(a, b)", "z = MatMul(b, v)", a="float[2, 3, 4]", b="float[2, 4, 5]", v="float[5]")
+    check("y = MatMul(a, b)", a="int32[3, 4]", b="int32[4, 2]")
+
+
+def test_einsum() -> None:
+    model = graph("y = Einsum{equation=x}(a, b)")
+    model.graph[0].attributes["equation"] = onnx_ir.AttrString("equation", "bij, bjk -> bik")
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((2, 3, 4)), rng.standard_normal((2, 4, 5))
+    np.testing.assert_allclose(Interpreter(to_fx(model)).run({"a": a, "b": b})["y"], a @ b)
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_cast_to_float8_saturates_on_request(check: Check, to: str, saturate: in
 
 
 def test_cast_to_int4_and_back(check: Check) -> None:
-    feeds = {"x": np.array([-8.0, -1.2, 0.0, 3.9, 7.0], np.float32)}
+    feeds = {"x": np.array([-8.0, -1.0, 0.0, 3.0, 7.0], np.float32)}
     check("q = Cast{to=int4}(x)", "y = Cast{to=float}(q)", x="float[5]", feeds=feeds)
 
 

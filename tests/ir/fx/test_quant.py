@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx.reference
+import onnx_ir
+import pytest
+from tersor.ir.fx import Interpreter, to_fx
+from tersor.ir.text import graph
+
+Check = Callable[..., dict[str, np.ndarray]]
+RNG = np.random.default_rng(0)
+
+
+def reference(model: onnx_ir.Model, feeds: dict[str, np.ndarray]) -> None:
+    """FX gives exactly what ONNX's reference evaluator gives."""
+    wanted = onnx.reference.ReferenceEvaluator(onnx_ir.serde.serialize_model(model)).run(None, dict(feeds))
+    for value, other in zip(Interpreter(to_fx(model)).run(feeds).values(), wanted, strict=True):
+        np.testing.assert_array_equal(value, other)
+
+
+@pytest.mark.parametrize("zero", [np.uint8(128), np.int8(3), np.uint16(700), np.int16(-5)])
+def test_quantize_per_tensor(zero: np.generic) -> None:
+    model = graph(
+        "q = QuantizeLinear(x, 0.02, zero)", "y = DequantizeLinear(q, 0.02, zero)", outputs=["q", "y"], zero=zero
+    )
+    reference(model, {"x": np.array([0.01, 0.03, -0.05, 5.0, -5.0, 0.5], np.float32)})
+
+
+def test_quantize_per_axis(check: Check) -> None:
+    constants = {"s": np.array([0.1, 0.2, 0.3], np.float32), "z": np.array([0, 5, -5], np.int8)}
+    check(
+        "q = QuantizeLinear{axis=0}(x, s, z)",
+        "y = DequantizeLinear{axis=0}(q, s, z)",
+        x="float[3, 4]",
+        constants=constants,
+    )
+
+
+def test_quantize_per_block() -> None:
+    scale = RNG.random((2, 3), np.float32) + 0.1
+    model = graph(
+        "q = QuantizeLinear{axis=1, block_size=2, output_dtype=int8}(x, s)",
+        "y = DequantizeLinear{axis=1, block_size=2}(q, s)",
+        s=scale,
+    )
+    reference(model, {"x": RNG.standard_normal((2, 6), np.float32)})
+
+
+def test_int4_saturates_at_its_own_limits() -> None:
+    zero = np.array(1).astype(onnx_ir.DataType.INT4.numpy())
+    model = graph("q = QuantizeLinear(x, 1.0, z)", "y = DequantizeLinear(q, 1.0, z)", z=zero)
+    found = Interpreter(to_fx(model)).run({"x": np.array([-100, -2, 3, 100], np.float32)})["y"]
+    assert found.tolist() == [-9, -2, 3, 6]
+
+
+def test_int4_weights_are_dequantized_by_block() -> None:
+    weight = np.arange(-8, 8).reshape(4, 4)
+    scale = np.array([[0.5, 1.0, 2.0, 4.0], [1.0, 1.0, 1.0, 1.0]], np.float32)
+    model = graph(
+        "d = DequantizeLinear{axis=0, block_size=2}(w, s)",
+        "y = MatMul(x, d)",
+        w=weight.astype(onnx_ir.DataType.INT4.numpy()),
+        s=scale,
+    )
+    found = Interpreter(to_fx(model)).run({"x": np.eye(4, dtype=np.float32)})["y"]
+    np.testing.assert_array_equal(found, weight * np.repeat(scale, 2, 0))
+
+
+def test_dynamic_quantize(check: Check) -> None:
+    check("(q, s, z) = DynamicQuantizeLinear(x)", x="float[3, 7]")
+
+
+@pytest.mark.parametrize("x", [np.zeros(3, np.float32), np.array([1, 2, 3], np.float32), -np.ones(2, np.float32)])
+def test_dynamic_quantize_of_one_sign(check: Check, x: np.ndarray) -> None:
+    check("(q, s, z) = DynamicQuantizeLinear(x)", x=f"float[{x.size}]", feeds={"x": x})
+
+
+def test_matmul_integer(check: Check) -> None:
+    constants = {
+        "a": RNG.integers(0, 255, (3, 4), np.uint8),
+        "b": RNG.integers(-128, 127, (4, 2), np.int8),
+        "az": np.uint8(7),
+        "bz": np.array([1, -2], np.int8),
+    }
+    check("y = MatMulInteger(a, b, az, bz)", "z = MatMulInteger(a, b)", x="float[1]", constants=constants, feeds=None)
+
+
+def test_qlinear_matmul_and_conv(check: Check) -> None:
+    constants = {
+        "a": RNG.integers(0, 255, (3, 4), np.uint8),
+        "b": RNG.integers(0, 255, (4, 2), np.uint8),
+        "z": np.uint8(120),
+        "s": np.float32(0.02),
+        "o": np.float32(0.5),
+        "i": RNG.integers(0, 255, (1, 2, 5, 5), np.uint8),
+        "w": RNG.integers(0, 255, (3, 2, 3, 3), np.uint8),
+    }
+    lines = (
+        "y = QLinearMatMul(a, s, z, b, s, z, o, z)",
+        "c = QLinearConv{pads=[1, 1, 1, 1]}(i, s, z, w, s, z, o, z)",
+        "d = ConvInteger(i, w, z)",
+    )
+    check(*lines, x="float[1]", constants=constants)
