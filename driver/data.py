@@ -117,12 +117,12 @@ def absolute(spec: str) -> str:
 
 def split(batches: Sequence[Feeds], *, more: bool = False) -> Split:
     """Hold every fifth batch out, or the last of fewer than five."""
-    clipped = f"; the first {len(batches)} batches were used, there are more" if more else ""
+    clipped = f"; there are more than these {len(batches)}" if more else ""
     if len(batches) == 1:
         return Split(batches, batches, False, "one batch only: quality was read on the batch that calibrated")
     out = [index for index in range(len(batches)) if index % HOLD_OUT == HOLD_OUT - 1] or [len(batches) - 1]
     calibration = [feeds for index, feeds in enumerate(batches) if index not in out]
-    note = f"{len(calibration)} batches calibrated, quality was read on {len(out)} held out{clipped}"
+    note = f"{len(calibration)} batches for calibration, {len(out)} held out for quality{clipped}"
     return Split(calibration, [batches[index] for index in out], True, note)
 
 

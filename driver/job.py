@@ -19,7 +19,8 @@ from ..ir.load import load
 from ..passes.base import Context, Contract, Exact, Lossy
 from ..passes.presets import RAISING
 from ..passes.report import Report, Size
-from ..passes.run import Observer, Verify, allowed, run_pipeline
+from ..passes.run import Observer, Verify, run_pipeline
+from ..passes.verify import allowed
 from . import data, host, manifest, origin, select
 from . import recipe as recipes
 from .artifact import finish, list_files
@@ -174,10 +175,10 @@ def _stage(name: str, report: Report, seconds: float) -> StageData:
 def _feeds_data(request: Request, feeds: Split, quality: Quality) -> FeedsData:
     return {
         "source": "random" if request.data is None else "data",
-        "calibration": len(feeds.calibration),
+        "calibration": min(len(feeds.calibration), BATCHES),
         "quality": len(quality.recorded.feeds),
         "held_out": feeds.held_out,
-        "note": feeds.note,
+        "note": f"{feeds.note}; at most {BATCHES} of each were read",
     }
 
 

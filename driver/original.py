@@ -14,7 +14,7 @@ from ..ir.errors import ContractError
 from ..ir.feeds import Array, Feeds
 from ..ir.runner import runner
 from ..passes.base import Contract, Exact, Lossy
-from ..passes.run import allowed, worst_loss
+from ..passes.verify import allowed, worst_loss
 
 #: Answers are kept for at most this many batches of a kind, and this many bytes of them.
 BATCHES = 8

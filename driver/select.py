@@ -16,8 +16,9 @@ from ..ir.errors import ContractError, TersorError, UnsupportedError, unsupporte
 from ..ir.feeds import Feeds
 from ..passes.base import Context, Contract
 from ..passes.report import Report, Size
-from ..passes.run import Observer, Verify, run_pipeline, worst_loss
+from ..passes.run import Observer, Verify, run_pipeline
 from ..passes.syntax import Step, to_text
+from ..passes.verify import worst_loss
 from .manifest import CandidateData
 from .original import Recorded, hold
 from .timing import Contestant, Interval, Timings, paired

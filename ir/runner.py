@@ -33,6 +33,27 @@ def runner(model: ir.Model) -> Run:
     return lambda feeds: dict(interpreter.run(feeds))
 
 
+def force(model: ir.Model, feeds: Feeds, names: Collection[str], see: Callable[[str, Array], Array | None]) -> bool:
+    """As `watch`, but an array that `see` returns takes the value's place for everything that runs after.
+
+    Gives False, and runs nothing, for a model that the interpreter cannot run.
+    """
+    from .fx import Interpreter, missing, to_fx
+
+    if missing(model):
+        return False
+    from .fx.dtypes import to_numpy, to_torch
+
+    interpreter = Interpreter(to_fx(model))
+
+    def tap(name: str, value: torch.Tensor) -> torch.Tensor | None:
+        forced = see(name, to_numpy(value))
+        return None if forced is None else to_torch(forced)
+
+    interpreter.run(feeds, taps=[name for name in names if name in interpreter.values], tap=tap)
+    return True
+
+
 def watch(model: ir.Model, feeds: Feeds, names: Collection[str], see: Callable[[str, Array], bool]) -> None:
     """Run the model once and show `see` the values of these names in the order of execution, until it returns False.
 

@@ -158,6 +158,7 @@ class Rewrite(Pass):
         queued = set(queue)
         fired: list[Finding] = []
         missed: dict[ir.Node, Finding] = {}
+        placed: set[ir.Node] = set()
         while queue:
             node = queue.popleft()
             queued.discard(node)
@@ -167,16 +168,18 @@ class Rewrite(Pass):
             verdict = self.match(node)
             finding = Finding.at(node, verdict)
             if isinstance(verdict, Miss):
-                missed[node] = finding
+                if node not in placed:
+                    missed[node] = finding
                 continue
             missed.pop(node, None)
             fired.append(finding)
             ledger, readers = Ledger.of(node.graph), [user for value in node.outputs for user in value.consumers()]
             self.rewrite(verdict)
-            placed = ledger.take_placed()
-            for new in placed:
-                model.graph.opset_imports.setdefault(new.domain, 1)
-            again = [other for other in self._candidates((*placed, *readers)) if other not in queued]
+            new = ledger.take_placed()
+            for other in new:
+                model.graph.opset_imports.setdefault(other.domain, 1)
+            placed.update(new)
+            again = [other for other in self._candidates((*new, *dict.fromkeys(readers))) if other not in queued]
             queue.extend(again)
             queued.update(again)
         alive = (finding for node, finding in missed.items() if node.graph is not None)

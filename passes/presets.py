@@ -35,6 +35,7 @@ RAISING = Pipeline(
         InferShapes(),
         DropTrueMasks(),
         MergeCommonSubexpressions(),
+        InferShapes(),
         RaiseGelu(),
         RaiseAttention(),
         RaiseAttentionHeads(),

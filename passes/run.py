@@ -13,14 +13,12 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from ..ir.compare import Comparison, compare
-from ..ir.errors import ContractError, PassError, TersorError
-from ..ir.feeds import Feeds, random_feeds
-from ..ir.level import SEMANTIC_OPSET, Level, Signature, check
-from ..ir.text import excerpt
-from .base import Context, Contract, Lossy, Pass
+from ..ir.errors import PassError, TersorError
+from ..ir.level import SEMANTIC_OPSET, Level, Signature
+from .base import Context, Lossy, Pass
 from .pipeline import Pipeline, title
 from .report import PassReport, Report, Size
+from .verify import judge, located
 
 Observer = Callable[[str], None]
 
@@ -57,7 +55,7 @@ def run_pipeline(
             before = model.clone()
             made = [_record(step, model, context, observe) for step in stretch]
             if verify is not Verify.OFF:
-                judged = _judge(before, model, stretch, context, signature)
+                judged = judge(before, model, stretch, context, signature)
                 if isinstance(judged, TersorError):
                     raise _blame(before, stretch, context, signature, judged)
                 made[-1] = replace(made[-1], loss=judged)
@@ -66,18 +64,6 @@ def run_pipeline(
         _restore(model, original)
         raise
     return Report(tuple(records))
-
-
-def worst_loss(contract: Contract, comparison: Comparison) -> float:
-    """The error of a comparison in the contract's own metric; the worst output counts."""
-    if isinstance(contract, Lossy) and contract.metric == "cosine":
-        return max((1.0 - output.cosine for output in comparison.outputs), default=0.0)
-    return comparison.relative_l2
-
-
-def allowed(contract: Contract) -> float:
-    """The largest loss that the contract allows."""
-    return contract.budget if isinstance(contract, Lossy) else contract.tolerance
 
 
 def _with_upgrade(pipeline: Pipeline, model: ir.Model) -> Iterator[Pass]:
@@ -125,25 +111,6 @@ def _record(step: Pass, model: ir.Model, context: Context, observe: Observer | N
     return PassReport(text, step.contract, outcome.findings, before, Size.of(model), seconds)
 
 
-def _judge(
-    before: ir.Model, after: ir.Model, stretch: Sequence[Pass], context: Context, signature: Signature
-) -> float | TersorError:
-    """The loss of a stretch, or what is wrong with it."""
-    changing = any(step.changes_signature for step in stretch)
-    try:
-        check(after, stretch[-1].level, signature=None if changing else signature)
-        reference = _with_outputs_of(before, after) if changing else before
-        comparison = compare(reference, after, context.feeds or _random(before, context.seed))
-    except TersorError as error:
-        return error
-    contract = max((step.contract for step in stretch), key=allowed)
-    loss = worst_loss(contract, comparison)
-    if loss <= allowed(contract):
-        return loss
-    measured = f"measured {loss:.3g} on output {comparison.worst.name}"
-    return ContractError(f"{_subject(stretch)} promised {contract}, {measured}")
-
-
 def _blame(
     good: ir.Model, stretch: Sequence[Pass], context: Context, signature: Signature, found: TersorError
 ) -> TersorError:
@@ -151,43 +118,11 @@ def _blame(
     for step in stretch:
         after = good.clone()
         _record(step, after, context, None)
-        judged = _judge(good, after, [step], context, signature)
+        judged = judge(good, after, [step], context, signature)
         if isinstance(judged, TersorError):
-            return _located(judged, good, after, context)
+            return located(judged, good, after, context)
         good = after
     return found
-
-
-def _located(error: TersorError, good: ir.Model, bad: ir.Model, context: Context) -> TersorError:
-    if not isinstance(error, ContractError):
-        return error
-    feeds = context.feeds or _random(good, context.seed)
-    first = compare(good, bad, feeds, locate=True).first_diverging
-    if first is None:
-        return error
-    located = ContractError(f"{error}; first diverging value: {first}")
-    node = next((node for node in bad.graph.all_nodes() if any(out.name == first.name for out in node.outputs)), None)
-    if node is not None:
-        located.add_note(excerpt(node))
-    return located
-
-
-def _with_outputs_of(model: ir.Model, other: ir.Model) -> ir.Model:
-    """`model` with only the outputs that `other` still has."""
-    kept = {value.name for value in other.graph.outputs}
-    narrowed = model.clone()
-    for value in [value for value in narrowed.graph.outputs if value.name not in kept]:
-        narrowed.graph.outputs.remove(value)
-    return narrowed
-
-
-def _random(model: ir.Model, seed: int) -> Sequence[Feeds]:
-    return [random_feeds(model, seed=seed)]
-
-
-def _subject(stretch: Sequence[Pass]) -> str:
-    names = ", ".join(title(step) for step in stretch)
-    return f"the pass {names}" if len(stretch) == 1 else f"the passes {names}"
 
 
 def _restore(model: ir.Model, original: ir.Model) -> None:

@@ -11,7 +11,7 @@ from tersor.ir.feeds import random_feeds
 from tersor.ir.level import Signature, violations
 from tersor.ir.text import lines
 from tersor.passes.base import Context, Miss, Pass
-from tersor.passes.run import allowed, worst_loss
+from tersor.passes.verify import allowed, worst_loss
 
 
 def apply(made: Pass, model: ir.Model) -> list[str]:

@@ -65,8 +65,6 @@ class DecomposeAttention(Rewrite):
     anchors: ClassVar[tuple[str, ...]] = ("Attention",)
 
     def match(self, node: ir.Node) -> Match | Miss:
-        if node.domain:
-            return Miss("domain", node.domain, "ONNX's own Attention")
         cap = node.attributes.get("softcap")
         if cap is not None and cap.as_float() != 0.0:
             return Miss("softcap", str(cap.as_float()), "no soft cap")

@@ -13,8 +13,9 @@ from torch.fx.node import Argument
 from ..errors import ModelError, OptionError, nearest
 from .dtypes import to_numpy, to_torch
 
-Tap = Callable[[str, torch.Tensor], None]
-"""Called with a value's ONNX name and the value, in the order of execution; keep a clone, not the tensor."""
+Tap = Callable[[str, torch.Tensor], torch.Tensor | None]
+"""Called with a value's ONNX name and the value, in the order of execution; keep a clone, not the tensor. A tensor that
+it returns takes the value's place for everything that runs after."""
 
 
 _FAILURES = (RuntimeError, IndexError, ValueError, TypeError, AssertionError, NotImplementedError)
@@ -122,7 +123,9 @@ class Interpreter:
             else:
                 values[node] = _call(node, args, fx.map_arg(node.kwargs, value_of))
             if watch is not None and node.meta.get("tap") and node.meta["onnx_name"] in wanted:
-                watch(node.meta["onnx_name"], _shown(values[node]))
+                forced = watch(node.meta["onnx_name"], _shown(values[node]))
+                if forced is not None and isinstance(values[node], torch.Tensor):
+                    values[node] = forced
             for other in dead:
                 del values[other]
         raise AssertionError("an FX graph ends in an output")

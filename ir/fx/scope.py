@@ -273,7 +273,7 @@ def attach(root: torch.nn.Module, name: str, array: np.ndarray, *, trainable: bo
 
 
 def _child(owner: torch.nn.Module, part: str) -> torch.nn.Module | None:
-    if part not in owner._modules and not hasattr(owner, part):
+    if not hasattr(owner, part):
         owner.add_module(part, torch.nn.Module())
     child = getattr(owner, part)
     return child if isinstance(child, torch.nn.Module) and not isinstance(child, fx.GraphModule) else None

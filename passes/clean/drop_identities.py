@@ -42,5 +42,6 @@ class DropIdentities(Rewrite):
         value, result = found.node.inputs[0], found.node.outputs[0]
         assert value is not None
         if result.is_graph_output():
+            value.type, value.shape = result.type or value.type, result.shape or value.shape
             take_name(result, value)
         replace(Tape(), [result], [value])

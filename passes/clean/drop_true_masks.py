@@ -20,6 +20,7 @@ from ..base import Match, Miss, Rewrite
 from ..edit import Tape, constant_of, replace, scalar_of
 
 _LAYOUT = frozenset({"Unsqueeze", "Squeeze", "Reshape", "Expand", "Cast", "Transpose", "Identity"})
+_WIDE = frozenset({ir.DataType.INT32, ir.DataType.INT64, ir.DataType.FLOAT, ir.DataType.DOUBLE})
 _ELEMENTWISE = frozenset({"And", "Or", "Not", "Where", "Add", "Sub", "Mul", "Cast"})
 
 
@@ -48,9 +49,10 @@ class DropTrueMasks(Rewrite):
         wide, narrow = dimensions(node.outputs[0]), dimensions(kept)
         if wide is None or narrow is None:
             return Miss("shape", node.outputs[0].name or "", "known ranks")
-        if wide != narrow and not _readers_broadcast(node.outputs[0], _grown(wide, narrow)):
+        grown = _grown(wide, narrow)
+        if grown and not _readers_broadcast(node.outputs[0], grown):
             return Miss("broadcast", node.outputs[0].name or "", f"readers that broadcast {narrow} to {wide}")
-        return Survivor(node=node, kept=kept, narrower=wide != narrow)
+        return Survivor(node=node, kept=kept, narrower=bool(grown))
 
     def rewrite(self, found: Match) -> None:
         assert isinstance(found, Survivor)
@@ -59,7 +61,7 @@ class DropTrueMasks(Rewrite):
         kept = tape("Identity", found.kept) if output.is_graph_output() else found.kept
         replace(tape, [output], [kept])
         if found.narrower:
-            _forget_shapes(kept)
+            _restate_shapes(kept)
 
 
 def _always_true(value: ir.Value) -> bool:
@@ -83,7 +85,7 @@ def _always_true(value: ir.Value) -> bool:
 def _counts_up(value: ir.Value) -> bool:
     """Whether every element is a Range from at least zero upwards."""
     node = value.producer()
-    while node is not None and node.op_type in _LAYOUT and node.inputs[0] is not None:
+    while node is not None and node.op_type in _LAYOUT and node.inputs[0] is not None and _keeps_order(node):
         node = node.inputs[0].producer()
     if node is None or node.op_type != "Range":
         return False
@@ -91,10 +93,17 @@ def _counts_up(value: ir.Value) -> bool:
     return start is not None and step is not None and start >= 0 and step > 0
 
 
+def _keeps_order(node: ir.Node) -> bool:
+    """A cast to a narrow integer would wrap around into the negative numbers."""
+    return node.op_type != "Cast" or node.attributes["to"].as_int() in _WIDE
+
+
 def _grown(wide: Sequence[Element], narrow: Sequence[Element]) -> dict[int, Element]:
-    """Axes, counted from the right, whose size only the broadcast gives: {axis: size}."""
+    """Axes, counted from the right, whose size the broadcast gives, or may give where it is unknown: {axis: size}."""
     padded = [*([1] * (len(wide) - len(narrow))), *narrow]
-    return {i - len(wide): dim for i, (dim, own) in enumerate(zip(wide, padded, strict=True)) if dim != own}
+    return {
+        i - len(wide): dim for i, (dim, own) in enumerate(zip(wide, padded, strict=True)) if dim != own or dim is None
+    }
 
 
 def _readers_broadcast(value: ir.Value, grown: dict[int, Element]) -> bool:
@@ -105,7 +114,7 @@ def _readers_broadcast(value: ir.Value, grown: dict[int, Element]) -> bool:
 
 def _broadcasts(node: ir.Node, index: int, grown: dict[int, Element]) -> bool:
     if node.op_type == "Attention" and index == 3 and not node.domain:
-        return True
+        return -1 not in grown
     if node.op_type not in _ELEMENTWISE or node.domain:
         return False
     others = [dimensions(value) for i, value in enumerate(node.inputs) if i != index]
@@ -118,9 +127,24 @@ def _has(dims: Sequence[Element] | None, axis: int, size: Element) -> bool:
     return dims is not None and len(dims) >= -axis and dims[axis] == size
 
 
-def _forget_shapes(value: ir.Value) -> None:
-    """Forget shapes that were stated for the broadcast result; inference states them anew."""
-    for node in value.consumers():
-        if node.op_type in _ELEMENTWISE and not node.outputs[0].is_graph_output():
-            node.outputs[0].shape = None
-            _forget_shapes(node.outputs[0])
+def _restate_shapes(value: ir.Value) -> None:
+    """State the shapes that follow from the narrower mask, up to where the broadcast happens by itself."""
+    for node in dict.fromkeys(value.consumers()):
+        result = node.outputs[0]
+        before = dimensions(result)
+        if node.op_type in _ELEMENTWISE and before is not None:
+            after = _broadcast([dimensions(item) for item in node.inputs])
+            result.shape = None if after is None else ir.Shape(after)
+            if after != before:
+                _restate_shapes(result)
+
+
+def _broadcast(shapes: Sequence[Sequence[Element] | None]) -> list[Element] | None:
+    """The shape of an elementwise result, None where a rank is unknown."""
+    known = [dims for dims in shapes if dims is not None]
+    if len(known) != len(shapes):
+        return None
+    rank = max(map(len, known))
+    columns = zip(*([*([1] * (rank - len(dims))), *dims] for dims in known), strict=True)
+    sizes = [set(column) - {1} for column in columns]
+    return [next(iter(size)) if len(size) == 1 else None if size else 1 for size in sizes]

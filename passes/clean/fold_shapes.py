@@ -56,8 +56,8 @@ class FoldShapes(Rewrite):
             return Miss(
                 "spelling", f"{have} to {wanted}", "at most one dimension that is not the input's own at its place"
             )
-        if attribute(node, "allowzero", 0) and 0 in wanted:
-            return Miss("zero-size", str(wanted), "no dimension of size zero")
+        if 0 in (have or []) or (attribute(node, "allowzero", 0) and 0 in wanted):
+            return Miss("zero-size", f"{have} to {wanted}", "no dimension of size zero")
         return Target(node=node, shape=shape)
 
     def rewrite(self, found: Match) -> None:

@@ -61,7 +61,7 @@ def cones(node: ir.Node) -> Iterator[tuple[ir.Value, ir.Value, Samples]]:
     tops = list(_climb(node))
     for bottom in _descend(node):
         for top in tops:
-            values = _evaluate(bottom, top, _REACH)
+            values = _evaluate(bottom, top, {top: POINTS}, _REACH)
             if values is not None:
                 yield top, bottom, values
 
@@ -95,16 +95,21 @@ def _descend(node: ir.Node) -> Iterator[ir.Value]:
         node = reader
 
 
-def _evaluate(value: ir.Value, x: ir.Value, depth: int) -> Samples | None:
-    if value is x:
-        return POINTS
+def _evaluate(value: ir.Value, x: ir.Value, known: dict[ir.Value, Samples | None], depth: int) -> Samples | None:
+    """The samples of `value`, each value of the cone computed once; None where it is no scalar function of `x`."""
+    if value not in known:
+        known[value] = _computed(value, x, known, depth)
+    return known[value]
+
+
+def _computed(value: ir.Value, x: ir.Value, known: dict[ir.Value, Samples | None], depth: int) -> Samples | None:
     constant = scalar_of(value)
     if constant is not None:
-        return np.full_like(POINTS, constant)
+        return np.full_like(POINTS, constant) if _rank(value) <= _rank(x) else None
     node = value.producer()
     if node is None or node.domain or depth == 0:
         return None
-    inputs = [None if item is None else _evaluate(item, x, depth - 1) for item in node.inputs]
+    inputs = [None if item is None else _evaluate(item, x, known, depth - 1) for item in node.inputs]
     if any(item is None for item in inputs):
         return None
     known = [item for item in inputs if item is not None]
@@ -114,3 +119,8 @@ def _evaluate(value: ir.Value, x: ir.Value, depth: int) -> Samples | None:
         if node.op_type in _UNARY and len(known) == 1:
             return _UNARY[node.op_type](known[0])
     return None
+
+
+def _rank(value: ir.Value) -> int:
+    """Axes of a value, 0 where unknown: a constant [1, 1, 1] would give a vector two axes more."""
+    return 0 if value.shape is None else len(value.shape)

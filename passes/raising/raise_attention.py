@@ -18,7 +18,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from ...ir.content import dimensions
+from ...ir.content import Element, dimensions
 from ..base import Match, Miss, Rewrite
 from ..edit import Tape, attribute, constant_of, only_reader, replace, scalar_of
 
@@ -62,6 +62,8 @@ class RaiseAttention(Rewrite):
         scores = _take_apart(node.inputs[0])
         if isinstance(scores, Miss):
             return scores
+        if scores.mask is not None and not _broadcasts(scores.mask, scores.product.outputs[0]):
+            return Miss("mask", _sizes(scores.mask), f"sizes that broadcast to {_sizes(scores.product.outputs[0])}")
         product = _weighted_sum(node.outputs[0], scores.mask)
         if isinstance(product, Miss):
             return product
@@ -75,9 +77,12 @@ class RaiseAttention(Rewrite):
         key, perm = spelled
         value = product.inputs[1]
         assert value is not None
-        heads = [_head_count(query, None), _head_count(key, perm), _head_count(value, None)]
-        if None in heads or len(set(heads)) != 1:
-            return Miss("heads", f"Q, K, V have {heads} heads", "the same known number of heads in Q, K and V")
+        sizes = [_leading(query, None), _leading(key, perm), _leading(value, None)]
+        batches, heads = {size[0] for size in sizes}, {size[1] for size in sizes}
+        if len(heads) != 1 or not isinstance(sizes[0][1], int):
+            return Miss("heads", ", ".join(str(size[1]) for size in sizes), "one known number of heads in Q, K and V")
+        if len(batches) != 1 or None in batches:
+            return Miss("batch", ", ".join(str(size[0]) for size in sizes), "one batch size in Q, K and V")
         return Bracket(
             node=node,
             query=query,
@@ -133,8 +138,11 @@ def _weighted_sum(probabilities: ir.Value, mask: ir.Value | None) -> ir.Node | M
     guard = next((node for node in readers if node.op_type == "Where"), None)
     if guard is not None:
         test = guard.inputs[0].producer() if guard.inputs[0] is not None else None
-        if test is None or test.op_type != "IsNaN" or len(readers) != 2 or scalar_of(guard.inputs[1]) != 0.0:
+        asks = test is not None and test.op_type == "IsNaN" and test.inputs[0] is value
+        if not asks or scalar_of(guard.inputs[1]) != 0.0 or guard.inputs[2] is not value:
             return Miss("guard", f"Where at {guard.name}", "zeros where a probability is NaN")
+        if len(readers) != 2 or value.is_graph_output():
+            return Miss("probabilities", value.name or "", "to be read by the product with the values alone")
         if mask is not None and not _finite(mask):
             return Miss("guard", mask.name or "", "a mask that is provably finite, so that no row is NaN")
         value = guard.outputs[0]
@@ -166,7 +174,7 @@ def _scaling(node: ir.Node) -> tuple[ir.Value | None, float]:
     if factor is not None and factor != 0.0:
         return left, (1.0 / factor if node.op_type == "Div" else factor)
     factor = scalar_of(left)
-    return (right, factor) if factor is not None and node.op_type == "Mul" else (None, 1.0)
+    return (right, factor) if factor and node.op_type == "Mul" else (None, 1.0)
 
 
 def _adds(value: ir.Value) -> bool:
@@ -217,9 +225,22 @@ def _untransposed(key: ir.Value) -> tuple[ir.Value, tuple[int, ...] | None] | Mi
     return node.inputs[0], (perm[0], perm[1], perm[3], perm[2])
 
 
-def _head_count(value: ir.Value, perm: tuple[int, ...] | None) -> int | None:
+def _leading(value: ir.Value, perm: tuple[int, ...] | None) -> tuple[Element, Element]:
+    """Batch size and number of heads of [batch, heads, sequence, size], or of what `perm` brings there."""
     dims = dimensions(value)
     if dims is None or len(dims) != 4:
-        return None
-    heads = dims[1 if perm is None else perm[1]]
-    return heads if isinstance(heads, int) else None
+        return None, None
+    first, second = (0, 1) if perm is None else perm[:2]
+    return dims[first], dims[second]
+
+
+def _broadcasts(mask: ir.Value, scores: ir.Value) -> bool:
+    """Whether a mask, added to the scores, leaves their shape as it is, and has a place for each key."""
+    own, wide = dimensions(mask), dimensions(scores)
+    if own is None or wide is None or not 2 <= len(own) <= len(wide) or None in own:
+        return False
+    return own[-1] == wide[-1] and all(dim in (1, size) for dim, size in zip(own, wide[-len(own) :], strict=True))
+
+
+def _sizes(value: ir.Value) -> str:
+    return f"{value.name}: {dimensions(value)}"

@@ -44,7 +44,7 @@ class RaiseGridGather(Rewrite):
         stack = indices.producer() if indices is not None else None
         if data is None or dims is None or attribute(node, "batch_dims", 0):
             return Miss("data", data.name or "" if data else "", "known sizes and no batch_dims")
-        if stack is None or stack.op_type != "Concat" or len(stack.inputs) != len(dims):
+        if stack is None or stack.op_type != "Concat" or len(stack.inputs) != len(dims) or not _is_last(stack, indices):
             return Miss("indices", indices.name or "" if indices else "", "one index tensor for each axis, stacked")
         places: list[int] = []
         rank = None
@@ -75,6 +75,9 @@ def _counter(part: ir.Value | None, size: int | str | None) -> tuple[int, int] |
     if last is None or last.op_type != "Unsqueeze" or last.inputs[0] is None:
         return Miss("stacking", part.name or "" if part else "", "Unsqueeze at the last axis")
     value = last.inputs[0]
+    rank = None if value.shape is None else len(value.shape)
+    if integers_of(last.inputs[1]) not in ([-1], [rank]):
+        return Miss("stacking", part.name or "" if part else "", "Unsqueeze at the last axis")
     node = value.producer()
     while node is not None and node.op_type in ("Expand", "Cast") and node.inputs[0] is not None:
         value = node.inputs[0]
@@ -90,6 +93,12 @@ def _counter(part: ir.Value | None, size: int | str | None) -> tuple[int, int] |
         return Miss("extent", f"{content(node.inputs[1])} for an axis of size {size}", "the size of the axis")
     counting = [axis for axis, dim in enumerate(shape) if dim != 1]
     return (counting[0], len(shape)) if len(counting) == 1 else Miss("index", str(shape), "one counting axis")
+
+
+def _is_last(stack: ir.Node, indices: ir.Value | None) -> bool:
+    """Whether the index tensors are joined along the last axis, which GatherND reads as one place."""
+    rank = None if indices is None or indices.shape is None else len(indices.shape)
+    return attribute(stack, "axis", 0) in (-1, None if rank is None else rank - 1)
 
 
 def _grid(stack: ir.Node) -> list[int | str | None] | None:

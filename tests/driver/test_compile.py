@@ -19,7 +19,7 @@ from tersor.ir.feeds import Feeds
 from tersor.ir.text import graph, lines
 from tersor.passes.base import Context, Contract, Exact, Lossy, Outcome, Pass
 from tersor.passes.pipeline import Pipeline
-from tersor.passes.run import allowed
+from tersor.passes.verify import allowed
 
 RNG = np.random.default_rng(0)
 WEIGHT = RNG.standard_normal((4, 3)).astype(np.float32)

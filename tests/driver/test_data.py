@@ -210,7 +210,7 @@ def test_every_fifth_batch_is_held_out(count: int, held_out: list[int]) -> None:
     assert [len(feeds["x"]) - 1 for feeds in parts.quality] == held_out
     assert len(parts.calibration) == count - len(held_out)
     assert parts.held_out
-    assert f"quality was read on {len(held_out)} held out" in parts.note
+    assert f"{len(held_out)} held out for quality" in parts.note
 
 
 def test_one_batch_serves_for_both_and_says_so() -> None:

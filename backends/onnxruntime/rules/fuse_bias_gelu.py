@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from ....ir.level import Level
 from ....passes.base import Match, Miss, Rewrite
-from ....passes.edit import Tape, replace
+from ....passes.edit import Tape, only_reader, replace
 from .linear import DOMAIN, linear
 
 
@@ -39,8 +39,10 @@ class FuseBiasGelu(Rewrite):
         if node.domain or (form is not None and form.as_string() != "none"):
             return Miss("form", form.as_string() if form else node.domain, "the exact GELU of ai.onnx")
         layer = linear(node.inputs[0])
-        if layer is None or layer.bias is None or len(layer.output.consumers()) != 1:
+        if layer is None or layer.bias is None:
             return Miss("bias", node.inputs[0].name or "" if node.inputs[0] else "", "a linear layer with a bias")
+        if only_reader(layer.output) is not node:
+            return Miss("readers", layer.output.name or "", "a sum that only this GELU reads")
         if layer.quantized:
             return Miss("precision", layer.output.name or "", "a float layer: the int8 kernel adds the bias itself")
         return Biased(node=node, x=layer.nodes[1].outputs[0], bias=layer.bias)

@@ -53,8 +53,11 @@ class FusePackedAttention(Rewrite):
             return Miss("self-attention", first.activation.name or "", "Q, K and V from one activation")
         if not (first.quantized == second.quantized == third.quantized):
             return Miss("precision", node.name or "", "Q, K and V in one precision")
-        if first.scale is not None and not first.quantized:
+        if any(layer.scale is not None and not layer.quantized for layer in (first, second, third)):
             return Miss("precision", first.weight.name or "", "quantized activations where weights are int8")
+        widths = [layer.weight.shape[1] if layer.weight.shape else None for layer in (first, second, third)]
+        if len(set(widths)) != 1:
+            return Miss("widths", ", ".join(map(str, widths)), "Q, K and V of one width")
         if any(len(layer.output.consumers()) != 1 for layer in (first, second, third)):
             return Miss("readers", first.output.name or "", "projections that only this attention reads")
         mask = node.inputs[3] if len(node.inputs) > 3 else None

@@ -38,19 +38,22 @@ class GatherQuantizedRows(Rewrite):
 
     def match(self, node: ir.Node) -> Match | Miss:
         source = node.inputs[0].producer() if node.inputs[0] is not None else None
-        if source is None or source.op_type != "DequantizeLinear" or attribute(node, "axis", 0) != 0:
+        if source is None or source.op_type != "DequantizeLinear" or attribute(node, "axis", 0) not in (0, -2):
             return Miss("table", node.inputs[0].name or "" if node.inputs[0] else "", "a dequantized table, axis 0")
         table, scale = source.inputs[:2]
         zero = source.inputs[2] if len(source.inputs) > 2 else None
         if table is None or scale is None or table.const_value is None or zero is not None:
             return Miss("zero point", source.name or "", "a constant table without zero points")
-        if scale.shape is None or len(scale.shape) != 1 or attribute(source, "axis", 1) != 0:
+        if table.shape is None or len(table.shape) != 2:
+            return Miss("rank", table.name or "", "a table of rows and columns")
+        if scale.shape is None or len(scale.shape) != 1 or attribute(source, "axis", 1) not in (0, -2):
             return Miss("scale", scale.name or "", "one scale for each row")
         return Rows(node=node, dequantize=source, table=table, scale=scale)
 
     def rewrite(self, found: Match) -> None:
         assert isinstance(found, Rows)
         tape, ids = Tape(), found.node.inputs[1]
-        rows = tape("Cast", tape("Gather", found.table, ids), to=int(ir.DataType.FLOAT))
+        dtype = found.scale.dtype or ir.DataType.FLOAT
+        rows = tape("Cast", tape("Gather", found.table, ids), to=int(dtype))
         scales = tape("Unsqueeze", tape("Gather", found.scale, ids), tape.constant([-1], "last"))
         replace(tape, found.node.outputs, [tape("Mul", rows, scales)], matched=[found.node, found.dequantize])

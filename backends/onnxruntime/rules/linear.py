@@ -95,6 +95,8 @@ def _product(value: ir.Value, node: ir.Node) -> Linear | None:
         quantizer = back.inputs[0].producer()
         if quantizer is None or quantizer.op_type != "DynamicQuantizeLinear" or quantizer.inputs[0] is None:
             return None
+        if list(back.inputs) != list(quantizer.outputs):
+            return None
         activation = quantizer.inputs[0]
         nodes += [back, quantizer]
     return Linear(value, activation, weight, scale, None, quantizer, tuple(nodes))

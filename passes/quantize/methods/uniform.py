@@ -11,19 +11,22 @@ from ...weights import Quantized
 def symmetric(weight: Array, *, bits: int = 8, axis: int | None = None) -> Quantized:
     """Round to the nearest of 2^bits - 1 levels around zero: q = round(w / s), s = max|w| / (2^(bits-1) - 1).
 
-    axis: one scale for each index along it; None for one scale in all. A slice of zeros gets the scale one. Rounds half
-    to even, as ONNX's QuantizeLinear does. Source: Jacob et al., Quantization and Training of Neural Networks for
-    Efficient Integer-Arithmetic-Only Inference, 2018, section 2.1, with zero point zero. Raises ValueError for weights
-    that are not finite.
+    bits: 2 to 8. axis: one scale for each index along it; None for one scale in all. A slice of zeros gets the scale
+    one, and no scale is smaller than the dtype's smallest number. Rounds half to even, as ONNX's QuantizeLinear does.
+    Source: Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference,
+    2018, section 2.1, with zero point zero. Raises ValueError for weights that are not finite and other bits.
 
     >>> symmetric(np.array([[1.0, -2.0], [0.5, 4.0]], np.float32), axis=1).values.tolist()
     [[127, -64], [64, 127]]
     """
     if not np.isfinite(weight).all():
         raise ValueError("the weight holds NaN or infinity")
+    if not 2 <= bits <= 8:
+        raise ValueError(f"an int8 holds 2 to 8 bits, not {bits}")
     top = (1 << (bits - 1)) - 1
     others = None if axis is None else tuple(index for index in range(weight.ndim) if index != axis % weight.ndim)
     largest = np.abs(weight).max(axis=others, keepdims=axis is not None, initial=0.0).astype(np.float64)
-    scale = np.where(largest > 0, largest / top, 1.0).astype(weight.dtype)
-    values = np.clip(np.rint(np.divide(weight, scale)), -top, top).astype(np.int8)
-    return Quantized(values, scale.reshape(-1) if axis is not None else scale.reshape(()), axis)
+    least = np.finfo(weight.dtype).smallest_subnormal.astype(np.float64)
+    scale = np.where(largest > 0, np.maximum(largest / top, least), 1.0).astype(weight.dtype)
+    values = np.clip(np.rint(np.divide(weight, scale, dtype=np.result_type(weight, np.float32))), -top, top)
+    return Quantized(values.astype(np.int8), scale.reshape(-1) if axis is not None else scale.reshape(()), axis)

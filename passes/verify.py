@@ -1,0 +1,105 @@
+"""Hold what passes did to what they promised.
+
+An exact stretch of a model that rounds at run time is held to its promise value by value: a sum reordered in the last
+bit can move an activation across a rounding boundary, and the layers behind amplify that as they would any other int8
+step. There every value that both graphs have is computed from the reference's own inputs, so that what is measured is
+the rewrite, not the rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from ..ir.compare import Comparison, compare, compare_locally
+from ..ir.errors import ContractError, TersorError
+from ..ir.feeds import Feeds, random_feeds
+from ..ir.level import Signature, check
+from ..ir.text import excerpt
+from .base import Context, Contract, Exact, Lossy, Pass
+from .pipeline import title
+
+#: Ops that round what a run computes.
+_ROUNDING = frozenset(
+    {
+        "DynamicQuantizeLinear",
+        "DynamicQuantizeLSTM",
+        "DynamicQuantizeMatMul",
+        "QuantizeLinear",
+        "Round",
+        "Floor",
+        "Ceil",
+    }
+)
+
+
+def judge(
+    before: ir.Model, after: ir.Model, stretch: Sequence[Pass], context: Context, signature: Signature
+) -> float | TersorError:
+    """The loss of a stretch of passes in its contract's metric, or what is wrong with it."""
+    changing = any(step.changes_signature for step in stretch)
+    contract = max((step.contract for step in stretch), key=allowed)
+    feeds = context.feeds or _random(before, context.seed)
+    try:
+        check(after, stretch[-1].level, signature=None if changing else signature)
+        reference = _with_outputs_of(before, after) if changing else before
+        if isinstance(contract, Exact) and _rounds(before):
+            comparison = compare_locally(reference, after, feeds[0])
+        else:
+            comparison = compare(reference, after, feeds)
+    except TersorError as error:
+        return error
+    loss = worst_loss(contract, comparison)
+    if loss <= allowed(contract):
+        return loss
+    measured = f"measured {loss:.3g} on {comparison.worst.name}"
+    return ContractError(f"{_subject(stretch)} promised {contract}, {measured}")
+
+
+def located(error: TersorError, good: ir.Model, bad: ir.Model, context: Context) -> TersorError:
+    """The error with the first value that diverged, and the graph around it as a note."""
+    if not isinstance(error, ContractError):
+        return error
+    feeds = context.feeds or _random(good, context.seed)
+    first = compare(good, bad, feeds, locate=True).first_diverging
+    if first is None:
+        return error
+    better = ContractError(f"{error}; first diverging value: {first}")
+    node = next((node for node in bad.graph.all_nodes() if any(out.name == first.name for out in node.outputs)), None)
+    if node is not None:
+        better.add_note(excerpt(node))
+    return better
+
+
+def worst_loss(contract: Contract, comparison: Comparison) -> float:
+    """The error of a comparison in the contract's own metric; the worst output counts."""
+    if isinstance(contract, Lossy) and contract.metric == "cosine":
+        return max((1.0 - output.cosine for output in comparison.outputs), default=0.0)
+    return comparison.relative_l2
+
+
+def allowed(contract: Contract) -> float:
+    """The largest loss that the contract allows."""
+    return contract.budget if isinstance(contract, Lossy) else contract.tolerance
+
+
+def _rounds(model: ir.Model) -> bool:
+    return any(node.op_type in _ROUNDING for node in model.graph.all_nodes())
+
+
+def _with_outputs_of(model: ir.Model, other: ir.Model) -> ir.Model:
+    """`model` with only the outputs that `other` still has."""
+    kept = {value.name for value in other.graph.outputs}
+    narrowed = model.clone()
+    narrowed.graph.outputs[:] = [value for value in narrowed.graph.outputs if value.name in kept]
+    return narrowed
+
+
+def _random(model: ir.Model, seed: int) -> Sequence[Feeds]:
+    return [random_feeds(model, seed=seed)]
+
+
+def _subject(stretch: Sequence[Pass]) -> str:
+    names = ", ".join(title(step) for step in stretch)
+    return f"the pass {names}" if len(stretch) == 1 else f"the passes {names}"
