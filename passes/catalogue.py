@@ -59,9 +59,12 @@ def find(name: str) -> type[Pass]:
         raise OptionError(f"there is no pass {name!r}; {nearest(name, table())}")
     module, _, attribute = where.partition(":")
     try:
-        found = getattr(importlib.import_module(module, __package__), attribute)
-    except (ImportError, AttributeError) as error:
-        raise OptionError(f"the pass {name!r} cannot be imported from {where!r}: {error}") from error
+        found: object = importlib.import_module(module, __package__)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except Exception as error:  # importing runs the module, which may raise anything
+        reason = f"{type(error).__name__}: {error}"
+        raise OptionError(f"the pass {name!r} cannot be imported from {where!r}: {reason}") from error
     if not (isinstance(found, type) and issubclass(found, Pass)):
         raise OptionError(f"{where!r} is no pass: it must be a subclass of tersor.Pass")
     return found

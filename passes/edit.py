@@ -117,22 +117,24 @@ def replace(tape: Tape, old: Sequence[ir.Value], new: Sequence[ir.Value], *, mat
     stood_for = [*dict.fromkeys([*matched, *producers])]
     graph = producers[0].graph
     assert graph is not None
-    ledger = Ledger.of(graph)
-    for value in tape.weights:
-        value.name = ledger.unique(value.name or "weight")
-        graph.register_initializer(value)
-    for value in tape.constants:
-        value.name = ledger.unique(f"{old[0].name}/{value.name}")
-        graph.register_initializer(value)
-    made = {value: node.op_type for node in tape.nodes for value in node.outputs}
-    for value, op_type in made.items():
-        if value not in new and value.name is None:
-            value.name = ledger.unique(f"{old[0].name}/{op_type}")
-    graph.insert_before(_earliest(producers), tape.nodes)
-    ledger.placed += tape.nodes
+    made = _place(tape, graph, new, _earliest(producers), old[0].name)
     for before, after in zip(old, new, strict=True):
         _hand_over(before, after, made)
     inherit(tape.nodes, [*stood_for, *sweep(stood_for)])
+
+
+def reroute(tape: Tape, node: ir.Node, old: ir.Value, new: ir.Value) -> None:
+    """Put the tape's nodes before `node`, which reads `new` where it read `old`; `old` goes when nobody else reads it.
+
+    The node stays itself; what feeds it stands for it.
+    """
+    assert node.graph is not None
+    _place(tape, node.graph, [], node, node.outputs[0].name or node.name)
+    for index, value in enumerate(node.inputs):
+        if value is old:
+            node.replace_input_with(index, new)
+    inherit(tape.nodes, [node])
+    drop(old)
 
 
 def sweep(nodes: Iterable[ir.Node]) -> list[ir.Node]:
@@ -241,7 +243,25 @@ def _earliest(nodes: Sequence[ir.Node]) -> ir.Node:
     return next(node for node in nodes[0].graph or () if node in wanted)
 
 
-def _hand_over(before: ir.Value, after: ir.Value, made: Mapping[ir.Value, str]) -> None:
+def _place(tape: Tape, graph: ir.Graph, new: Sequence[ir.Value], before: ir.Node, owner: str | None) -> set[ir.Value]:
+    """Put nodes and constants into the graph, named after their owner except for the `new` values; give the outputs."""
+    ledger = Ledger.of(graph)
+    for value in tape.weights:
+        value.name = ledger.unique(value.name or "weight")
+        graph.register_initializer(value)
+    for value in tape.constants:
+        value.name = ledger.unique(f"{owner}/{value.name}")
+        graph.register_initializer(value)
+    for node in tape.nodes:
+        for value in node.outputs:
+            if value not in new and value.name is None:
+                value.name = ledger.unique(f"{owner}/{node.op_type}")
+    graph.insert_before(before, tape.nodes)
+    ledger.placed += tape.nodes
+    return {value for node in tape.nodes for value in node.outputs}
+
+
+def _hand_over(before: ir.Value, after: ir.Value, made: set[ir.Value]) -> None:
     if after in made:
         after.type = after.type or before.type
         after.shape = before.shape if before.shape is not None else after.shape

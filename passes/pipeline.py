@@ -9,7 +9,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from . import catalogue, syntax
-from .base import Context, Contract, Exact, Outcome, Pass
+from .base import Context, Exact, Outcome, Pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class Pipeline(Pass):
     def exact(self) -> Pipeline:
         """This pipeline without its lossy passes."""
         kept = (step.exact() if isinstance(step, Pipeline) else step for step in self.steps)
-        return replace(self, steps=tuple(step for step in kept if _is_exact(step.contract) or _nested(step)))
+        return replace(self, steps=tuple(step for step in kept if _stays(step)))
 
     def apply(self, model: ir.Model, context: Context) -> Outcome:
         """Run every pass, unverified; `run.run_pipeline` is the verified way."""
@@ -93,9 +93,6 @@ def _only(item: object) -> Pass:
     return _make(step)
 
 
-def _is_exact(contract: Contract) -> bool:
-    return isinstance(contract, Exact)
-
-
-def _nested(step: Pass) -> bool:
-    return isinstance(step, Pipeline) and bool(step.steps)
+def _stays(step: Pass) -> bool:
+    """Whether `exact` keeps a step: an exact pass, or a pipeline with something left in it."""
+    return bool(step.steps) if isinstance(step, Pipeline) else isinstance(step.contract, Exact)

@@ -13,12 +13,13 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from ..ir.errors import PassError, TersorError
+from ..ir.compare import TOLERANCE
+from ..ir.errors import ModelError, PassError, TersorError
 from ..ir.level import SEMANTIC_OPSET, Level, Signature
 from .base import Context, Lossy, Pass
 from .pipeline import Pipeline, title
 from .report import PassReport, Report, Size
-from .verify import judge, located
+from .verify import allowed, judge, located
 
 Observer = Callable[[str], None]
 
@@ -60,7 +61,7 @@ def run_pipeline(
                     raise _blame(before, stretch, context, signature, judged)
                 made[-1] = replace(made[-1], loss=judged)
             records += made
-    except TersorError:
+    except BaseException:
         _restore(model, original)
         raise
     return Report(tuple(records))
@@ -83,7 +84,7 @@ def _with_upgrade(pipeline: Pipeline, model: ir.Model) -> Iterator[Pass]:
 def _stretches(steps: Sequence[Pass], verify: Verify) -> Iterator[list[Pass]]:
     stretch: list[Pass] = []
     for step in steps:
-        alone = verify is Verify.EACH or isinstance(step.contract, Lossy)
+        alone = verify is Verify.EACH or isinstance(step.contract, Lossy) or step.changes_signature
         if alone and stretch:
             yield stretch
             stretch = []
@@ -96,7 +97,11 @@ def _stretches(steps: Sequence[Pass], verify: Verify) -> Iterator[list[Pass]]:
 
 
 def _record(step: Pass, model: ir.Model, context: Context, observe: Observer | None) -> PassReport:
-    text = title(step)
+    text, opset = title(step), model.opset_imports.get("", SEMANTIC_OPSET)
+    if step.level is Level.SEMANTIC and opset != SEMANTIC_OPSET:
+        raise ModelError(
+            f"the pass {text} reads opset {SEMANTIC_OPSET}; no converter brings this model from {opset} there"
+        )
     if observe is not None:
         observe(text)
     before, start = Size.of(model), time.perf_counter()
@@ -120,7 +125,7 @@ def _blame(
         _record(step, after, context, None)
         judged = judge(good, after, [step], context, signature)
         if isinstance(judged, TersorError):
-            return located(judged, good, after, context)
+            return located(judged, good, after, context, min(allowed(step.contract), TOLERANCE))
         good = after
     return found
 

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import yaml
@@ -25,6 +26,8 @@ from ..ir.errors import OptionError, nearest
 Options = typing.TypeVar("Options")
 
 _NAME = re.compile(r"\s*([A-Za-z_][\w.:-]*)\s*")
+_TOKEN = re.compile(r"""'(?:[^']|'')*'|"(?:[^"\\]|\\.)*"|.""", re.DOTALL)
+_BARE = re.compile(r"[A-Za-z_][\w./-]*")
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,16 @@ def build(kind: type[Options], owner: str, given: Mapping[str, object]) -> Optio
             hint = nearest(name, known) if known else "it takes none"
             raise OptionError(f"{owner} has no option {name!r}; {hint}")
     values = {name.replace("-", "_"): value for name, value in given.items()}
+    missing = [item.name for item in _required(kind) if item.name not in values]
+    if missing:
+        raise OptionError(f"{owner} needs the option {missing[0]!r}")
     return kind(**{name: _coerce(value, hints[name], f"{owner}: option {name}") for name, value in values.items()})
+
+
+def _required(kind: type[object]) -> list[dataclasses.Field[object]]:
+    unset = dataclasses.MISSING
+    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+    return [item for item in fields if item.init and item.default is unset and item.default_factory is unset]
 
 
 def _steps(text: str, start: int) -> tuple[tuple[Step, ...], int]:
@@ -92,17 +104,16 @@ def _step(text: str, start: int) -> tuple[Step, int]:
     name = found[1] if found else ""
     start = found.end() if found else start + len(text[start:]) - len(text[start:].lstrip())
     if start < len(text) and text[start] == "(":
-        steps, end = _steps(text, start + 1)
+        inside = _skip(text, start + 1)
+        steps, end = ((), inside) if text[inside : inside + 1] == ")" else _steps(text, inside)
         if end >= len(text) or text[end] != ")":
             raise _bad(text, end, "')'")
         return Step(name, steps=steps), _skip(text, end + 1)
     if not name:
         raise _bad(text, start, "the name of a pass")
     if start < len(text) and text[start] == "{":
-        end = text.find("}", start)
-        if end < 0:
-            raise _bad(text, len(text), "'}'")
-        return Step(name, dict(_options(text[start + 1 : end], text))), _skip(text, end + 1)
+        items, end = _braced(text, start)
+        return Step(name, _options(items, text)), _skip(text, end + 1)
     return Step(name), start
 
 
@@ -112,15 +123,35 @@ def _skip(text: str, start: int) -> int:
     return start
 
 
-def _options(inside: str, text: str) -> Iterator[tuple[str, object]]:
-    for item in re.split(r",(?![^\[]*\])", inside) if inside.strip() else []:
-        name, equals, value = item.partition("=")
-        if not equals or not name.strip():
+def _braced(text: str, start: int) -> tuple[list[str], int]:
+    """What stands between the brace at `start` and the one that closes it, split at commas, and where that one is."""
+    items, depth = [""], 0
+    for token in _TOKEN.finditer(text, start + 1):
+        letter = token[0]
+        if letter == "}" and depth == 0:
+            return (items if len(items) > 1 or items[0].strip() else []), token.start()
+        depth += (letter in "[{") - (letter in "]}")
+        if letter == "," and depth == 0:
+            items.append("")
+        else:
+            items[-1] += letter
+    raise _bad(text, len(text), "'}'")
+
+
+def _options(items: Sequence[str], text: str) -> dict[str, object]:
+    options: dict[str, object] = {}
+    for item in items:
+        name, equals, value = (part.strip() for part in item.partition("="))
+        if not equals or not name:
             raise OptionError(f"in {text!r}: {item.strip()!r} is no option; write name=value")
+        if name in options:
+            raise OptionError(f"in {text!r}: {name!r} is given twice; write a list for several values: {name}=[a, b]")
         try:
-            yield name.strip(), yaml.safe_load(value)
+            options[name] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise OptionError(f"in {text!r}: cannot read the value of {name.strip()!r}: {value.strip()!r}") from error
+            hint = "put text with other characters than letters in quotes"
+            raise OptionError(f"in {text!r}: cannot read the value of {name!r}: {value!r}; {hint}") from error
+    return options
 
 
 def _bad(text: str, at: int, wanted: str) -> OptionError:
@@ -165,7 +196,9 @@ def _scalar(value: object) -> str:
     plain = _plain(value)
     if isinstance(plain, list):
         return f"[{', '.join(map(_scalar, plain))}]"
-    return yaml.safe_dump(plain, default_flow_style=True).removesuffix("\n...\n").strip()
+    if isinstance(plain, str) and not (_BARE.fullmatch(plain) and yaml.safe_load(plain) == plain):
+        return yaml.safe_dump(plain, default_style='"', width=math.inf).strip()
+    return yaml.safe_dump(plain).removesuffix("\n...\n").strip()
 
 
 def _coerce(value: object, hint: object, owner: str) -> object:
@@ -204,7 +237,7 @@ def _union(value: object, args: tuple[object, ...], owner: str, hint: object) ->
                 return _coerce(value, arg, owner)
             except OptionError:
                 continue
-    wanted = " or ".join(getattr(arg, "__name__", str(arg)) for arg in args)
+    wanted = " or ".join("null" if arg is type(None) else getattr(arg, "__name__", str(arg)) for arg in args)
     raise OptionError(f"{owner} is {_article(wanted)}; found {value!r} ({type(value).__name__})")
 
 

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from ..ir.compare import Comparison, compare, compare_locally
-from ..ir.errors import ContractError, TersorError
+from ..ir.compare import TOLERANCE, Comparison, compare, compare_locally
+from ..ir.errors import ContractError, PassError, TersorError
 from ..ir.feeds import Feeds, random_feeds
-from ..ir.level import Signature, check
+from ..ir.level import Level, Signature, violations
+from ..ir.runner import runner
 from ..ir.text import excerpt
 from .base import Context, Contract, Exact, Lossy, Pass
 from .pipeline import title
@@ -40,16 +41,22 @@ def judge(
     """The loss of a stretch of passes in its contract's metric, or what is wrong with it."""
     changing = any(step.changes_signature for step in stretch)
     contract = max((step.contract for step in stretch), key=allowed)
+    found = violations(after, stretch[-1].level, signature=None if changing else signature)
+    faults = [sentence for sentence in found if sentence not in violations(before, Level.IMPORTED)] if found else []
+    if faults:
+        return PassError(f"{_subject(stretch)} broke the graph: {'; '.join(faults[:5])}")
+    reference = _with_outputs_of(before, after) if changing else before
     feeds = context.feeds or _random(before, context.seed)
     try:
-        check(after, stretch[-1].level, signature=None if changing else signature)
-        reference = _with_outputs_of(before, after) if changing else before
         if isinstance(contract, Exact) and _rounds(before):
             comparison = compare_locally(reference, after, feeds[0])
         else:
             comparison = compare(reference, after, feeds)
     except TersorError as error:
         return error
+    except Exception as error:  # whatever a runtime raises on a graph that it cannot run
+        runner(reference)(feeds[0])
+        return _caused(PassError(f"{_subject(stretch)} left a graph that does not run: {error}"), error)
     loss = worst_loss(contract, comparison)
     if loss <= allowed(contract):
         return loss
@@ -57,12 +64,14 @@ def judge(
     return ContractError(f"{_subject(stretch)} promised {contract}, {measured}")
 
 
-def located(error: TersorError, good: ir.Model, bad: ir.Model, context: Context) -> TersorError:
-    """The error with the first value that diverged, and the graph around it as a note."""
+def located(
+    error: TersorError, good: ir.Model, bad: ir.Model, context: Context, tolerance: float = TOLERANCE
+) -> TersorError:
+    """The error with the first value that diverged by more than `tolerance`, and the graph around it as a note."""
     if not isinstance(error, ContractError):
         return error
     feeds = context.feeds or _random(good, context.seed)
-    first = compare(good, bad, feeds, locate=True).first_diverging
+    first = compare(good, bad, feeds, locate=True, tolerance=tolerance).first_diverging
     if first is None:
         return error
     better = ContractError(f"{error}; first diverging value: {first}")
@@ -98,6 +107,11 @@ def _with_outputs_of(model: ir.Model, other: ir.Model) -> ir.Model:
 
 def _random(model: ir.Model, seed: int) -> Sequence[Feeds]:
     return [random_feeds(model, seed=seed)]
+
+
+def _caused(error: TersorError, cause: Exception) -> TersorError:
+    error.__cause__ = cause
+    return error
 
 
 def _subject(stretch: Sequence[Pass]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from tersor.ir.compare import compare
 from tersor.ir.feeds import random_feeds
@@ -18,8 +19,50 @@ def apply(made: Pass, model: ir.Model) -> list[str]:
     """The lines of `model` after one application, the invariants of every level checked."""
     signature = None if made.changes_signature else Signature.of(model)
     made.apply(model, Context())
-    assert violations(model, made.level, signature=signature) == []
+    found = violations(model, made.level, signature=signature)
+    assert not found, "\n".join([*found, *lines(model)])
     return lines(model)
+
+
+def parse(text: str, *, opset: int = 23, functions: str = "") -> ir.Model:
+    """A model in ONNX's own text, for what `tersor.ir.text.graph` has no words for: subgraphs and functions."""
+    domains = f'"": {opset}, "pkg": 1, "tersor": 1' if functions else f'"": {opset}'
+    return ir.from_onnx_text(f"<ir_version: 10, opset_import: [{domains}]>\n{text}\n{functions}")
+
+
+def inside_if(model: ir.Model) -> ir.Model:
+    """The body of `model` in both branches of an If on a new input `cond`; initializers stay outside."""
+    whole = ir.to_proto(model)
+    body = whole.graph
+    chosen = onnx.helper.make_node(
+        "If",
+        ["cond"],
+        [value.name for value in body.output],
+        then_branch=_renamed(body, "_then"),
+        else_branch=_renamed(body, "_else"),
+    )
+    inputs = [onnx.helper.make_tensor_value_info("cond", onnx.TensorProto.BOOL, []), *body.input]
+    outer = onnx.helper.make_graph([chosen], body.name, inputs, body.output, body.initializer)
+    made = onnx.helper.make_model(outer, opset_imports=whole.opset_import, ir_version=whole.ir_version)
+    return ir.from_proto(made)
+
+
+def _renamed(body: onnx.GraphProto, ending: str) -> onnx.GraphProto:
+    """The nodes of a graph as a branch: what they produce gets the ending."""
+    produced = {name for node in body.node for name in node.output if name}
+
+    def rename(name: str) -> str:
+        return name + ending if name in produced else name
+
+    branch = onnx.GraphProto(name=body.name + ending)
+    branch.CopyFrom(onnx.helper.make_graph(body.node, body.name + ending, [], body.output, value_info=body.value_info))
+    for node in branch.node:
+        node.input[:] = [rename(name) for name in node.input]
+        node.output[:] = [rename(name) for name in node.output]
+        node.name += ending
+    for value in (*branch.output, *branch.value_info):
+        value.name = rename(value.name)
+    return branch
 
 
 def misses(made: Pass, model: ir.Model) -> list[Miss]:

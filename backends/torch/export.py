@@ -13,6 +13,9 @@ from ...ir.fx.dtypes import to_torch
 #: torch.export takes sizes 0 and 1 to behave as larger ones do, and writes 2 for a smallest size below it.
 _SMALLEST = 2
 
+#: A size that all dimensions are given at once, to see that none of them must differ.
+_EQUAL = 8
+
 
 class ExportError(UnsupportedError):
     """torch.export cannot express the module for all of its sizes; the message says why."""
@@ -38,6 +41,7 @@ def export(model: ir.Model, module: torch.fx.GraphModule) -> torch.export.Export
     except Exception as error:  # torch raises whatever the traced code or its own solver raises
         raise ExportError(f"torch.export: {_first_line(error)}") from error
     _check_sizes(program, shapes, module.meta["inputs"])
+    _check_runs(program, model, module)
     return program
 
 
@@ -74,11 +78,34 @@ def _check_sizes(
     for name, given, dynamic in zip(inputs, program.graph_signature.user_inputs, shapes, strict=True):
         for axis, wanted in dynamic.items():
             size = by_name[str(given)].meta["val"].shape[axis]
-            if isinstance(size, int):
+            if str(size).isdigit():  # a number, or a symbol that stands for one
                 raise ExportError(f"torch.export fixes axis {axis} of input {name!r} to {size}")
             limit, low = limits.get(str(size)), getattr(wanted, "min", None) or 0
             if limit is not None and int(limit.lower) > max(low, _SMALLEST):
                 raise ExportError(f"torch.export needs axis {axis} of input {name!r} to be {limit.lower} or more")
+
+
+def _check_runs(program: torch.export.ExportedProgram, model: ir.Model, module: torch.fx.GraphModule) -> None:
+    """Raise ExportError when the program refuses sizes that the module takes: a relation between dimensions, say."""
+    exported, allowed = program.module(), ranges(model)
+    for wanted in (1, _EQUAL):
+        sizes = {name: _clip(wanted, allowed.get(name, (1, None))) for name in names(model)}
+        try:
+            arguments = [to_torch(random_feeds(model, sizes)[name]) for name in module.meta["inputs"]]
+            with torch.no_grad():
+                module(*arguments)
+        except Exception:
+            continue  # the model itself does not take these sizes, in whichever of torch's many ways
+        try:
+            with torch.no_grad():
+                exported(*arguments)
+        except Exception as error:
+            raise ExportError(f"torch.export refuses {sizes}: {_first_line(error)}") from error
+
+
+def _clip(size: int, allowed: Range) -> int:
+    low, high = allowed
+    return max(low, size if high is None else min(size, high))
 
 
 def _first_line(error: Exception) -> str:

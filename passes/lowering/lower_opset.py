@@ -19,7 +19,25 @@ from ...ir.level import Level
 from ..base import Context, Finding, Outcome, Pass
 
 #: Versions since which an op computes something else though its signature stayed: (op, since).
-_CHANGED = frozenset({("GroupNormalization", 21), ("GridSample", 20), ("Resize", 19), ("AveragePool", 19)})
+_CHANGED = frozenset(
+    {
+        ("AveragePool", 19),
+        ("DFT", 20),
+        ("GridSample", 20),
+        ("GroupNormalization", 21),
+        ("Hardmax", 13),
+        ("LogSoftmax", 13),
+        ("Resize", 19),
+        ("RoiAlign", 16),
+        ("Softmax", 13),
+    }
+)
+#: Attribute values that only came with a version: (op, since) -> values.
+_ADDED: Mapping[tuple[str, int], frozenset[str]] = {
+    ("Pad", 19): frozenset({"wrap"}),
+    ("ScatterElements", 18): frozenset({"max", "min"}),
+    ("ScatterND", 18): frozenset({"max", "min"}),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +75,8 @@ def _oldest(node: ir.Node, opset: int, floor: int) -> int:
         return opset
     at = newest
     while at.since_version > floor:
-        if (node.op_type, at.since_version) in _CHANGED:
+        version = (node.op_type, at.since_version)
+        if version in _CHANGED or _texts(node) & _ADDED.get(version, frozenset()):
             return int(at.since_version)
         try:
             older = onnx.defs.get_schema(node.op_type, at.since_version - 1, "")
@@ -66,7 +85,11 @@ def _oldest(node: ir.Node, opset: int, floor: int) -> int:
         if not _fits(node, older):
             return int(at.since_version)
         at = older
-    return max(floor, int(at.since_version)) if at.since_version > floor else floor
+    return floor
+
+
+def _texts(node: ir.Node) -> set[str]:
+    return {attr.as_string() for attr in node.attributes.values() if attr.type == ir.AttributeType.STRING}
 
 
 def _fits(node: ir.Node, schema: onnx.defs.OpSchema) -> bool:

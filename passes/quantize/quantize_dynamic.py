@@ -13,7 +13,7 @@ that are tied, small, not finite or computed, and sites that `ignore` and `only`
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -24,7 +24,7 @@ from ...ir.provenance import sources
 from ...ir.site import Kind, Site, sites
 from ...ir.text import place
 from ..base import Context, Contract, Finding, Lossy, Miss, Outcome, Pass
-from ..edit import Tape, attribute, constant_of, replace
+from ..edit import Tape, attribute, constant_of, replace, reroute
 from ..weights import Quantized
 from .methods.uniform import symmetric
 
@@ -52,20 +52,18 @@ class QuantizeDynamic(Pass):
     ignore: tuple[str, ...] = ()
 
     def apply(self, model: ir.Model, context: Context) -> Outcome:
-        activations: dict[ir.Value, tuple[ir.Value, ir.Value | None]] = {}
-        findings: list[Finding] = []
-        for site in sites(model):
-            miss = self._refuse(site)
-            findings.append(Finding(f"{site.name} ({place(site.node)})", sources(site.node), miss))
-            if miss is None:
-                _SURGERY[site.kind](site, self._quantize(site), self.rows, activations)
-        return Outcome(tuple(findings))
+        verdicts = [(site, self._refuse(site)) for site in sites(model)]
+        outcome = _outcome(verdicts)
+        activations: Activations = {}
+        # both directions of a recurrent weight lie in one tensor
+        wanted = {(site.node, site.weight): site for site, miss in verdicts if miss is None}
+        for site in wanted.values():
+            _SURGERY[site.kind](site, self._quantize(site), self.rows, activations)
+        return outcome
 
     def explain(self, model: ir.Model, context: Context) -> Outcome:
         """The verdict at every weight site, leaving `model` as it is."""
-        return Outcome(
-            tuple(Finding(f"{s.name} ({place(s.node)})", sources(s.node), self._refuse(s)) for s in sites(model))
-        )
+        return _outcome([(site, self._refuse(site)) for site in sites(model)])
 
     def _refuse(self, site: Site) -> Miss | None:
         if self.only and not _any(site.name, self.only):
@@ -83,8 +81,10 @@ class QuantizeDynamic(Pass):
         if site.tied or len(site.weight.uses()) > 1:
             return Miss("tied", ", ".join(site.tied) or site.name, "a weight that one node reads")
         tensor = site.weight.const_value
-        if tensor is None or tensor.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
-            return Miss("dtype", str(tensor.dtype if tensor else None), "float32 or float16 weights")
+        allowed = (ir.DataType.FLOAT,) if site.kind is Kind.LINEAR else (ir.DataType.FLOAT, ir.DataType.FLOAT16)
+        if tensor is None or tensor.dtype not in allowed:
+            names = " or ".join(dtype.name.lower() for dtype in allowed)
+            return Miss("dtype", tensor.dtype.name.lower() if tensor else "unknown", f"{names} weights")
         if tensor.size < self.smallest:
             return Miss("size", f"{tensor.size} weights", f"at least {self.smallest}")
         if not np.isfinite(tensor.numpy()).all():
@@ -97,6 +97,12 @@ class QuantizeDynamic(Pass):
         weight = constant_of(site.weight)
         assert weight is not None
         return symmetric(weight, bits=7 if self.reduce_range else 8, axis=_channel_axis(site, weight.ndim))
+
+
+def _outcome(verdicts: Sequence[tuple[Site, Miss | None]]) -> Outcome:
+    return Outcome(
+        tuple(Finding(f"{site.name} ({place(site.node)})", sources(site.node), miss) for site, miss in verdicts)
+    )
 
 
 def _any(name: str, patterns: tuple[str, ...]) -> bool:
@@ -114,16 +120,18 @@ def _channel_axis(site: Site, rank: int) -> int:
     return rank - 2 if site.flipped else rank - 1
 
 
-Activations = dict[ir.Value, tuple[ir.Value, ir.Value | None]]
+#: Rounded activations and the factors of their rows, by activation, graph that reads it, and whether by row.
+Activations = dict[tuple[ir.Value, ir.Graph | ir.Function | None, bool], tuple[ir.Value, ir.Value | None]]
 
 
 def _linear(site: Site, weight: Quantized, rows: bool, activations: Activations) -> None:
     """Both operands of the product become dequantized; a row scale multiplies the product."""
     node, tape = site.node, Tape()
     by_row = rows and node.op_type == "MatMul" and not site.flipped
-    if site.activation not in activations:
-        activations[site.activation] = _fake_quantize(tape, site.activation, by_row)
-    rounded, scale = activations[site.activation]
+    key = site.activation, node.graph, by_row
+    if key not in activations:
+        activations[key] = _fake_quantize(tape, site.activation, by_row)
+    rounded, scale = activations[key]
     stored = weight.emit(tape, site.weight.name or "weight")
     swap = {site.activation: rounded, site.weight: stored}
     inputs = [swap.get(value, value) if value is not None else None for value in node.inputs]
@@ -144,13 +152,8 @@ def _fake_quantize(tape: Tape, x: ir.Value, rows: bool) -> tuple[ir.Value, ir.Va
 
 def _stored(site: Site, weight: Quantized, rows: bool, activations: Activations) -> None:
     """The node reads the dequantized weight; its arithmetic stays float."""
-    node, tape = site.node, Tape()
-    stored = weight.emit(tape, site.weight.name or "weight")
-    inputs = [stored if value is site.weight else value for value in node.inputs]
-    new = tape.node(node.op_type, inputs, dict(node.attributes.items()), outputs=len(node.outputs))
-    for before, after in zip(node.outputs, new.outputs, strict=True):
-        after.name = before.name or ""
-    replace(tape, node.outputs, new.outputs)
+    tape = Tape()
+    reroute(tape, site.node, site.weight, weight.emit(tape, site.weight.name or "weight"))
 
 
 _SURGERY: Mapping[Kind, Callable[[Site, Quantized, bool, Activations], None]] = {

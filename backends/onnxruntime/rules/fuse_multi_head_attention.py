@@ -44,7 +44,7 @@ class FuseMultiHeadAttention(Rewrite):
         if isinstance(heads, Miss):
             return heads
         mask = node.inputs[3] if len(node.inputs) > 3 else None
-        padding = None if mask is None else key_padding(mask)
+        padding = key_padding(node)
         if mask is not None and padding is None:
             return Miss("mask", mask.name or "", "a mask over keys alone, of shape [batch, 1, 1, keys]")
         query, key, value = node.inputs[:3]

@@ -61,7 +61,7 @@ class FusePackedAttention(Rewrite):
         if any(len(layer.output.consumers()) != 1 for layer in (first, second, third)):
             return Miss("readers", first.output.name or "", "projections that only this attention reads")
         mask = node.inputs[3] if len(node.inputs) > 3 else None
-        padding = None if mask is None else key_padding(mask)
+        padding = key_padding(node)
         if mask is not None and padding is None:
             return Miss("mask", mask.name or "", "a mask over keys alone, of shape [batch, 1, 1, keys]")
         return Packed(node=node, layers=(first, second, third), heads=heads, padding=padding)

@@ -22,8 +22,17 @@ class KeyPadding:
     fill: float
 
 
-def key_padding(mask: ir.Value) -> KeyPadding | None:
-    """The padding mask behind a mask of shape [batch, 1, 1, keys], boolean or additive; None when it is another."""
+def key_padding(node: ir.Node) -> KeyPadding | None:
+    """The padding mask behind the [batch, 1, 1, keys] mask of a 3-D Attention, boolean or additive; None when it has
+    another one, or its sizes are not those of queries and keys."""
+    found = None if len(node.inputs) < 4 or node.inputs[3] is None else _behind(node.inputs[3])
+    query, key = dimensions(node.inputs[0]), dimensions(node.inputs[1])
+    if found is None or query is None or key is None or None in (query[0], key[1]):
+        return None
+    return found if dimensions(found.keep) == [query[0], key[1]] else None
+
+
+def _behind(mask: ir.Value) -> KeyPadding | None:
     if mask.dtype == ir.DataType.BOOL:
         keep = _keys(mask)
         return None if keep is None else KeyPadding(keep, LOWEST)

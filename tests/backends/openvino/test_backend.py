@@ -89,9 +89,7 @@ def assert_close(got: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> N
         assert got[name].dtype == array.dtype
         assert got[name].shape == array.shape
         tolerance = 1e-3 if array.dtype == np.float16 else TOLERANCE
-        np.testing.assert_allclose(
-            got[name].astype(np.float64), array.astype(np.float64), rtol=tolerance, atol=tolerance
-        )
+        np.testing.assert_allclose(got[name].astype(float), array.astype(float), rtol=tolerance, atol=tolerance)
 
 
 def lowered(model: ir.Model, backend: OpenVino) -> ir.Model:
