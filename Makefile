@@ -3,13 +3,12 @@
 # PYTHON       interpreter that makes the environment (3.11 or newer)
 # VENV         the environment; one that exists is kept and brought up to date
 # WORKERS      parallel test processes
-# TORCH_INDEX  where torch's CPU-only wheel is; PyPI's Linux wheel brings the CUDA libraries.
-#              For those: make TORCH_INDEX=https://pypi.org/simple
+# TORCH_INDEX  an index with torch's CPU-only wheel, where PyPI's, which brings the CUDA libraries, is not wanted
 
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
-TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
 
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip --disable-pip-version-check
@@ -23,12 +22,9 @@ help:  ## list the targets
 
 install: $(stamp)  ## make or update the environment; the other targets do this first
 
-# torch alone looks at the extra index, once, without retries: an unreachable one costs a warning, and the
-# wheel then comes from whatever pip is configured with.
 $(stamp): pyproject.toml constraints.txt
 	test -x $(bin)/python || $(PYTHON) -m venv $(VENV)
-	$(pip) install --quiet --retries 0 --extra-index-url $(TORCH_INDEX) --no-deps -c constraints.txt torch
-	$(pip) install --quiet -c constraints.txt -e '.[dev]'
+	$(pip) install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt -e '.[dev]'
 	touch $@
 
 demo: $(stamp)  ## compile MiniLM in three variants and print what came of it

@@ -160,11 +160,13 @@ def sweep(nodes: Iterable[ir.Node]) -> list[ir.Node]:
     return removed
 
 
-def drop(value: ir.Value) -> None:
-    """Remove an initializer that nobody reads any more."""
+def drop(value: ir.Value) -> bool:
+    """Remove an initializer that nobody reads any more; whether it was one."""
     unread = not value.uses() and not value.is_graph_output() and not value.is_graph_input()
-    if unread and value.is_initializer() and value.graph is not None and value.name is not None:
-        del value.graph.initializers[value.name]
+    if not unread or not value.is_initializer() or value.graph is None or value.name is None:
+        return False
+    del value.graph.initializers[value.name]
+    return True
 
 
 def take_name(before: ir.Value, after: ir.Value) -> None:

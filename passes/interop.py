@@ -16,6 +16,7 @@ import onnx_ir as ir
 from onnxscript.rewriter import RewriteRule, RewriteRuleSet
 
 from .base import Context, Finding, Outcome, Pass
+from .edit import drop, sweep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,25 @@ class IrPass(Pass):
             modified |= each(model).modified
         after = sum(1 for _ in model.graph.all_nodes())
         return counted(max(before - after, int(modified)), "place rewritten")
+
+
+class RemoveUnread(ir.passes.InPlacePass):
+    """Remove nodes and initializers that nobody reads, in subgraphs too, and what only dead subgraphs read.
+
+    onnx-ir's RemoveUnusedNodesPass leaves the initializers of subgraphs, and what a removed If or Loop captured.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        removed = len(sweep(model.graph))
+        for scope in list(model.graph.subgraphs()):
+            removed += len(sweep(scope))
+        values = [value for scope in _scopes(model) for value in scope.initializers.values()]
+        dropped = sum(drop(value) for value in values)
+        return ir.passes.PassResult(model, modified=bool(removed or dropped))
+
+
+def _scopes(model: ir.Model) -> Sequence[ir.Graph]:
+    return (model.graph, *model.graph.subgraphs())
 
 
 def counted(times: int, what: str) -> Outcome:

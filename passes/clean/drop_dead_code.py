@@ -15,7 +15,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from ...ir.level import Level
-from ..interop import IrPass
+from ..interop import IrPass, RemoveUnread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,7 @@ class DropDeadCode(IrPass):
 
     def passes(self) -> Sequence[ir.passes.PassBase]:
         return (
+            RemoveUnread(),
             common.RemoveUnusedNodesPass(),
             common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]  # onnx-ir leaves it untyped
             common.RemoveUnusedOpsetsPass(),

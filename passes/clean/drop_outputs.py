@@ -16,7 +16,7 @@ import onnx_ir as ir
 from ...ir.errors import OptionError, nearest
 from ...ir.level import Level
 from ..base import Context, Finding, Outcome, Pass
-from ..edit import sweep
+from ..edit import drop, sweep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,4 +41,6 @@ class DropOutputs(Pass):
         for value in dropped:
             outputs.remove(value)
         sweep([node for node in (value.producer() for value in dropped) if node is not None])
+        for value in dropped:
+            drop(value)
         return Outcome(tuple(Finding(f"output {value.name}") for value in dropped))

@@ -18,7 +18,7 @@ from onnxscript import optimizer
 
 from ...ir.level import Level
 from ..base import Context, Outcome, Pass
-from ..interop import counted
+from ..interop import RemoveUnread, counted
 
 #: Ops that turn a small stored form into a larger one on purpose.
 _EXPANDING = frozenset({"ConstantOfShape", "Expand", "Tile", "DequantizeLinear", "Range"})
@@ -42,7 +42,7 @@ class FoldConstants(Pass):
             model, input_size_limit=self.limit, output_size_limit=self.limit, should_fold=_wanted(1 << 10)
         )
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-        common.RemoveUnusedNodesPass()(model)
+        RemoveUnread()(model)
         return counted(before - sum(1 for _ in model.graph.all_nodes()), "node folded")
 
 

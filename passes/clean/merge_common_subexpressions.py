@@ -15,7 +15,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from ...ir.level import Level
-from ..interop import IrPass
+from ..interop import IrPass, RemoveUnread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,4 +26,4 @@ class MergeCommonSubexpressions(IrPass):
     level: ClassVar[Level] = Level.IMPORTED
 
     def passes(self) -> Sequence[ir.passes.PassBase]:
-        return (common.CommonSubexpressionEliminationPass(), common.RemoveUnusedNodesPass())
+        return (common.CommonSubexpressionEliminationPass(), RemoveUnread())

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import onnx_ir as ir
-from onnx_ir.passes import common
 from onnxscript import version_converter
 
 from ...ir.level import SEMANTIC_OPSET, Level
 from ..base import Context, Finding, Miss, Outcome, Pass
+from ..interop import RemoveUnread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class UpgradeOpset(Pass):
         if reached != SEMANTIC_OPSET:
             miss = Miss("convertible", f"opset {opset}", f"a converter from opset {reached} to {SEMANTIC_OPSET}")
             return Outcome((Finding("the model", (), miss),))
-        common.RemoveUnusedNodesPass()(model)
+        RemoveUnread()(model)
         return Outcome((Finding(f"opset {opset} to {SEMANTIC_OPSET}"),))
 
 

@@ -1,0 +1,198 @@
+"""Which of ONNX Runtime's CPU kernels is fastest for the same thing: what its lowering was chosen by.
+
+Each family is one computation in several forms, as models of a few nodes, loaded without graph optimizations so that
+every form runs as written, timed in turns on the same random activations of MiniLM's sizes (hidden 384, 12 heads).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+from tersor.benchmarks._common import SEED, options, publish
+from tersor.driver.timing import paired
+from tersor.examples.data import Feeds
+from tersor.ir.text import graph
+
+HIDDEN, HEADS, INNER = 384, 12, 1536
+SHAPES = ((1, 11), (17, 19))
+NBITS = f"{{K={HIDDEN}, N={INNER}, bits=8, block_size=128, accuracy_level=4}}"
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way to compute a family's function."""
+
+    family: str
+    name: str
+    lines: tuple[str, ...]
+
+
+FORMS = (
+    Form(
+        "residual + layer norm",
+        "SkipLayerNormalization",
+        ("y = com.microsoft.SkipLayerNormalization(x, skip, g, b, c)",),
+    ),
+    Form(
+        "residual + layer norm",
+        "Add, Add, LayerNormalization",
+        ("s = Add(x, c)", "t = Add(s, skip)", "y = LayerNormalization(t, g, b)"),
+    ),
+    Form(
+        "residual + layer norm",
+        "Add, Sum, LayerNormalization",
+        ("s = Add(x, c)", "t = Sum(s, skip)", "y = LayerNormalization(t, g, b)"),
+    ),
+    Form("bias + GELU", "BiasGelu", ("y = com.microsoft.BiasGelu(wide, d)",)),
+    Form("bias + GELU", "Add, Gelu", ("s = Add(wide, d)", "y = Gelu(s)")),
+    Form("bias + GELU", "FastGelu (tanh)", ("y = com.microsoft.FastGelu(wide, d)",)),
+    Form(
+        "projections + attention",
+        "com.microsoft Attention, packed",
+        ("m = Cast{to=int32}(mask)", f"y = com.microsoft.Attention{{num_heads={HEADS}}}(x, wqkv, bqkv, m)"),
+    ),
+    Form(
+        "projections + attention",
+        "packed MatMul, Split, MultiHeadAttention",
+        (
+            "m = Cast{to=int32}(mask)",
+            "p = MatMul(x, wqkv)",
+            "(q, k, v) = Split{axis=-1, num_outputs=3}(p)",
+            f"y = com.microsoft.MultiHeadAttention{{num_heads={HEADS}}}(q, k, v, bqkv, m)",
+        ),
+    ),
+    Form(
+        "projections + attention",
+        "three MatMuls, MultiHeadAttention",
+        (
+            "m = Cast{to=int32}(mask)",
+            "q = MatMul(x, wq)",
+            "k = MatMul(x, wk)",
+            "v = MatMul(x, wv)",
+            f"y = com.microsoft.MultiHeadAttention{{num_heads={HEADS}}}(q, k, v, bqkv, m)",
+        ),
+    ),
+    Form(
+        "projections + attention",
+        "three MatMuls, ai.onnx Attention",
+        (
+            "q0 = MatMul(x, wq)",
+            "k0 = MatMul(x, wk)",
+            "v0 = MatMul(x, wv)",
+            "q = Add(q0, c)",
+            "k = Add(k0, c)",
+            "v = Add(v0, c)",
+            "m = Unsqueeze(mask, [1, 2])",
+            "rows = Shape{start=1, end=2}(x)",
+            "size = Concat{axis=0}(rows, [1])",
+            "wide_mask = Expand(m, size)",
+            f"y = Attention{{q_num_heads={HEADS}, kv_num_heads={HEADS}}}(q, k, v, wide_mask)",
+        ),
+    ),
+    Form("linear 384 x 1536", "MatMul", ("y = MatMul(x, w1)",)),
+    Form("linear 384 x 1536", "DynamicQuantizeMatMul (int8)", ("y = com.microsoft.DynamicQuantizeMatMul(x, w8, s8)",)),
+    Form(
+        "linear 384 x 1536",
+        "MatMulInteger, Cast, Mul (int8)",
+        (
+            "(q, s, z) = DynamicQuantizeLinear(x)",
+            "i = MatMulInteger(q, w8, z)",
+            "f = Cast{to=float}(i)",
+            "t = Mul(s, s8)",
+            "y = Mul(f, t)",
+        ),
+    ),
+    Form(
+        "linear 384 x 1536",
+        "MatMulNBits (8 bits, accuracy level 4)",
+        (f"y = com.microsoft.MatMulNBits{NBITS}(x, n8, ns)",),
+    ),
+)
+
+
+def main() -> None:
+    given = options(__doc__ or "", seconds=3.0).parse_args()
+    rows = [
+        row
+        for family in dict.fromkeys(form.family for form in FORMS)
+        for row in _family(family, given.seconds, given.threads)
+    ]
+    publish("onnxruntime_kernels", "ONNX Runtime's CPU kernels, forms of one computation", rows, given)
+
+
+def _family(family: str, seconds: float, threads: int) -> Iterator[dict[str, object]]:
+    forms = [form for form in FORMS if form.family == family]
+    runs = {form.name: _session(form, threads) for form in forms}
+    timed = {
+        shape: paired(runs, [_feeds(*shape)], rounds=100_000, warmup=20, budget_seconds=seconds) for shape in SHAPES
+    }
+    for form in forms:
+        row: dict[str, object] = {"computation": family, "form": form.name}
+        for (batch, sequence), timings in timed.items():
+            row[f"us [{batch}, {sequence}]"] = round(timings.latency(form.name).p50 * 1e6, 1)
+            row[f"x first [{batch}, {sequence}]"] = str(timings.ratio(forms[0].name, form.name))
+        yield row
+
+
+def _session(form: Form, threads: int) -> Callable[[Feeds], object]:
+    rng = np.random.default_rng(SEED)
+    constants: dict[str, object] = {
+        "g": np.ones(HIDDEN, np.float32),
+        "b": np.zeros(HIDDEN, np.float32),
+        "c": _random(rng, HIDDEN),
+        "d": _random(rng, INNER),
+        **{name: _random(rng, HIDDEN, HIDDEN) for name in ("wq", "wk", "wv")},
+        "wqkv": _random(rng, HIDDEN, 3 * HIDDEN),
+        "bqkv": _random(rng, 3 * HIDDEN),
+        "w1": _random(rng, HIDDEN, INNER),
+        "w8": rng.integers(-127, 127, (HIDDEN, INNER)).astype(np.int8),
+        "s8": np.abs(_random(rng, INNER)),
+        "n8": rng.integers(0, 255, (INNER, HIDDEN // 128, 128)).astype(np.uint8),
+        "ns": np.abs(_random(rng, INNER * HIDDEN // 128)),
+    }
+    inputs = {
+        "x": f"float[b, s, {HIDDEN}]",
+        "skip": f"float[b, s, {HIDDEN}]",
+        "wide": f"float[b, s, {INNER}]",
+        "mask": "bool[b, s]",
+    }
+    text = " ".join(form.lines)
+    model = graph(
+        *form.lines,
+        inputs={name: kind for name, kind in inputs.items() if _mentions(text, name)},
+        outputs=["y"],
+        **{name: value for name, value in constants.items() if _mentions(text, name)},
+    )
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = threads
+    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    settings.add_session_config_entry("session.force_spinning_stop", "1")
+    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), settings)
+    names = [given.name for given in session.get_inputs()]
+    return lambda feeds: session.run(None, {name: feeds[name] for name in names})
+
+
+def _feeds(batch: int, sequence: int) -> Feeds:
+    rng = np.random.default_rng(SEED)
+    return {
+        "x": _random(rng, batch, sequence, HIDDEN),
+        "skip": _random(rng, batch, sequence, HIDDEN),
+        "wide": _random(rng, batch, sequence, INNER),
+        "mask": np.ones((batch, sequence), bool),
+    }
+
+
+def _mentions(text: str, name: str) -> bool:
+    return any(word == name for word in text.replace("(", " ").replace(")", " ").replace(",", " ").split())
+
+
+def _random(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+if __name__ == "__main__":
+    main()

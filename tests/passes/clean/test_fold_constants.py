@@ -1,0 +1,88 @@
+"""What depends on constants alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from tersor.ir.text import graph, lines
+from tersor.passes.base import Context
+from tersor.passes.clean.fold_constants import FoldConstants
+from tersor.passes.edit import constant_of
+from tersor.tests.support import apply, holds, inside_if, parse
+
+X = {"x": "float[n, 4]"}
+W = np.arange(8, dtype=np.float32).reshape(2, 4)
+
+
+class TestRewrites:
+    def test_arithmetic(self) -> None:
+        model = graph("s = Add(p, q)", "t = Mul(s, s)", "y = Mul(x, t)", inputs=X, p=2.0, q=1.0)
+        assert apply(FoldConstants(), model) == ["y = Mul(x, t)"]
+        assert constant_of(model.graph.initializers["t"]) == 9.0
+
+    def test_a_transposed_weight(self) -> None:
+        model = graph("v = Transpose{perm=[1, 0]}(w)", "y = MatMul(x, v)", inputs=X, w=W)
+        assert apply(FoldConstants(), model) == ["y = MatMul(x, v)"]
+        np.testing.assert_array_equal(constant_of(model.graph.initializers["v"]), W.T)
+        assert list(model.graph.initializers) == ["v"]
+
+    def test_constant_nodes_become_initializers(self) -> None:
+        model = parse("g (float[2] x) => (float[2] y) { c = Constant <value_float = 3.0> () y = Mul (x, c) }")
+        assert apply(FoldConstants(), model) == ["y = Mul(x, c)"]
+        assert constant_of(model.graph.initializers["c"]) == 3.0
+
+    def test_a_small_expansion(self) -> None:
+        model = graph("m = ConstantOfShape([2, 4])", "y = Add(x, m)", inputs=X)
+        assert apply(FoldConstants(), model) == ["y = Add(x, m)"]
+
+    def test_in_branches(self) -> None:
+        model = inside_if(graph("s = Add(p, q)", "y = Mul(x, s)", inputs=X, p=2.0, q=1.0))
+        assert not any("Add" in line for line in apply(FoldConstants(), model))
+
+    def test_it_counts_the_nodes_that_went(self) -> None:
+        model = graph("s = Add(p, q)", "t = Mul(s, s)", "y = Mul(x, t)", inputs=X, p=2.0, q=1.0)
+        assert FoldConstants().apply(model, Context()).matches == 2
+        assert FoldConstants().apply(model, Context()).matches == 0
+
+
+class TestLeavesAlone:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            ["t = Add(x, p)", "y = Neg(t)"],
+            ["d = DequantizeLinear{axis=1}(q, s)", "y = MatMul(x, d)"],
+            ["m = Expand(p, [64, 64])", "y = MatMul(x, m)"],
+            ["m = ConstantOfShape([64, 64])", "y = MatMul(x, m)"],
+            ["r = RandomNormal{shape=[4]}()", "y = Add(x, r)"],
+        ],
+    )
+    def test_what_is_computed_stored_small_or_random(self, text: list[str]) -> None:
+        model = graph(*text, inputs={"x": "float[n, 64]"}, p=1.0, q=np.ones((64, 4), np.int8), s=np.ones(4, np.float32))
+        assert [line.split(" = ")[1].split("(")[0] for line in apply(FoldConstants(), model)] == [
+            line.split(" = ")[1].split("(")[0] for line in text
+        ]
+
+    def test_a_default_that_the_caller_may_override(self) -> None:
+        model = graph("t = Add(p, q)", "y = Mul(x, t)", inputs={**X, "p": "float[]"}, q=1.0)
+        value = next(value for value in model.graph.inputs if value.name == "p")
+        value.const_value = ir.tensor(np.float32(2.0), name="p")
+        model.graph.register_initializer(value)
+        before = lines(model)
+        assert apply(FoldConstants(), model) == before
+
+    def test_results_over_the_limit(self) -> None:
+        model = graph("v = Transpose{perm=[1, 0]}(w)", "y = MatMul(x, v)", inputs=X, w=W)
+        assert apply(FoldConstants(limit=7), model)[0] == "v = Transpose{perm=[1, 0]}(w)"
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        graph("s = Add(p, q)", "t = Exp(s)", "v = Transpose(w)", "z = MatMul(x, v)", "y = Mul(z, t)", inputs=X, w=W, p=2.0, q=1.0),
+        graph("s = Shape(x)", "c = Cast{to=float}(p)", "k = Sqrt(c)", "y = Div(x, k)", inputs=X, p=32),
+        inside_if(graph("s = Add(p, q)", "y = Mul(x, s)", inputs=X, p=2.0, q=1.0)),
+    ],
+)  # fmt: skip
+def test_holds(model: ir.Model) -> None:
+    holds(FoldConstants(), model)

@@ -1,0 +1,146 @@
+"""Targets of Reshape and Expand that names and numbers settle."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from tersor.ir.text import graph, lines
+from tersor.passes.clean.fold_shapes import FoldShapes
+from tersor.passes.edit import integers_of
+from tersor.tests.support import apply, holds, inside_if, misses
+
+X = {"x": "float[batch, sequence, 8]"}
+LEAD = ("s = Shape(x)", "lead = Slice(s, [0], [2])")
+
+
+def to(
+    *parts: str, inputs: dict[str, str] | None = None, op: str = "Reshape", before: tuple[str, ...] = LEAD
+) -> ir.Model:
+    return graph(*before, f"t = Concat{{axis=0}}({', '.join(parts)})", f"y = {op}(x, t)", inputs=inputs or X)
+
+
+def target(model: ir.Model) -> list[int] | None:
+    node = next(node for node in model.graph.all_nodes() if node.op_type == "Reshape")
+    return integers_of(node.inputs[1])
+
+
+class TestRewrites:
+    @pytest.mark.parametrize(
+        ("model", "wanted"),
+        [
+            (to("lead", "[2, 4]"), [0, 0, 2, 4]),
+            (to("lead", "[-1, 4]"), [0, 0, -1, 4]),
+            (to("[-1]", "[8]", before=()), None),
+            (
+                graph("s = Shape(x)", "g = Gather(s, [0])", "t = Concat{axis=0}(g, [-1])", "y = Reshape(x, t)", inputs=X),
+                [0, -1],
+            ),
+            (
+                graph("s = Shape(x)", "g = Gather(s, [1])", "t = Concat{axis=0}([1], g, [-1])", "y = Reshape(x, t)", inputs=X),
+                [1, 0, -1],
+            ),
+            (
+                graph("s = Shape(x)", "b = Gather(s, 0)", "q = Gather(s, 1)", "n = Mul(b, q)", "u = Unsqueeze(n, [0])",
+                      "t = Concat{axis=0}(u, [8])", "y = Reshape(x, t)", inputs=X),
+                [-1, 8],
+            ),
+            (
+                graph("s = Shape(x)", "d = Div(s, [1, 1, 4])", "t = Concat{axis=0}(d, [4])", "y = Reshape(x, t)", inputs=X),
+                [0, 0, 2, 4],
+            ),
+        ],
+    )  # fmt: skip
+    def test_a_computed_target(self, model: ir.Model, wanted: list[int] | None) -> None:
+        found = apply(FoldShapes(), model)
+        assert target(model) == (wanted if wanted is not None else target(model))
+        assert (found == ["y = Reshape(x, y/shape)"]) == (wanted is not None)
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            ["t = Shape(x)", "r = Reshape(x, t)"],
+            ["r = Reshape(x, [0, 0, 8])"],
+            ["r = Reshape(x, [0, 0, -1])"],
+            ["r = Reshape(x, [0, -1, 8])"],
+            ["t = Shape(x)", "r = Expand(x, t)"],
+            ["r = Expand(x, [1, 1, 1])"],
+            ["r = Expand(x, [8])"],
+            ["r = Expand(x, [1])"],
+        ],
+    )
+    def test_a_target_that_the_value_already_has(self, text: list[str]) -> None:
+        assert apply(FoldShapes(), graph(*text, "y = Relu(r)", inputs=X)) == ["y = Relu(x)"]
+
+    def test_an_output_keeps_its_name(self) -> None:
+        assert apply(FoldShapes(), graph("t = Shape(x)", "y = Reshape(x, t)", inputs=X)) == ["y = Identity(x)"]
+
+    def test_chains_collapse(self) -> None:
+        model = graph("a = Reshape(x, [0, 0, 8])", "b = Expand(a, [1])", "y = Neg(b)", inputs=X)
+        assert apply(FoldShapes(), model) == ["y = Neg(x)"]
+
+    def test_in_branches(self) -> None:
+        model = inside_if(to("lead", "[2, 4]"))
+        assert not any("Shape(" in line for line in apply(FoldShapes(), model))
+
+
+@pytest.mark.parametrize(
+    ("model", "rule"),
+    [
+        (to("lead", "k", inputs={**X, "k": "int64[1]"}), "target"),
+        (graph("y = Reshape(x, [0, 4, -1])", inputs=X), "constant"),
+        (graph("y = Reshape(x, [-1, 8])", inputs=X), "constant"),
+        (graph("s = Shape(x)", "t = Gather(s, [1, 0, 2])", "y = Reshape(x, t)", inputs=X), "spelling"),
+        (graph("s = Shape(x)", "g = Gather(s, [0])", "t = Concat{axis=0}([4], [-1], g)", "y = Reshape(x, t)", inputs=X),
+         "spelling"),
+        (graph("s = Shape(z)", "y = Reshape(x, s)", inputs={**X, "z": "float[rows, columns]"}), "spelling"),
+        (graph("s = Shape(z)", "y = Reshape(x, s)", inputs={"x": "float", "z": "float[rows, columns]"}), "spelling"),
+        (to("lead", "[2, 4]", inputs={"x": "float[0, n, 8]"}), "zero-size"),
+        (to("lead", "[-1]", inputs={"x": "float[0, n, 8]"}), "zero-size"),
+        (graph("s = Shape(z)", "t = Concat{axis=0}(s, [0])", "y = Reshape{allowzero=1}(x, t)", inputs={**X, "z": "float[4]"}),
+         "spelling"),
+        (graph("s = Shape(z)", "y = Expand(x, s)", inputs={**X, "z": "float[batch, sequence, 8, 2]"}), "expand"),
+        (graph("y = Expand(x, [4, 1, 8])", inputs=X), "expand"),
+        (graph("y = Expand(x, [2, 1, 1, 1])", inputs=X), "expand"),
+        (graph("s = Shape(z)", "y = Expand(x, s)", inputs={"x": "float", "z": "float[4]"}), "expand"),
+        (graph("y = Expand(x, [1])", inputs={"x": "float[]"}), "expand"),
+    ],
+)  # fmt: skip
+def test_leaves_alone(model: ir.Model, rule: str) -> None:
+    (miss,) = misses(FoldShapes(), model)
+    assert miss.rule == rule
+    before = lines(model)
+    assert apply(FoldShapes(), model) == before
+
+
+def test_leaves_unnamed_dimensions_alone() -> None:
+    model = to("lead", "[8]", inputs={"x": "float[batch, sequence, 8]"})
+    for value in (*model.graph.inputs, *(value for node in model.graph for value in node.outputs)):
+        if value.name == "x":
+            value.shape = ir.Shape([None, None, 8])
+    (miss,) = misses(FoldShapes(), model)
+    assert (miss.rule, miss.value) == ("spelling", "[None, None, 8] to [None, None, 8]")
+
+
+def test_leaves_a_reshape_of_another_domain() -> None:
+    assert misses(FoldShapes(), graph("y = my.Reshape(x)", "z = my.Expand(x, x)")) == []
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        to("lead", "[2, 4]"),
+        to("lead", "[-1, 4]"),
+        graph("s = Shape(x)", "d = Div(s, [1, 1, 4])", "t = Concat{axis=0}(d, [4])", "y = Reshape(x, t)", inputs=X),
+        graph("t = Shape(x)", "r = Expand(x, t)", "y = Relu(r)", inputs=X),
+        inside_if(to("lead", "[2, 4]")),
+    ],
+)
+@pytest.mark.parametrize("sizes", [{}, {"batch": 1, "sequence": 1}, {"batch": 3, "sequence": 7}])
+def test_holds(model: ir.Model, sizes: dict[str, int]) -> None:
+    assert holds(FoldShapes(), model, sizes) == 0.0
+
+
+def test_holds_for_a_target_that_keeps_a_zero() -> None:
+    model = graph("y = Reshape(x, [0, 0, 8])", "z = Neg(y)", inputs={"x": "float[0, n, 8]"})
+    assert apply(FoldShapes(), model) == ["y = Identity(x)", "z = Neg(y)"] or np.prod([0, 1, 8]) == 0
