@@ -14,8 +14,8 @@ from pathlib import Path
 import onnx_ir
 
 from ..backends.base import Interface
-from ..ir.feeds import random_feeds
 from ..ir.load import load
+from ..ir.runner import trial_feeds
 from ..passes.base import Context, Contract, Exact, Lossy
 from ..passes.presets import RAISING
 from ..passes.report import Report, Size
@@ -137,7 +137,7 @@ def _feeds(request: Request, model: onnx_ir.Model) -> Split:
     if request.data is not None:
         batches, more = data.batches(request.data, Interface.of(model))
         return data.split(batches, more=more)
-    random = [random_feeds(model, seed=seed) for seed in (0, 1)]
+    random = [trial_feeds(model, seed=seed) for seed in (0, 1)]
     return Split(random[:1], random[1:], True, "no data was given: seeded random feeds")
 
 

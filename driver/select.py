@@ -104,7 +104,7 @@ class Candidate:
             comparison = recorded.against(self.session)
             loss = worst_loss(contract, comparison)
             self.loss = loss if math.isfinite(loss) else None
-            hold(contract, comparison, self.text)
+            hold(contract, comparison, self.text, self.session, recorded.feeds)
         self.seconds += time.perf_counter() - start
 
     def to_dict(self, kept: Candidate, heats: Heats) -> CandidateData:

@@ -45,8 +45,13 @@ def random_feeds(model: ir.Model, dimensions: Mapping[str, int] | None = None, *
     }
 
 
-def default_sizes(model: ir.Model, dimensions: Mapping[str, int] | None = None) -> dict[str, int]:
-    """A size for each dynamic dimension of the inputs: as given, else small and in range."""
+def default_sizes(
+    model: ir.Model, dimensions: Mapping[str, int] | None = None, *, other: int = _OTHER
+) -> dict[str, int]:
+    """A size for each dynamic dimension of the inputs: as given, else small and in range.
+
+    `other` is for the dimensions that never come first in an input.
+    """
     first = {
         name
         for value in model.graph.inputs
@@ -55,8 +60,7 @@ def default_sizes(model: ir.Model, dimensions: Mapping[str, int] | None = None) 
     }
     allowed = ranges(model)
     sizes = {
-        name: _clip(_FIRST if name in first else _OTHER, allowed.get(name, (1, None)))
-        for name in dimension_names(model)
+        name: _clip(_FIRST if name in first else other, allowed.get(name, (1, None))) for name in dimension_names(model)
     }
     return sizes | dict(dimensions or {})
 

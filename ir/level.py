@@ -75,7 +75,7 @@ def detect(model: ir.Model) -> Level:
 def violations(model: ir.Model, level: Level, *, signature: Signature | None = None) -> list[str]:
     """Everything in `model` that its level forbids, one sentence each; empty when it holds.
 
-    `signature` is what inputs and outputs must still be. Refining an unknown dimension is allowed.
+    `signature` is what inputs and outputs must still be. Refining an unknown dtype, shape or dimension is allowed.
     """
     found = [
         sentence
@@ -180,7 +180,7 @@ def _signature(found: Signature, wanted: Signature) -> Iterator[str]:
             yield f"{kind}s were {[p.name for p in want]}, are {[p.name for p in have]}"
             continue
         for new, old in zip(have, want, strict=True):
-            if new.dtype != old.dtype or not _refines(new.shape, old.shape):
+            if old.dtype not in (None, new.dtype) or not _refines(new.shape, old.shape):
                 yield f"{kind} was {old}, is {new}"
 
 

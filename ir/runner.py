@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
+
+from .errors import ModelError
+from .feeds import Array, Feeds, default_sizes, random_feeds
 
 if TYPE_CHECKING:
     import torch
 
-Array = NDArray[np.generic]
-Feeds = Mapping[str, Array]
 Run = Callable[[Feeds], dict[str, Array]]
+
+#: Sizes that trial feeds give to dynamic dimensions other than an input's first.
+_TRIALS = (16, 64, 256, 1024)
 
 #: Protobuf's limit is 2 GiB; larger models go through a file.
 _IN_MEMORY = 1 << 30
@@ -31,6 +33,26 @@ def runner(model: ir.Model) -> Run:
         return outside(model)
     interpreter = Interpreter(to_fx(model))
     return lambda feeds: dict(interpreter.run(feeds))
+
+
+def trial_feeds(model: ir.Model, *, seed: int = 0) -> dict[str, Array]:
+    """Seeded random feeds on which the model runs: sizes that nobody gave grow until it does.
+
+    A window, a padding or a stride may need more than the few elements that random feeds start with. Raises the first
+    ModelError when none of the sizes will do.
+    """
+    run = runner(model)
+    failure: ModelError | None = None
+    for size in _TRIALS:
+        feeds = random_feeds(model, default_sizes(model, other=size), seed=seed)
+        try:
+            run(feeds)
+        except ModelError as error:
+            failure = failure or error
+        else:
+            return feeds
+    assert failure is not None
+    raise failure
 
 
 def force(model: ir.Model, feeds: Feeds, names: Collection[str], see: Callable[[str, Array], Array | None]) -> bool:

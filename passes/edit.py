@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 import numpy as np
 import onnx_ir as ir
@@ -169,6 +170,12 @@ def drop(value: ir.Value) -> bool:
     return True
 
 
+def stand_in(before: ir.Value, after: ir.Value) -> None:
+    """Let `after`, which was there already, bear the name of `before` and the type and shape stated for it."""
+    after.type, after.shape = before.type or after.type, before.shape if before.shape is not None else after.shape
+    take_name(before, after)
+
+
 def take_name(before: ir.Value, after: ir.Value) -> None:
     """Let `after` bear the name of `before`, which is about to go."""
     name, before.name = before.name, None
@@ -198,6 +205,11 @@ def integers_of(value: ir.Value | None) -> list[int] | None:
     if array is None or array.dtype.kind not in "iu" or array.ndim > 1:
         return None
     return [int(item) for item in array.reshape(-1)]
+
+
+def is_op(node: ir.Node | None, *op_types: str) -> TypeGuard[ir.Node]:
+    """Whether a node is one of these ops of ai.onnx."""
+    return node is not None and not node.domain and node.op_type in op_types
 
 
 def only_reader(value: ir.Value) -> ir.Node | None:

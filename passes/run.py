@@ -15,7 +15,9 @@ import onnx_ir as ir
 
 from ..ir.compare import TOLERANCE
 from ..ir.errors import ModelError, PassError, TersorError
+from ..ir.feeds import Feeds
 from ..ir.level import SEMANTIC_OPSET, Level, Signature
+from ..ir.runner import trial_feeds
 from .base import Context, Lossy, Pass
 from .pipeline import Pipeline, title
 from .report import PassReport, Report, Size
@@ -47,6 +49,7 @@ def run_pipeline(
     graph; both name the pass, and `model` is rolled back.
     """
     context = context or Context()
+    feeds = context.feeds if context.feeds or verify is Verify.OFF else [trial_feeds(model, seed=context.seed)]
     steps = tuple(_with_upgrade(pipeline, model))
     original = model.clone()
     records: list[PassReport] = []
@@ -56,9 +59,9 @@ def run_pipeline(
             before = model.clone()
             made = [_record(step, model, context, observe) for step in stretch]
             if verify is not Verify.OFF:
-                judged = judge(before, model, stretch, context, signature)
+                judged = judge(before, model, stretch, feeds, signature)
                 if isinstance(judged, TersorError):
-                    raise _blame(before, stretch, context, signature, judged)
+                    raise _blame(before, stretch, context, feeds, signature, judged)
                 made[-1] = replace(made[-1], loss=judged)
             records += made
     except BaseException:
@@ -117,15 +120,20 @@ def _record(step: Pass, model: ir.Model, context: Context, observe: Observer | N
 
 
 def _blame(
-    good: ir.Model, stretch: Sequence[Pass], context: Context, signature: Signature, found: TersorError
+    good: ir.Model,
+    stretch: Sequence[Pass],
+    context: Context,
+    feeds: Sequence[Feeds],
+    signature: Signature,
+    found: TersorError,
 ) -> TersorError:
     """Replay the stretch pass by pass and say which one is at fault and where it first shows."""
     for step in stretch:
         after = good.clone()
         _record(step, after, context, None)
-        judged = judge(good, after, [step], context, signature)
+        judged = judge(good, after, [step], feeds, signature)
         if isinstance(judged, TersorError):
-            return located(judged, good, after, context, min(allowed(step.contract), TOLERANCE))
+            return located(judged, good, after, feeds, min(allowed(step.contract), TOLERANCE))
         good = after
     return found
 

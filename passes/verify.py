@@ -15,11 +15,11 @@ import onnx_ir as ir
 
 from ..ir.compare import TOLERANCE, Comparison, compare, compare_locally
 from ..ir.errors import ContractError, PassError, TersorError
-from ..ir.feeds import Feeds, random_feeds
+from ..ir.feeds import Feeds
 from ..ir.level import Level, Signature, violations
 from ..ir.runner import runner
 from ..ir.text import excerpt
-from .base import Context, Contract, Exact, Lossy, Pass
+from .base import Contract, Exact, Lossy, Pass
 from .pipeline import title
 
 #: Ops that round what a run computes.
@@ -37,7 +37,7 @@ _ROUNDING = frozenset(
 
 
 def judge(
-    before: ir.Model, after: ir.Model, stretch: Sequence[Pass], context: Context, signature: Signature
+    before: ir.Model, after: ir.Model, stretch: Sequence[Pass], feeds: Sequence[Feeds], signature: Signature
 ) -> float | TersorError:
     """The loss of a stretch of passes in its contract's metric, or what is wrong with it."""
     changing = any(step.changes_signature for step in stretch)
@@ -47,7 +47,6 @@ def judge(
     if faults:
         return PassError(f"{_subject(stretch)} broke the graph: {'; '.join(faults[:5])}")
     reference = _with_outputs_of(before, after) if changing else before
-    feeds = context.feeds or _random(before, context.seed)
     try:
         if isinstance(contract, Exact) and _rounds(before):
             comparison = compare_locally(reference, after, feeds[0])
@@ -64,12 +63,11 @@ def judge(
 
 
 def located(
-    error: TersorError, good: ir.Model, bad: ir.Model, context: Context, tolerance: float = TOLERANCE
+    error: TersorError, good: ir.Model, bad: ir.Model, feeds: Sequence[Feeds], tolerance: float = TOLERANCE
 ) -> TersorError:
     """The error with the first value that diverged by more than `tolerance`, and the graph around it as a note."""
     if not isinstance(error, ContractError):
         return error
-    feeds = context.feeds or _random(good, context.seed)
     first = compare(good, bad, feeds, locate=True, tolerance=tolerance).first_diverging
     if first is None:
         return error
@@ -103,10 +101,6 @@ def _with_outputs_of(model: ir.Model, other: ir.Model) -> ir.Model:
     narrowed = model.clone()
     narrowed.graph.outputs[:] = [value for value in narrowed.graph.outputs if value.name in kept]
     return narrowed
-
-
-def _random(model: ir.Model, seed: int) -> Sequence[Feeds]:
-    return [random_feeds(model, seed=seed)]
 
 
 def _rehearse(model: ir.Model, feeds: Sequence[Feeds]) -> None:

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from ...ir.content import content, dimensions
 from ...ir.level import Level
 from ..base import Match, Miss, Rewrite
-from ..edit import Tape, only_reader, replace
+from ..edit import Tape, is_op, only_reader, replace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +41,12 @@ class CollapseReshapes(Rewrite):
         if perm is None or tuple(perm.as_ints()) != (0, 2, 1):
             return Miss("perm", str(perm and perm.as_ints()), "(0, 2, 1)")
         merge = node.inputs[0].producer() if node.inputs[0] is not None else None
-        if merge is None or merge.op_type != "Reshape" or merge.inputs[0] is None:
+        if not is_op(merge, "Reshape") or merge.inputs[0] is None:
             return Miss(
                 "merge", node.inputs[0].name or "" if node.inputs[0] else "", "a Reshape that merges leading axes"
             )
         split = only_reader(node.outputs[0])
-        if split is None or split.op_type != "Reshape":
+        if not is_op(split, "Reshape"):
             return Miss("split", node.outputs[0].name or "", "one Reshape that splits the leading axis again")
         data = merge.inputs[0]
         dims, merged, target = dimensions(data), content(merge.inputs[1]), content(split.inputs[1])

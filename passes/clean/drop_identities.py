@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from ...ir.level import Level
 from ..base import Match, Miss, Rewrite
-from ..edit import Tape, replace, take_name
+from ..edit import Tape, replace, stand_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,5 @@ class DropIdentities(Rewrite):
         value, result = found.node.inputs[0], found.node.outputs[0]
         assert value is not None
         if result.is_graph_output():
-            value.type, value.shape = result.type or value.type, result.shape or value.shape
-            take_name(result, value)
+            stand_in(result, value)
         replace(Tape(), [result], [value])

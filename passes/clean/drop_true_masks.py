@@ -17,7 +17,7 @@ import onnx_ir as ir
 from ...ir.content import Element, dimensions
 from ...ir.level import Level
 from ..base import Match, Miss, Rewrite
-from ..edit import Tape, constant_of, replace, scalar_of
+from ..edit import Tape, constant_of, is_op, replace, scalar_of
 
 _LAYOUT = frozenset({"Unsqueeze", "Squeeze", "Reshape", "Expand", "Cast", "Transpose", "Identity"})
 _WIDE = frozenset({ir.DataType.INT32, ir.DataType.INT64, ir.DataType.FLOAT, ir.DataType.DOUBLE})
@@ -85,9 +85,9 @@ def _always_true(value: ir.Value) -> bool:
 def _counts_up(value: ir.Value) -> bool:
     """Whether every element is a Range from at least zero upwards."""
     node = value.producer()
-    while node is not None and node.op_type in _LAYOUT and node.inputs[0] is not None and _keeps_order(node):
+    while is_op(node, *_LAYOUT) and node.inputs[0] is not None and _keeps_order(node):
         node = node.inputs[0].producer()
-    if node is None or node.op_type != "Range":
+    if not is_op(node, "Range"):
         return False
     start, step = scalar_of(node.inputs[0]), scalar_of(node.inputs[2])
     return start is not None and step is not None and start >= 0 and step > 0
@@ -113,9 +113,9 @@ def _readers_broadcast(value: ir.Value, grown: dict[int, Element]) -> bool:
 
 
 def _broadcasts(node: ir.Node, index: int, grown: dict[int, Element]) -> bool:
-    if node.op_type == "Attention" and index == 3 and not node.domain:
+    if is_op(node, "Attention") and index == 3:
         return -1 not in grown
-    if node.op_type not in _ELEMENTWISE or node.domain:
+    if not is_op(node, *_ELEMENTWISE):
         return False
     others = [dimensions(value) for i, value in enumerate(node.inputs) if i != index]
     if all(any(_has(dims, axis, size) for dims in others) for axis, size in grown.items()):
@@ -132,7 +132,7 @@ def _restate_shapes(value: ir.Value) -> None:
     for node in dict.fromkeys(value.consumers()):
         result = node.outputs[0]
         before = dimensions(result)
-        if node.op_type in _ELEMENTWISE and before is not None:
+        if is_op(node, *_ELEMENTWISE) and before is not None:
             after = _broadcast([dimensions(item) for item in node.inputs])
             result.shape = None if after is None else ir.Shape(after)
             if after != before:

@@ -28,7 +28,7 @@ _EXPANDING = frozenset({"ConstantOfShape", "Expand", "Tile", "DequantizeLinear",
 class FoldConstants(Pass):
     """Compute at compile time what depends on constants alone.
 
-    limit: the largest number of elements that a folded result may have.
+    limit: the largest number of elements that a folded result may have, unless it takes the place of as many.
     """
 
     name: ClassVar[str] = "fold-constants"

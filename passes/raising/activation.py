@@ -14,7 +14,7 @@ from functools import cache
 import numpy as np
 import onnx_ir as ir
 
-from ..edit import only_reader, scalar_of
+from ..edit import is_op, only_reader, scalar_of
 
 Samples = np.ndarray[tuple[int], np.dtype[np.float64]]
 
@@ -80,7 +80,7 @@ def _climb(node: ir.Node) -> Iterator[ir.Value]:
         frontier = [
             value
             for producer in dict.fromkeys(producers)
-            if producer is not None and (producer.op_type in _BINARY or producer.op_type in _UNARY)
+            if is_op(producer, *_BINARY, *_UNARY)
             for value in producer.inputs
             if value is not None and scalar_of(value) is None
         ]
@@ -90,7 +90,7 @@ def _descend(node: ir.Node) -> Iterator[ir.Value]:
     for _ in range(_REACH):
         yield node.outputs[0]
         reader = only_reader(node.outputs[0])
-        if reader is None or (reader.op_type not in _BINARY and reader.op_type not in _UNARY):
+        if not is_op(reader, *_BINARY, *_UNARY):
             return
         node = reader
 

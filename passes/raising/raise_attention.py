@@ -20,7 +20,7 @@ import onnx_ir as ir
 
 from ...ir.content import Element, dimensions
 from ..base import Match, Miss, Rewrite
-from ..edit import Tape, attribute, constant_of, only_reader, replace, scalar_of
+from ..edit import Tape, attribute, constant_of, is_op, only_reader, replace, scalar_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,10 +135,10 @@ def _weighted_sum(probabilities: ir.Value, mask: ir.Value | None) -> ir.Node | M
     """The product with the values, behind a NaN guard if there is one."""
     value = probabilities
     readers = value.consumers()
-    guard = next((node for node in readers if node.op_type == "Where"), None)
+    guard = next((node for node in readers if is_op(node, "Where")), None)
     if guard is not None:
         test = guard.inputs[0].producer() if guard.inputs[0] is not None else None
-        asks = test is not None and test.op_type == "IsNaN" and test.inputs[0] is value
+        asks = is_op(test, "IsNaN") and test.inputs[0] is value
         if not asks or scalar_of(guard.inputs[1]) != 0.0 or guard.inputs[2] is not value:
             return Miss("guard", f"Where at {guard.name}", "zeros where a probability is NaN")
         if len(readers) != 2 or value.is_graph_output():
@@ -149,7 +149,7 @@ def _weighted_sum(probabilities: ir.Value, mask: ir.Value | None) -> ir.Node | M
     reader = only_reader(value)
     if reader is None:
         return Miss("probabilities", value.name or "", "to be read by the product with the values alone")
-    if reader.op_type != "MatMul" or reader.inputs[0] is not value:
+    if not is_op(reader, "MatMul") or reader.inputs[0] is not value:
         return Miss("values", f"{reader.op_type} at {reader.name}", "MatMul(probabilities, values)")
     return reader
 
@@ -178,8 +178,7 @@ def _scaling(node: ir.Node) -> tuple[ir.Value | None, float]:
 
 
 def _adds(value: ir.Value) -> bool:
-    node = value.producer()
-    return node is not None and node.op_type == "Add"
+    return is_op(value.producer(), "Add")
 
 
 def _masked(node: ir.Node) -> tuple[ir.Value | None, ir.Value | None]:
@@ -192,17 +191,17 @@ def _masked(node: ir.Node) -> tuple[ir.Value | None, ir.Value | None]:
 
 def _from_product(value: ir.Value) -> bool:
     node = value.producer()
-    while node is not None and node.op_type in ("Mul", "Div"):
+    while is_op(node, "Mul", "Div"):
         inner, _ = _scaling(node)
         node = None if inner is None else inner.producer()
-    return node is not None and node.op_type == "MatMul"
+    return is_op(node, "MatMul")
 
 
 def _unscaled(value: ir.Value) -> tuple[ir.Value, float]:
     """Look through constant scalar factors, and through the transpose behind which one may hide."""
     scale = 1.0
     node = value.producer()
-    while node is not None and node.op_type in ("Mul", "Div") and not node.domain:
+    while is_op(node, "Mul", "Div"):
         inner, factor = _scaling(node)
         if inner is None:
             break
@@ -214,7 +213,7 @@ def _unscaled(value: ir.Value) -> tuple[ir.Value, float]:
 def _untransposed(key: ir.Value) -> tuple[ir.Value, tuple[int, ...] | None] | Miss:
     """The keys as [batch, heads, sequence, size], or what brings them there."""
     node = key.producer()
-    if node is None or node.op_type != "Transpose" or node.inputs[0] is None:
+    if not is_op(node, "Transpose") or node.inputs[0] is None:
         return key, (0, 1, 3, 2)
     perm = tuple(node.attributes["perm"].as_ints()) if "perm" in node.attributes else ()
     if len(perm) != 4:

@@ -4,7 +4,7 @@
     after    Attention(q, k, v, mask){q_num_heads, kv_num_heads}: [batch, sequence, heads * size]
 
 Exact: the 3-D form of ai.onnx Attention is defined by these reshapes. Left alone where heads are split any other way,
-or the split values are read elsewhere, or there is a cache.
+the joined value is read before it is joined, or there is a cache.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from ...ir.content import dimensions
 from ..base import Match, Miss, Rewrite
-from ..edit import Attribute, Tape, only_reader, replace
+from ..edit import Attribute, Tape, is_op, only_reader, replace
 
 _SPLIT = (0, 2, 1, 3)
 
@@ -67,10 +67,10 @@ class RaiseAttentionHeads(Rewrite):
 def _before_split(value: ir.Value | None) -> tuple[ir.Value, int] | None:
     """(x, heads) when value is x: [batch, sequence, heads * size] as [batch, heads, sequence, size]."""
     swap = None if value is None else value.producer()
-    if swap is None or swap.op_type != "Transpose" or swap.inputs[0] is None or _perm(swap) != _SPLIT:
+    if not is_op(swap, "Transpose") or swap.inputs[0] is None or _perm(swap) != _SPLIT:
         return None
     reshape = swap.inputs[0].producer()
-    if reshape is None or reshape.op_type != "Reshape" or reshape.inputs[0] is None:
+    if not is_op(reshape, "Reshape") or reshape.inputs[0] is None:
         return None
     flat, split = dimensions(reshape.inputs[0]), dimensions(reshape.outputs[0])
     if flat is None or split is None or len(flat) != 3 or len(split) != 4 or flat[:2] != split[:2]:
@@ -83,10 +83,10 @@ def _before_split(value: ir.Value | None) -> tuple[ir.Value, int] | None:
 def _after_join(value: ir.Value) -> ir.Value | None:
     """The value in which the heads lie side by side again."""
     swap = only_reader(value)
-    if swap is None or swap.op_type != "Transpose" or _perm(swap) != _SPLIT:
+    if not is_op(swap, "Transpose") or _perm(swap) != _SPLIT:
         return None
     reshape = only_reader(swap.outputs[0])
-    if reshape is None or reshape.op_type != "Reshape":
+    if not is_op(reshape, "Reshape"):
         return None
     split, flat = dimensions(swap.outputs[0]), dimensions(reshape.outputs[0])
     if split is None or flat is None or len(flat) != 3 or flat[:2] != split[:2] or None in flat[:2]:

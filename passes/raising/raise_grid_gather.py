@@ -19,7 +19,7 @@ import onnx_ir as ir
 from ...ir.content import content, dimensions
 from ...ir.level import Level
 from ..base import Match, Miss, Rewrite
-from ..edit import Tape, attribute, integers_of, replace
+from ..edit import Tape, attribute, integers_of, is_op, replace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class RaiseGridGather(Rewrite):
         stack = indices.producer() if indices is not None else None
         if data is None or dims is None or attribute(node, "batch_dims", 0):
             return Miss("data", data.name or "" if data else "", "known sizes and no batch_dims")
-        if stack is None or stack.op_type != "Concat" or len(stack.inputs) != len(dims) or not _is_last(stack, indices):
+        if not is_op(stack, "Concat") or len(stack.inputs) != len(dims) or not _is_last(stack, indices):
             return Miss("indices", indices.name or "" if indices else "", "one index tensor for each axis, stacked")
         places: list[int] = []
         rank = None
@@ -72,20 +72,20 @@ class RaiseGridGather(Rewrite):
 def _counter(part: ir.Value | None, size: int | str | None) -> tuple[int, int] | Miss:
     """The axis along which an index tensor counts 0, 1, .. size - 1, and its rank."""
     last = None if part is None else part.producer()
-    if last is None or last.op_type != "Unsqueeze" or last.inputs[0] is None:
+    if not is_op(last, "Unsqueeze") or last.inputs[0] is None:
         return Miss("stacking", part.name or "" if part else "", "Unsqueeze at the last axis")
     value = last.inputs[0]
     rank = None if value.shape is None else len(value.shape)
     if integers_of(last.inputs[1]) not in ([-1], [rank]):
         return Miss("stacking", part.name or "" if part else "", "Unsqueeze at the last axis")
     node = value.producer()
-    while node is not None and node.op_type in ("Expand", "Cast") and node.inputs[0] is not None:
+    while is_op(node, "Expand", "Cast") and node.inputs[0] is not None:
         value = node.inputs[0]
         node = value.producer()
     shape: Sequence[int | str | None] | None = dimensions(value)
-    while node is not None and node.op_type == "Unsqueeze" and node.inputs[0] is not None:
+    while is_op(node, "Unsqueeze") and node.inputs[0] is not None:
         node = node.inputs[0].producer()
-    if node is None or node.op_type != "Range" or shape is None:
+    if not is_op(node, "Range") or shape is None:
         return Miss("index", value.name or "", "a Range with new axes around it")
     if integers_of(node.inputs[0]) != [0] or integers_of(node.inputs[2]) != [1]:
         return Miss("index", value.name or "", "a Range from 0 in steps of 1")
@@ -105,4 +105,4 @@ def _grid(stack: ir.Node) -> list[int | str | None] | None:
     """The shape that the index tensors were expanded to."""
     part = stack.inputs[0].producer() if stack.inputs[0] is not None else None
     expand = part.inputs[0].producer() if part is not None and part.inputs[0] is not None else None
-    return content(expand.inputs[1]) if expand is not None and expand.op_type == "Expand" else None
+    return content(expand.inputs[1]) if is_op(expand, "Expand") else None

@@ -311,7 +311,7 @@ class TestUpgrade:
         assert [record.text for record in report.passes] == ran
 
     def test_a_model_that_stays_behind_is_the_model_s_fault(self) -> None:
-        model = parse('g (float[2] x) => (float[2] y) { y = Upsample <mode = "nearest"> (x) }', opset=7)
+        model = parse('g (float[2] x) => (float[2] y) { y = Upsample <mode = "nearest", scales = [1.0]> (x) }', opset=7)
         with pytest.raises(TersorError) as caught:
             run_pipeline(Pipeline.of("raise-gelu"), model)
         assert isinstance(caught.value, ModelError), caught.value

@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from ....ir.level import Level
 from ....passes.base import Match, Miss, Rewrite
-from ....passes.edit import Tape, replace
+from ....passes.edit import Tape, is_op, replace
 from .linear import DOMAIN, Linear, linear
 
 
@@ -65,7 +65,7 @@ def _outermost(node: ir.Node) -> Linear | None:
     """The layer with its bias, when the product's only reader adds one."""
     product = node.outputs[0]
     readers = product.consumers()
-    if len(readers) == 1 and readers[0].op_type == "Add" and not product.is_graph_output():
+    if len(readers) == 1 and is_op(readers[0], "Add") and not product.is_graph_output():
         biased = linear(readers[0].outputs[0])
         if biased is not None:
             return biased

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from ....ir.level import Level
 from ....passes.base import Match, Miss, Rewrite
-from ....passes.edit import Tape, attribute, replace
+from ....passes.edit import Tape, attribute, is_op, replace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class GatherQuantizedRows(Rewrite):
 
     def match(self, node: ir.Node) -> Match | Miss:
         source = node.inputs[0].producer() if node.inputs[0] is not None else None
-        if source is None or source.op_type != "DequantizeLinear" or attribute(node, "axis", 0) not in (0, -2):
+        if not is_op(source, "DequantizeLinear") or attribute(node, "axis", 0) not in (0, -2):
             return Miss("table", node.inputs[0].name or "" if node.inputs[0] else "", "a dequantized table, axis 0")
         table, scale = source.inputs[:2]
         zero = source.inputs[2] if len(source.inputs) > 2 else None

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from ....ir.content import dimensions
 from ....ir.level import Level
 from ....passes.base import Match, Miss, Rewrite
-from ....passes.edit import Tape, constant_of, replace
+from ....passes.edit import Tape, constant_of, is_op, replace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class KeepResidualSums(Rewrite):
 
     def match(self, node: ir.Node) -> Match | Miss:
         result = node.outputs[0]
-        if not any(reader.op_type == "LayerNormalization" for reader in result.consumers()):
+        if not any(is_op(reader, "LayerNormalization") for reader in result.consumers()):
             return Miss("reader", result.name or "", "a LayerNormalization that reads the sum")
         left, right = (dimensions(value) for value in node.inputs)
         if any(constant_of(value) is not None for value in node.inputs) or left != right:

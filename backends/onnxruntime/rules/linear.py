@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ....passes.edit import Array, constant_of
+from ....passes.edit import Array, constant_of, is_op
 
 DOMAIN = "com.microsoft"
 
@@ -42,7 +42,7 @@ def linear(value: ir.Value | None) -> Linear | None:
     if node.op_type == "Add":
         for inner, bias in ((node.inputs[0], node.inputs[1]), (node.inputs[1], node.inputs[0])):
             product = None if inner is None else inner.producer()
-            if inner is None or bias is None or product is None or product.op_type != "MatMul" or not _is_vector(bias):
+            if inner is None or bias is None or not is_op(product, "MatMul") or not _is_vector(bias):
                 continue
             if len(inner.consumers()) != 1 or inner.is_graph_output():
                 continue
@@ -82,7 +82,7 @@ def _product(value: ir.Value, node: ir.Node) -> Linear | None:
         return None
     scale, nodes = None, [node]
     dequantize = weight.producer()
-    if dequantize is not None and dequantize.op_type == "DequantizeLinear":
+    if is_op(dequantize, "DequantizeLinear"):
         if not _per_column(dequantize):
             return None
         weight, scale = dequantize.inputs[0], dequantize.inputs[1]
@@ -91,9 +91,9 @@ def _product(value: ir.Value, node: ir.Node) -> Linear | None:
         return None
     quantizer = None
     back = activation.producer()
-    if scale is not None and back is not None and back.op_type == "DequantizeLinear" and back.inputs[0] is not None:
+    if scale is not None and is_op(back, "DequantizeLinear") and back.inputs[0] is not None:
         quantizer = back.inputs[0].producer()
-        if quantizer is None or quantizer.op_type != "DynamicQuantizeLinear" or quantizer.inputs[0] is None:
+        if not is_op(quantizer, "DynamicQuantizeLinear") or quantizer.inputs[0] is None:
             return None
         if list(back.inputs) != list(quantizer.outputs):
             return None

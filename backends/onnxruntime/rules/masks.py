@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ....ir.content import content, dimensions
-from ....passes.edit import scalar_of
+from ....passes.edit import is_op, scalar_of
 
 #: What the CPU kernels of ONNX Runtime add for a False in a boolean mask.
 LOWEST = float(np.finfo(np.float32).min)
@@ -37,7 +37,7 @@ def _behind(mask: ir.Value) -> KeyPadding | None:
         keep = _keys(mask)
         return None if keep is None else KeyPadding(keep, LOWEST)
     node = mask.producer()
-    if node is None or node.op_type != "Where" or node.inputs[0] is None:
+    if not is_op(node, "Where") or node.inputs[0] is None:
         return None
     fill = scalar_of(node.inputs[2])
     keep = _keys(node.inputs[0])
@@ -48,7 +48,7 @@ def _behind(mask: ir.Value) -> KeyPadding | None:
 
 def _keys(mask: ir.Value) -> ir.Value | None:
     node = mask.producer()
-    if node is None or node.op_type != "Unsqueeze" or content(node.inputs[1]) != [1, 2]:
+    if not is_op(node, "Unsqueeze") or content(node.inputs[1]) != [1, 2]:
         return None
     dims = dimensions(node.inputs[0])
     return node.inputs[0] if dims is not None and len(dims) == 2 else None

@@ -11,33 +11,21 @@ from tersor.tests.support import apply, holds, inside_if, misses
 
 MASK = {"m": "bool[batch, keys]"}
 TRUE = np.ones((1, 1), bool)
-COUNT = ("i = Range(0, n, 1)", "t = GreaterOrEqual(i, 0)")
+N = {"n": "int64[]", "m": "bool[keys]"}
 
 
 def counted(
-    *and_: str,
-    start: str = "0",
-    step: str = "1",
-    bound: str = "0",
-    cast: str = "",
-    inputs: dict[str, str] | None = None,
+    start: str = "0", step: str = "1", bound: str = "0", more: tuple[str, ...] = (), then: str = "i", **inputs: str
 ) -> ir.Model:
-    """And(i >= bound, mask) where i counts from `start`."""
-    compared = "i" if not cast else "c"
-    return graph(
-        f"i = Range({start}, n, {step})",
-        *([f"c = Cast{{to={cast}}}(i)"] if cast else []),
-        f"t = GreaterOrEqual({compared}, {bound})",
-        *(and_ or ("a = And(t, m)", "y = Not(a)")),
-        inputs=inputs or {"n": "int64[]", "m": "bool[batch, keys]"},
-    )
+    """And(i >= bound, mask) where i counts from `start`, or what `more` makes of it."""
+    text = (f"i = Range({start}, n, {step})", *more, f"t = GreaterOrEqual({then}, {bound})")
+    return graph(*text, "a = And(t, m)", "y = Not(a)", inputs=N | inputs)
 
 
 def wide(*after: str, mask: str = "bool[batch, 1, 1, keys]", **inputs: str) -> ir.Model:
     """A true side that makes the mask grow to [batch, 1, queries, keys]."""
-    return graph(
-        "t = Expand(yes, [1, 1, 5, 1])", "a = And(t, m)", *after, inputs={"m": mask, **inputs}, yes=np.ones((1, 1, 1, 1), bool)
-    )  # fmt: skip
+    text = ("t = Expand(yes, [1, 1, 5, 1])", "a = And(t, m)", *after)
+    return graph(*text, inputs={"m": mask, **inputs}, yes=np.ones((1, 1, 1, 1), bool))
 
 
 class TestRewrites:
@@ -53,9 +41,17 @@ class TestRewrites:
         model = graph(*lines_, "a = And(t, m)", "y = Not(a)", inputs=MASK, c=np.ones(1, bool))
         assert apply(DropTrueMasks(), model) == ["y = Not(m)"]
 
-    def test_counting_from_zero(self) -> None:
-        model = counted(inputs={"n": "int64[]", "m": "bool[batch, keys]"})
-        model.graph.node("a").outputs[0].shape = ir.Shape(["batch", "keys"])
+    @pytest.mark.parametrize(
+        "model",
+        [
+            counted(),
+            counted(start="3", step="2", bound="-1"),
+            counted(more=("c = Cast{to=int32}(i)", "u = Unsqueeze(c, [0])"), then="u", bound="[[0]]"),
+        ],
+    )
+    def test_counting_from_zero(self, model: ir.Model) -> None:
+        node = next(node for node in model.graph if node.op_type == "And")
+        node.outputs[0].shape = ir.Shape(["keys"])
         assert apply(DropTrueMasks(), model) == ["y = Not(m)"]
 
     def test_a_chain_collapses(self) -> None:
@@ -71,9 +67,8 @@ class TestRewrites:
         assert apply(DropTrueMasks(), model) == ["y = Where(m, s, z)"]
 
     def test_where_the_size_comes_back_further_on(self) -> None:
-        model = wide("n = Not(a)", "f = Where(n, low, zero)", "y = Add(f, s)", s="float[batch, 8, 5, keys]")
-        low, zero = (value for value in model.graph.inputs if value.name in ("low", "zero"))
-        low.shape = zero.shape = ir.Shape([])
+        numbers = {"low": "float[]", "zero": "float[]", "s": "float[batch, 8, 5, keys]"}
+        model = wide("n = Not(a)", "f = Where(n, low, zero)", "y = Add(f, s)", **numbers)
         assert apply(DropTrueMasks(), model) == ["n = Not(m)", "f = Where(n, low, zero)", "y = Add(f, s)"]
         shapes = {node.name: node.outputs[0].shape for node in model.graph}
         assert shapes["n"] == shapes["f"] == ir.Shape(["batch", 1, 1, "keys"])
@@ -97,16 +92,13 @@ class TestRewrites:
         (counted(start="-1"), "true"),
         (counted(step="-1"), "true"),
         (counted(bound="1"), "true"),
-        (counted(start="p", inputs={"n": "int64[]", "p": "int64[]", "m": "bool[keys]"}), "true"),
-        (counted(cast="int8", bound="z", inputs={"n": "int64[]", "z": "int8[]", "m": "bool[keys]"}), "true"),
-        (
-            graph("i = Range(0, n, 1)", "c = Cast{to=int8}(i)", "t = GreaterOrEqual(c, z)", "a = And(t, m)", "y = Not(a)",
-                  inputs={"n": "int64[]", "m": "bool[keys]"}, z=np.int8(0)),
-            "true",
-        ),
-        (graph("i = Range(0, n, 1)", "s = Neg(i)", "t = GreaterOrEqual(s, 0)", "a = And(t, m)", "y = Not(a)",
-               inputs={"n": "int64[]", "m": "bool[keys]"}), "true"),
-        (graph("i = my.Range(0, n, 1)", "t = GreaterOrEqual(i, 0)", "a = And(t, m)", "y = Not(a)"), "true"),
+        (counted(start="p", p="int64[]"), "true"),
+        (counted(bound="p", p="int64[]"), "true"),
+        (counted(more=("c = Cast{to=int8}(i)",), then="c", bound="z", z="int8[]"), "true"),
+        (counted(more=("c = Cast{to=int8}(i)", "w = Cast{to=int64}(c)"), then="w"), "true"),
+        (counted(more=("c = Neg(i)",), then="c"), "true"),
+        (counted(more=("c = my.Cast{to=7}(i)",), then="c"), "true"),
+        (graph("i = my.Range(0, n, 1)", "t = GreaterOrEqual(i, 0)", "a = And(t, m)", "y = Not(a)", inputs=N), "true"),
         (graph("a = And(t, m)", "y = Not(a)", inputs={"m": "bool"}, t=TRUE), "shape"),
         (graph("a = And(t, m)", "y = Not(a)", inputs=MASK, t=np.ones((5, 1, 1), bool)), "broadcast"),
         (counted(), "broadcast"),
@@ -114,8 +106,7 @@ class TestRewrites:
         (wide("y = Cast{to=float}(a)"), "broadcast"),
         (wide("y = Where(a, s, z)", s="float[batch, 8, 1, keys]", z="float[]"), "broadcast"),
         (wide("y = Where(a, s, z)", "w = ReduceMax(a)", s="float[batch, 8, 5, keys]", z="float[]"), "broadcast"),
-        (wide("y = Attention(q, k, v, a)", mask="bool[batch, 1, 1, 1]") if False else
-         graph("t = Expand(yes, [1, 1, 1, 6])", "a = And(t, m)", "y = Attention(q, k, v, a)",
+        (graph("t = Expand(yes, [1, 1, 1, 6])", "a = And(t, m)", "y = Attention(q, k, v, a)",
                inputs={"m": "bool[batch, 1, 5, 1]", **dict.fromkeys("qkv", "float[batch, 8, 5, 16]")},
                yes=np.ones((1, 1, 1, 1), bool)), "broadcast"),
     ],
@@ -129,13 +120,10 @@ def test_leaves_alone(model: ir.Model, rule: str) -> None:
 
 def test_leaves_unknown_sizes_alone() -> None:
     """Two unknown dimensions may differ: one may be the 1 that the other stretches."""
-    model = graph(
-        "t = Expand(yes, n)", "a = And(t, m)", "y = Not(a)", inputs={"m": "bool[k]", "n": "int64[1]"}, yes=TRUE[0]
-    )
-    for name, node in ((node.outputs[0].name, node) for node in model.graph):
-        if name in ("t", "a"):
-            node.outputs[0].shape = ir.Shape([None])
-    model.graph.inputs[0].shape = ir.Shape([None])
+    inputs = {"m": "bool[k]", "n": "int64[1]"}
+    model = graph("t = Expand(yes, n)", "a = And(t, m)", "y = Not(a)", inputs=inputs, yes=TRUE[0])
+    for value in (model.graph.inputs[0], *(node.outputs[0] for node in model.graph)):
+        value.shape = ir.Shape([None])
     (miss,) = misses(DropTrueMasks(), model)
     assert miss.rule == "broadcast"
 
