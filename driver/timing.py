@@ -88,6 +88,8 @@ def paired(
 ) -> Timings:
     """Time every contestant on every item, taking turns.
 
+    Each turn begins with an untimed call: the threads of whoever came before may spin for milliseconds after their work
+    is done, and the caches are theirs. What is timed is a contestant's steady state, whoever its neighbour is.
     After `warmup` untimed visits of each item, `rounds` timed ones follow. `budget_seconds` bounds warm-up and timing
     together, checked between turns: one item is warmed up and `least` pairs are timed however long they take. Raises
     OptionError where there is nothing to time.
@@ -107,6 +109,7 @@ def paired(
                 break
             items.append(turn % ready)
             for name, run in contestants.items():
+                run(feeds[items[-1]])
                 start = time.perf_counter()
                 run(feeds[items[-1]])
                 seconds[name].append(time.perf_counter() - start)

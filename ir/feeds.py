@@ -39,7 +39,7 @@ def random_feeds(model: ir.Model, dimensions: Mapping[str, int] | None = None, *
     shapes = infer(model, sizes)
     rng = np.random.default_rng(seed)
     return {
-        value.name or "": _random(value, _extents(value, shapes), role_of(value, model, shapes), rng)
+        value.name or "": np.asarray(_random(value, _extents(value, shapes), role_of(value, model, shapes), rng))
         for value in model.graph.inputs
         if value.const_value is None
     }

@@ -46,7 +46,7 @@ def tidy(model: onnx_ir.Model) -> None:
     for scope in _scopes(model):
         scope.sort()
         _name_nodes(scope)
-        _name_values(scope)
+        name_values(scope)
     for graph in model.graphs():
         for name, value in tuple(graph.initializers.items()):
             if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
@@ -218,7 +218,7 @@ def _name_nodes(scope: _Scope) -> None:
         seen.add(node.name)
 
 
-def _name_values(scope: _Scope) -> None:
+def name_values(scope: _Scope) -> None:
     """Values of subgraphs may shadow or repeat names; in one model every name shall mean one value."""
     top = scope.graph if isinstance(scope, onnx_ir.Function) else scope
     taken = {value.name for graph in (top, *top.subgraphs()) for value in _defined_in(graph) if value.name}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping
 
 import numpy as np
@@ -83,3 +84,33 @@ def holds(made: Pass, model: ir.Model, dimensions: Mapping[str, int] | None = No
     assert np.isfinite(loss)
     assert loss <= allowed(made.contract)
     return loss
+
+
+_OPERATORS = {ast.Add: "Add", ast.Sub: "Sub", ast.Mult: "Mul", ast.Div: "Div", ast.Pow: "Pow"}
+
+
+def arithmetic(assignment: str) -> list[str]:
+    """Lines for `graph` that compute a formula: `y = x / (1 + Exp(-x))`. What lies between is named y.0, y.1, ..."""
+    (statement,) = ast.parse(assignment).body
+    assert isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)
+    name = statement.targets[0].id
+    made: list[str] = []
+
+    def value(node: ast.expr) -> str:
+        if isinstance(node, ast.Constant):
+            return str(float(node.value))
+        if isinstance(node, ast.Name):
+            return node.id
+        if isinstance(node, ast.BinOp):
+            op, args = _OPERATORS[type(node.op)], [value(node.left), value(node.right)]
+        elif isinstance(node, ast.UnaryOp):
+            op, args = "Neg", [value(node.operand)]
+        else:
+            assert isinstance(node, ast.Call)
+            op, args = ast.unparse(node.func), [value(arg) for arg in node.args]
+        made.append(f"{name}.{len(made)} = {op}({', '.join(args)})")
+        return f"{name}.{len(made) - 1}"
+
+    last = value(statement.value)
+    made[-1] = made[-1].replace(f"{last} =", f"{name} =")
+    return made

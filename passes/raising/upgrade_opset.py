@@ -17,6 +17,7 @@ from typing import ClassVar
 import onnx_ir as ir
 from onnxscript import version_converter
 
+from ...ir.imported import name_values
 from ...ir.level import SEMANTIC_OPSET, Level
 from ..base import Context, Finding, Miss, Outcome, Pass
 from ..interop import RemoveUnread
@@ -40,6 +41,7 @@ class UpgradeOpset(Pass):
             miss = Miss("convertible", f"opset {opset}", f"a converter from opset {reached} to {SEMANTIC_OPSET}")
             return Outcome((Finding("the model", (), miss),))
         RemoveUnread()(model)
+        name_values(model.graph)  # the converters name what they add in each branch alike
         return Outcome((Finding(f"opset {opset} to {SEMANTIC_OPSET}"),))
 
 

@@ -20,8 +20,8 @@ def test_contestants_take_turns_on_every_item() -> None:
     calls: list[str] = []
     contestants = {name: lambda feeds, name=name: calls.append(f"{name}{int(feeds['x'][0])}") for name in "AB"}
     timings = paired(contestants, FEEDS, rounds=2, warmup=1)
-    once = ["A0", "B0", "A1", "B1"]
-    assert calls == once * 3
+    warm, timed = ["A0", "B0", "A1", "B1"], ["A0", "A0", "B0", "B0", "A1", "A1", "B1", "B1"]
+    assert calls == warm + timed * 2
     assert timings.items.tolist() == [0, 1, 0, 1]
     assert {name: len(taken) for name, taken in timings.seconds.items()} == {"A": 4, "B": 4}
 
@@ -30,14 +30,14 @@ def test_a_spent_budget_still_times_one_pair() -> None:
     calls: list[str] = []
     contestants = {name: lambda feeds, name=name: calls.append(name) for name in "AB"}
     timings = paired(contestants, FEEDS, rounds=50, warmup=3, budget_seconds=0.0)
-    assert calls == ["A", "B", "A", "B"]
+    assert calls == ["A", "B", "A", "A", "B", "B"]
     assert timings.pairs == 1
 
 
 def test_garbage_collection_is_as_it_was() -> None:
     seen: list[bool] = []
     paired({"a": lambda feeds: seen.append(gc.isenabled())}, FEEDS[:1], rounds=1, warmup=0)
-    assert seen == [False]
+    assert seen == [False, False]
     assert gc.isenabled()
 
 
