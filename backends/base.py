@@ -9,15 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import onnx_ir as ir
 
-from ..ir.dimensions import ranges
-from ..ir.errors import MissingOp
+from ..ir.dimensions import Range, ranges
+from ..ir.errors import MissingOp, ModelError, TersorError
 from ..ir.feeds import Array, Feeds, check_feeds
 from ..ir.level import Signature
 from ..passes.pipeline import Pipeline
-
-Ranges = Mapping[str, tuple[int, int | None]]
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Interface:
     """What a session accepts: inputs and outputs with dtypes and shapes, and the ranges of the named dimensions."""
 
     signature: Signature
-    ranges: Ranges = field(default_factory=dict)
+    ranges: Mapping[str, Range] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: ir.Model) -> Interface:
@@ -41,9 +40,19 @@ class Session(ABC):
         self._keep = keep
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
-        """Outputs by name. Raises ModelError for a wrong name, dtype, rank or dimension before anything runs."""
+        """Outputs by name.
+
+        Raises ModelError for a wrong name, dtype, rank or dimension before anything runs, and for numbers that the
+        model fails on, such as an index beyond its table where the runtime checks that.
+        """
         check_feeds(self.interface.signature, feeds, self.interface.ranges)
-        return self.run_unchecked(feeds)
+        arrays = {name: np.asarray(array) for name, array in feeds.items()}
+        try:
+            return self.run_unchecked(arrays)
+        except (TersorError, MemoryError):
+            raise
+        except Exception as error:  # each runtime has errors of its own
+            raise ModelError(f"the model does not run on these feeds: {error}") from error
 
     @abstractmethod
     def run_unchecked(self, feeds: Feeds) -> dict[str, Array]:

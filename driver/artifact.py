@@ -74,7 +74,11 @@ def open(directory: str | Path, *, verify: bool = False) -> Session:
     Raises ModelError for a folder that is no artifact, is incomplete or altered, UnsupportedError with the line that
     installs it when the runtime is missing.
     """
-    folder = Path(directory).expanduser()
+    return open_with(Path(directory).expanduser(), {}, verify=verify)
+
+
+def open_with(folder: Path, options: Mapping[str, object], *, verify: bool = False) -> Session:
+    """`open`, with `options` of the backend that win over those the artifact was compiled with."""
     manifest = read_manifest(folder)
     check_files(folder, manifest, verify=verify)
     target = manifest["target"]
@@ -84,7 +88,8 @@ def open(directory: str | Path, *, verify: bool = False) -> Session:
         raise UnsupportedError(f"{folder} was compiled for a backend that is not installed: {error}") from error
     if kind.version() is None:
         raise UnsupportedError(f"{folder} runs on {target['backend']}, which is not installed; {kind.install}")
-    return build(kind, target["backend"], target["options"]).open(folder, interface_of(manifest["interface"]))
+    backend = build(kind, target["backend"], {**target["options"], **options})
+    return backend.open(folder, interface_of(manifest["interface"]))
 
 
 def check_files(folder: Path, manifest: Manifest, *, verify: bool = False) -> None:

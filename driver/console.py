@@ -26,8 +26,8 @@ from rich.table import Table
 Given = ParamSpec("Given")
 Made = TypeVar("Made")
 
-#: Columns where the output is no terminal: wide enough that no cell of a table is cut or wrapped.
-_WIDE = 240
+#: Columns where the output is no terminal: wide enough that nothing is cut or wrapped.
+_WIDE = 100_000
 
 
 def show(document: object, *renderables: RenderableType, as_json: bool) -> None:

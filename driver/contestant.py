@@ -20,9 +20,8 @@ from ..backends.base import Interface, Session
 from ..ir.errors import ModelError, OptionError, UnsupportedError, nearest
 from ..ir.feeds import Array, Feeds
 from ..ir.load import load
-from ..passes.syntax import build
-from .artifact import check_files
-from .manifest import interface_of, read_manifest
+from .artifact import open_with
+from .manifest import read_manifest
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -67,14 +66,7 @@ class Contestant:
         """A session; `threads` 0 leaves them to the runtime, or to the options that the artifact was compiled with."""
         if self.runtime is not None:
             return _PLAIN[self.runtime](self.path, threads)
-        manifest = read_manifest(self.path)
-        check_files(self.path, manifest)
-        target = manifest["target"]
-        kind = catalogue.find(target["backend"])
-        if kind.version() is None:
-            raise UnsupportedError(f"{self.path} runs on {target['backend']}, which is not installed; {kind.install}")
-        options = {**target["options"], **({"threads": threads} if threads else {})}
-        return build(kind, target["backend"], options).open(self.path, interface_of(manifest["interface"]))
+        return open_with(self.path, {"threads": threads} if threads else {})
 
     def model(self) -> onnx_ir.Model | None:
         """The graph, None for artifacts whose files are no ONNX."""

@@ -156,7 +156,7 @@ def _called(text: str) -> Iterator[tuple[str, object]]:
             yield from numbered(made, text)
         except TersorError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ModelError(f"{text} failed with {type(error).__name__}: {error}") from error
 
 

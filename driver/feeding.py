@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import onnx_ir
 
 from ..backends.base import Interface
+from ..ir.dimensions import check_sizes, ranges
 from ..ir.errors import OptionError, nearest
 from ..ir.feeds import Feeds, random_feeds
 from ..ir.shapes import dimension_names
@@ -21,7 +22,8 @@ def feeds_for(
 ) -> Sequence[Feeds]:
     """Batches for `model`: what `load_data` reads from `data`, or random ones with the given dimensions.
 
-    Raises OptionError for dimensions that the model has not, or that come with data, which has sizes of its own.
+    Raises OptionError for dimensions that the model has not, or that come with data, which has sizes of its own, and
+    ModelError for sizes out of their range.
     """
     if data is not None:
         if dimensions:
@@ -32,9 +34,10 @@ def feeds_for(
 
 
 def check_dimensions(model: onnx_ir.Model, dimensions: Mapping[str, int]) -> None:
-    """Raise OptionError for a dimension that no input of the model has."""
+    """Raise OptionError for a dimension that no input of the model has, ModelError for a size out of its range."""
     known = dimension_names(model)
     for name in dimensions:
         if name not in known:
             hint = nearest(name, known) if known else "its inputs have fixed sizes"
             raise OptionError(f"the model has no dimension {name!r}; {hint}")
+    check_sizes(dimensions, ranges(model))

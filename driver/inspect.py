@@ -14,6 +14,7 @@ from ..ir.dimensions import Range, ranges
 from ..ir.level import Signature, detect
 from ..ir.polynomial import Polynomial
 from ..ir.site import Site, sites
+from .feeding import check_dimensions
 
 #: A number, or a formula over dynamic dimensions as text.
 Amount = int | str
@@ -69,8 +70,9 @@ class Inspection:
 def inspect(model: onnx_ir.Model, dimensions: Mapping[str, int] | None = None) -> Inspection:
     """Read everything off `model`; costs are numbers where `dimensions` settle them, else formulas.
 
-    Raises OptionError for a dimension that no input has.
+    Raises OptionError for a dimension that no input has, ModelError for a size out of its range.
     """
+    check_dimensions(model, dimensions or {})
     spent = cost(model, dimensions)
     found = blocks(model)
     signature = Signature.of(model)

@@ -86,7 +86,7 @@ def evaluate(name: str, metric: Metric, session: Session, what: str) -> float:
     except TersorError as error:
         error.add_note(f"in the metric {name} of {what}")
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelError(f"the metric {name} failed on {what} with {type(error).__name__}: {error}") from error
     try:
         number = math.nan if isinstance(value, bool | str | bytes) else float(value)

@@ -45,7 +45,7 @@ class Original(Session):
         self._run = runner(model)
 
     def run_unchecked(self, feeds: Feeds) -> dict[str, Array]:
-        return self._run(feeds)
+        return dict(self._run(feeds))
 
 
 def record(session: Session, batches: Iterable[Feeds], limit: int = BATCHES) -> Recorded:

@@ -30,17 +30,18 @@ def resolve(text: str, what: str) -> Callable[..., object]:
     with importable():
         try:
             module = importlib.import_module(name)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise OptionError(f"{what} {text!r}: importing {name} failed: {type(error).__name__}: {error}") from error
     found: object = module
     for part in attribute.split("."):
         if not hasattr(found, part):
-            public = [key for key in vars(found) if not key.startswith("_")] if hasattr(found, "__dict__") else []
-            hint = nearest(part, public) if public else "it defines nothing"
+            held = vars(found) if hasattr(found, "__dict__") else {}
+            public = [key for key, value in held.items() if callable(value) and not key.startswith("_")]
+            hint = nearest(part, public) if public else "it defines no function"
             raise OptionError(f"{what} {text!r}: {name} has no {attribute!r}; {hint}")
         found = getattr(found, part)
     if not callable(found):
-        raise OptionError(f"{what} {text!r} is a {type(found).__name__}, expected a function")
+        raise OptionError(f"{what} {text!r}: expected a function, found {type(found).__name__}")
     return found
 
 

@@ -12,8 +12,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from .compare import Comparison, Runnable, compare
-from .feeds import Feeds
-from .runner import Run
+from .feeds import Feeds, Run
 
 #: Relative size of the perturbation: about eight units in the last place of float32.
 LAST_BITS = 1e-6

@@ -83,6 +83,16 @@ def describe(pair: Range) -> str:
     return str(low) if low == high else f"{low}..{high}"
 
 
+def clip(size: int, pair: Range) -> int:
+    """The size in the range that is nearest to `size`.
+
+    >>> clip(8, (1, None)), clip(8, (16, 32)), clip(8, (1, 4))
+    (8, 16, 4)
+    """
+    low, high = pair
+    return max(low, size if high is None else min(size, high))
+
+
 def _inside(size: int, pair: Range) -> bool:
     low, high = pair
     return low <= size and (high is None or size <= high)

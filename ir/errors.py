@@ -58,20 +58,29 @@ class MissingOp:
     readers: tuple[str, ...] = ()
 
     def __str__(self) -> str:
+        return self.line()
+
+    def line(self, others: int = 0) -> str:
+        """How an error lists it; `others` is the number of further places."""
+        more = f" and {others} more" if others else ""
         used = f"   used by {', '.join(self.readers)}" if self.readers else ""
-        return f"{self.op} (opset {self.opset})  at {self.place}{used}"
+        return f"{self.op} (opset {self.opset})  at {self.place}{more}{used}"
 
 
 def unsupported(who: str, missing: Sequence[MissingOp], hint: str) -> UnsupportedError:
-    """The error that lists everything missing at once.
+    """The error that lists everything missing at once, one line an op.
 
     >>> print(unsupported("openvino", [MissingOp("STFT", 17, "enc/stft", ("enc/abs",))], "run decompose-stft first"))
     openvino: 1 op has no lowering
       STFT (opset 17)  at enc/stft   used by enc/abs
       hint: run decompose-stft first
     """
-    count = f"{len(missing)} op has" if len(missing) == 1 else f"{len(missing)} ops have"
-    return UnsupportedError("\n  ".join([f"{who}: {count} no lowering", *map(str, missing), f"hint: {hint}"]))
+    groups: dict[tuple[str, int], list[MissingOp]] = {}
+    for item in missing:
+        groups.setdefault((item.op, item.opset), []).append(item)
+    count = "1 op has" if len(groups) == 1 else f"{len(groups)} ops have"
+    listed = [items[0].line(others=len(items) - 1) for items in groups.values()]
+    return UnsupportedError("\n  ".join([f"{who}: {count} no lowering", *listed, f"hint: {hint}"]))
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -7,13 +7,13 @@ value is a mask, and what is only ever compared with one constant is that consta
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from .dimensions import Range, ranges
+from .dimensions import Range, clip, ranges
 from .errors import ModelError, nearest
 from .level import Port, Signature
 from .polynomial import Polynomial
@@ -22,6 +22,8 @@ from .shapes import Shapes, dimension_names, infer
 
 Array = NDArray[np.generic]
 Feeds = Mapping[str, Array]
+#: From feeds to outputs by name.
+Run = Callable[[Feeds], Mapping[str, Array]]
 
 #: Sizes of dynamic dimensions nobody gave: an input's first axis, and any other.
 _FIRST, _OTHER = 2, 16
@@ -60,7 +62,7 @@ def default_sizes(
     }
     allowed = ranges(model)
     sizes = {
-        name: _clip(_FIRST if name in first else other, allowed.get(name, (1, None))) for name in dimension_names(model)
+        name: clip(_FIRST if name in first else other, allowed.get(name, (1, None))) for name in dimension_names(model)
     }
     return sizes | dict(dimensions or {})
 
@@ -92,6 +94,8 @@ def check_feeds(signature: Signature, feeds: Feeds, ranges: Mapping[str, Range] 
 def _misfits(port: Port, array: Array, sizes: dict[str, tuple[int, str]]) -> list[str]:
     """What is wrong with one array; the sizes it gives to named dimensions are added to `sizes`."""
     wrong = []
+    if port.dtype == ir.DataType.STRING and array.dtype.kind not in "OSUT":
+        wrong.append(f"{port.name!r} is {array.dtype}, not text (convert it with .astype(object))")
     wanted = None if port.dtype is None or port.dtype == ir.DataType.STRING else port.dtype.numpy()
     if wanted is not None and array.dtype != wanted:
         wrong.append(f"{port.name!r} is {array.dtype}, not {wanted} (convert it with .astype({str(wanted)!r}))")
@@ -160,8 +164,3 @@ def padded(shape: Sequence[int], rng: np.random.Generator) -> NDArray[np.int64]:
     lengths = rng.integers(1, max(shape[-1], 1) + 1, (*shape[:-1], 1))
     lengths.reshape(-1)[:1] = shape[-1]
     return (np.arange(shape[-1]) < lengths).astype(np.int64)
-
-
-def _clip(size: int, allowed: Range) -> int:
-    low, high = allowed
-    return max(low, size if high is None else min(size, high))

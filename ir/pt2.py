@@ -10,6 +10,7 @@ import ast
 import io
 import json
 import re
+import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
@@ -35,7 +36,10 @@ def read(path: Path) -> torch.export.ExportedProgram:
             f"{path} is no complete .pt2 archive ({error}): it is truncated, damaged or of another format; {_AGAIN}"
         ) from error
     try:
-        return torch.export.load(path)
+        with warnings.catch_warnings():
+            # for weights that share storage torch warns of a case, weights off the CPU, that is none here
+            warnings.filterwarnings("ignore", message="No complete tensor found", category=UserWarning)
+            return torch.export.load(path)
     except Exception as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ModelError(f"{path}: torch {torch.__version__} cannot load this program ({reason}); {_AGAIN}") from error

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
 from .errors import ModelError
-from .feeds import Array, Feeds, default_sizes, random_feeds
+from .feeds import Array, Feeds, Run, default_sizes, random_feeds
+from .save import serialized
 
 if TYPE_CHECKING:
     import torch
-
-Run = Callable[[Feeds], dict[str, Array]]
 
 #: Sizes that trial feeds give to dynamic dimensions other than an input's first.
 _TRIALS = (16, 64, 256, 1024)
@@ -115,7 +114,10 @@ def _watch_outside(model: ir.Model, feeds: Feeds, names: Collection[str], see: C
 
 
 def outside(model: ir.Model) -> Run:
-    """Run on ONNX Runtime without its optimizations; on ONNX's reference evaluator what it refuses."""
+    """Run on ONNX Runtime without its optimizations; on ONNX's reference evaluator what it refuses.
+
+    A run raises ModelError for feeds on which the model fails.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -128,21 +130,30 @@ def outside(model: ir.Model) -> Run:
             session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception:  # onnxruntime's errors have no common base that is public
             return _reference(source, outputs)
-    return lambda feeds: dict(zip(outputs, session.run(outputs, dict(feeds)), strict=True))
+    return _named(outputs, lambda feeds: session.run(outputs, dict(feeds)))
 
 
 def _reference(source: bytes | str, outputs: list[str]) -> Run:
     from onnx.reference import ReferenceEvaluator
 
     evaluator = ReferenceEvaluator(source)
-    return lambda feeds: dict(zip(outputs, evaluator.run(None, dict(feeds)), strict=True))
+    return _named(outputs, lambda feeds: list(evaluator.run(None, dict(feeds))))
+
+
+def _named(outputs: list[str], call: Callable[[Feeds], Sequence[Array]]) -> Run:
+    def run(feeds: Feeds) -> dict[str, Array]:
+        try:
+            return dict(zip(outputs, call(feeds), strict=True))
+        except Exception as error:  # neither runtime's errors have a common base that is public
+            raise ModelError(f"the model does not run on these feeds: {error}") from error
+
+    return run
 
 
 def _serialized(model: ir.Model, folder: Path) -> bytes | str:
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
     if size < _IN_MEMORY:
-        data: bytes = ir.to_proto(model).SerializeToString()
-        return data
+        return serialized(model)
     path = folder / "model.onnx"
     ir.save(model, path, external_data="model.data")
     return str(path)

@@ -50,12 +50,18 @@ def save(model: onnx_ir.Model, path: str | Path) -> None:
             onnx_ir.save(model, written, external_data=data_name, alignment=ALIGNMENT)
             _replace(folder / data_name, target.with_name(data_name))
         else:
-            with _in_memory(model):
-                written.write_bytes(onnx_ir.to_proto(model).SerializeToString(deterministic=True))
+            written.write_bytes(serialized(model))
         _replace(written, target)
         if not external:
             target.with_name(data_name).unlink(missing_ok=True)
         _flush(target.parent)
+
+
+def serialized(model: onnx_ir.Model) -> bytes:
+    """The model as the bytes of one `.onnx` file, weights that lie in other files included. The model is unchanged."""
+    with _in_memory(model):
+        data: bytes = onnx_ir.to_proto(model).SerializeToString(deterministic=True)
+    return data
 
 
 @contextlib.contextmanager

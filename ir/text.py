@@ -40,7 +40,7 @@ def format_node(node: ir.Node) -> str:
     """One line for one node; subgraphs are shown by their number of nodes."""
     names = [_name(value) for value in node.outputs]
     outs = names[0] if len(names) == 1 else f"({', '.join(names)})"
-    op = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+    op = spelled(node)
     attrs = ", ".join(f"{name}={_format_attr(node.attributes[name])}" for name in sorted(node.attributes))
     args = [_name(value) for value in node.inputs]
     while args and args[-1] == "_":
@@ -58,6 +58,11 @@ def format_model(model: ir.Model) -> str:
     opsets = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in model.opset_imports.items())
     ports = [f"{kind} {_typed(value)}" for kind, values in _ports(model) for value in values]
     return "\n".join([f"opset {opsets}", *ports, *lines(model)])
+
+
+def spelled(node: ir.Node) -> str:
+    """The op as it is written: `MatMul`, `com.microsoft.FusedMatMul`."""
+    return f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
 
 
 def excerpt(node: ir.Node, *, radius: int = 1) -> str:

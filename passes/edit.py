@@ -130,7 +130,7 @@ def reroute(tape: Tape, node: ir.Node, old: ir.Value, new: ir.Value) -> None:
     The node stays itself; what feeds it stands for it.
     """
     assert node.graph is not None
-    _place(tape, node.graph, [], node, node.outputs[0].name or node.name)
+    _place(tape, node.graph, [], node, next((value.name for value in node.outputs if value.name), node.name))
     for index, value in enumerate(node.inputs):
         if value is old:
             node.replace_input_with(index, new)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 from tersor.ir.compare import compare
 from tersor.ir.feeds import random_feeds
 from tersor.ir.level import Signature, violations
@@ -23,6 +24,22 @@ def apply(made: Pass, model: ir.Model) -> list[str]:
     found = violations(model, made.level, signature=signature)
     assert not found, "\n".join([*found, *lines(model)])
     return lines(model)
+
+
+def on_onnxruntime(model: ir.Model, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """The outputs of ONNX Runtime as it runs the nodes that are there: without its own optimizations."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), options)
+    return list(session.run(None, dict(feeds)))
+
+
+def distance(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
+    """The largest relative L2 error of any output, in float64."""
+    pairs = [(np.float64(a), np.float64(b)) for a, b in zip(found, expected, strict=True)]
+    return max(float(np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-30)) for a, b in pairs)
 
 
 def parse(text: str, *, opset: int = 23, functions: str = "") -> ir.Model:

@@ -114,9 +114,9 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 def test_imports_inside_the_layers_are_relative() -> None:
     def absolute(path: Path) -> Iterator[str]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").split(".")[0] == "tersor":
-                yield f"{path.relative_to(ROOT)}:{node.lineno}"
-            if isinstance(node, ast.Import) and any(alias.name.split(".")[0] == "tersor" for alias in node.names):
+            from_there = [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            named = [alias.name for alias in node.names] if isinstance(node, ast.Import) else from_there
+            if {module.split(".")[0] for module in named} & {"tersor", *LAYERS}:
                 yield f"{path.relative_to(ROOT)}:{node.lineno}"
 
     assert [place for path in files(*LAYERS) for place in absolute(path)] == []
@@ -133,7 +133,7 @@ def test_pyproject_lists_every_package() -> None:
 def test_no_file_is_over_400_lines() -> None:
     lengths = {
         str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines())
-        for path in files(*LAYERS, "tests", "benchmarks", "examples")
+        for path in (*ROOT.glob("*.py"), *files(*LAYERS, "tests", "benchmarks", "examples"))
     }
     assert {path: length for path, length in lengths.items() if length > LONGEST} == {}
 

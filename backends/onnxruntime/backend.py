@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from ...ir.errors import MissingOp, ModelError, OptionError, nearest, unsupported
 from ...ir.feeds import Array, Feeds
+from ...ir.onnxfile import read
 from ...ir.save import save
 from ...passes.pipeline import Pipeline
 from ..base import Backend, Interface, Session
@@ -72,10 +73,12 @@ class OnnxRuntime(Backend):
 
     def open(self, folder: Path, interface: Interface) -> Session:
         path = folder / FILE
+        if not path.is_file():
+            raise ModelError(f"{folder} is no artifact for onnxruntime: expected {FILE} in it")
         try:
             return OnnxRuntimeSession(self._session(path), interface)
         except _errors() as error:
-            missing = missing_ops(ir.load(path), self._provider())
+            missing = missing_ops(read(path), self._provider())
             if missing:
                 raise unsupported(self.name, missing, "rewrite these ops by a pass, or try another --target") from error
             raise ModelError(f"ONNX Runtime cannot load {path.name}: {error}") from error
@@ -85,7 +88,8 @@ class OnnxRuntime(Backend):
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
-        options.log_severity_level = 3
+        # What goes wrong is raised, in the same words.
+        options.log_severity_level = 4
         options.add_session_config_entry("session.force_spinning_stop", "0" if self.spin else "1")
         return onnxruntime.InferenceSession(str(path), options, providers=[self._provider()])
 

@@ -6,28 +6,32 @@ from collections.abc import Iterator
 
 import onnx
 import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass
 
 from ...ir.errors import MissingOp
+from ...ir.text import spelled
 
 #: Values larger than this are only declared, never stored, in a probe.
 _SMALL = 1024
 
 
 def missing_ops(model: ir.Model, provider: str) -> list[MissingOp]:
-    """Every op without a kernel, one entry for each place, in graph order."""
-    functions = {(function.domain, function.name) for function in model.functions.values()}
+    """Every op without a kernel, one entry for each place, in graph order; functions are looked into."""
+    if model.functions:
+        model = model.clone()
+        InlinePass()(model)
     verdicts: dict[tuple[object, ...], bool] = {}
     found: list[MissingOp] = []
     for node in model.graph.all_nodes():
-        if (node.domain, node.op_type) in functions or any(_holds_graph(attr) for attr in node.attributes.values()):
+        if any(_holds_graph(attr) for attr in node.attributes.values()):
             continue
         kind = _kind(node)
         if kind not in verdicts:
             verdicts[kind] = _loads(node, model, provider)
         if not verdicts[kind]:
             readers = tuple(reader.name or reader.op_type for value in node.outputs for reader in value.consumers())
-            op = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-            found.append(MissingOp(op, model.opset_imports.get(node.domain, 1), node.name or "", readers))
+            opset = model.opset_imports.get(node.domain, 1)
+            found.append(MissingOp(spelled(node), opset, node.name or "", readers))
     return found
 
 

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from ...ir.errors import MissingOp
 from ...ir.save import save
-from ...ir.text import place
+from ...ir.text import place, spelled
 
 if TYPE_CHECKING:
     import openvino
@@ -44,7 +44,7 @@ def missing_ops(model: ir.Model) -> list[MissingOp]:
     refused = _refused(model)
     opsets = model.opset_imports
     return [
-        MissingOp(_spell(node), opsets.get(node.domain, 1), place(node).partition(" at ")[2], _readers(node))
+        MissingOp(spelled(node), opsets.get(node.domain, 1), place(node).partition(" at ")[2], _readers(node))
         for node in model.graph.all_nodes()
         if not refused.get((node.domain, node.op_type), set()).isdisjoint(value.name for value in node.outputs)
     ]
@@ -82,10 +82,6 @@ def _nodes(model: openvino.Model) -> Iterator[openvino.Node]:
                 yield from _nodes(node.get_function(branch))
         elif kind in ("Loop", "TensorIterator"):
             yield from _nodes(node.get_function())
-
-
-def _spell(node: ir.Node) -> str:
-    return f"{node.domain}.{node.op_type}" if node.domain else node.op_type
 
 
 def _readers(node: ir.Node) -> tuple[str, ...]:

@@ -50,7 +50,7 @@ class Torch(Backend):
     def supports(self, model: ir.Model) -> Sequence[MissingOp]:
         from ...ir.fx import missing
 
-        return [MissingOp(item.name, item.opset, item.place, item.users) for item in missing(model)]
+        return missing(model)
 
     def compile(self, model: ir.Model) -> Session:
         """A session for a lowered model over its FX form: the same calls of torch as in the program that `write` makes,
@@ -79,13 +79,13 @@ class Torch(Backend):
         (folder / RUNTIME).write_text(json.dumps(runtime, indent=2) + "\n", encoding="utf-8")
 
     def open(self, folder: Path, interface: Interface) -> Session:
-        from ...ir.pt2 import read
+        from ...ir import onnxfile, pt2
 
         program, graph = folder / PROGRAM, folder / GRAPH
         if program.is_file():
-            return self._session(self._placed(read(program)).module(), interface)
+            return self._session(self._placed(pt2.read(program)).module(), interface)
         if graph.is_file():
-            return self._session(self._module(ir.load(graph)), interface)
+            return self._session(self._module(onnxfile.read(graph)), interface)
         raise ModelError(f"{folder} is no artifact for torch: expected {PROGRAM} or {GRAPH} in it")
 
     def _module(self, model: ir.Model) -> torch.fx.GraphModule:

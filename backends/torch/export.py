@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 import torch
 
-from ...ir.dimensions import Range, names, ranges
+from ...ir.dimensions import Range, clip, names, ranges
 from ...ir.errors import TersorError, UnsupportedError
 from ...ir.feeds import default_sizes, random_feeds
 from ...ir.fx.dtypes import to_torch
@@ -89,7 +89,7 @@ def _check_runs(program: torch.export.ExportedProgram, model: ir.Model, module: 
     """Raise ExportError when the program refuses sizes that the module takes: a relation between dimensions, say."""
     exported, allowed = program.module(), ranges(model)
     for wanted in (1, _EQUAL):
-        sizes = {name: _clip(wanted, allowed.get(name, (1, None))) for name in names(model)}
+        sizes = {name: clip(wanted, allowed.get(name, (1, None))) for name in names(model)}
         try:
             arguments = [to_torch(random_feeds(model, sizes)[name]) for name in module.meta["inputs"]]
             with torch.no_grad():
@@ -101,11 +101,6 @@ def _check_runs(program: torch.export.ExportedProgram, model: ir.Model, module: 
                 exported(*arguments)
         except Exception as error:
             raise ExportError(f"torch.export refuses {sizes}: {_first_line(error)}") from error
-
-
-def _clip(size: int, allowed: Range) -> int:
-    low, high = allowed
-    return max(low, size if high is None else min(size, high))
 
 
 def _first_line(error: Exception) -> str:

@@ -15,7 +15,7 @@ from .options import Data, Dimensions, Json, Seed, dimensions
 
 if TYPE_CHECKING:
     from ...ir.compare import Comparison
-    from ..diff import Difference, NodeNote
+    from ..diff import Difference, NodeChange, NodeNote
 
 _MODEL = "The {} model: any SOURCE that `tersor inspect` takes."
 
@@ -88,12 +88,7 @@ def _structure(found: Difference, limit: int) -> Iterator[RenderableType]:
     if found.changed or found.removed or found.added:
         counts = f"{len(found.changed)} changed, {len(found.removed)} only in A, {len(found.added)} only in B"
         yield console.heading(f"nodes: {found.equal} equal, {counts}")
-    changes = [
-        f"[bold]{console.literal(node.place)}[/]: {console.literal('; '.join(node.what))}\n"
-        f"    [red]- {console.literal(node.before)}[/]\n    [green]+ {console.literal(node.after)}[/]"
-        for node in found.changed
-    ]
-    yield from _part("changed", changes, limit)
+    yield from _part("changed", [_change(node) for node in found.changed], limit)
     yield from _part("only in A", [f"[red]- {_line(node)}[/]" for node in found.removed], limit)
     yield from _part("only in B", [f"[green]+ {_line(node)}[/]" for node in found.added], limit)
     yield from _weights(found, limit)
@@ -137,6 +132,14 @@ def _part(title: str, lines: Sequence[str], limit: int) -> Iterator[RenderableTy
 def _more(count: int) -> Iterator[RenderableType]:
     if count > 0:
         yield f"  and {count:,} more; --limit 0 shows all"
+
+
+def _change(node: NodeChange) -> str:
+    """What differs, and both lines unless they read alike."""
+    what = f"[bold]{console.literal(node.place)}[/]: {console.literal('; '.join(node.what))}"
+    if node.before == node.after:
+        return what
+    return f"{what}\n    [red]- {console.literal(node.before)}[/]\n    [green]+ {console.literal(node.after)}[/]"
 
 
 def _line(node: NodeNote) -> str:

@@ -46,10 +46,9 @@ def explain(
 
 
 def _text(found: Explanation, verbose: bool, limit: int) -> Iterator[RenderableType]:
-    counts = f"fires at {plural(len(found.fired), 'place')}, not at {len(found.missed)}"
+    places = len(found.fired) + len(found.missed)
+    counts = f"fires at {len(found.fired)} of {plural(places, 'place')}" if places else "has no candidate place"
     yield f"[bold]{console.literal(found.text)}[/] {counts} (after {found.after}); {found.contract}"
-    if not found.fired and not found.missed:
-        yield "no node of this model is a candidate"
     if found.fired:
         yield console.heading("fires")
         yield "\n".join(f"  {_place(finding)}" for finding in found.fired[:limit])
@@ -72,7 +71,8 @@ def _grouped(missed: Sequence[Finding]) -> dict[tuple[str, str], list[Finding]]:
 
 
 def _place(finding: Finding) -> str:
-    own = finding.place.rpartition(" at ")[2]
+    # `MatMul at node` of a node, `weight (MatMul at node)` of a site
+    own = finding.place.rpartition(" at ")[2].rstrip(")")
     others = [name for name in finding.sources if name != own]
     stands = f"   (source: {', '.join(others[:3])}{', ...' if others[3:] else ''})" if others else ""
     return console.literal(finding.place + stands)

@@ -57,7 +57,7 @@ def _summary(manifest: Manifest) -> Markup:
         tiles.append(("fidelity", f"{fidelity:.6f}", "mean cosine to the original"))
     if kept is not None and kept["latency"] is not None:
         tiles.append(("latency", duration(kept["latency"]["p50"] / 1e3), "median of one call"))
-    tiles.append(("compiled in", duration(manifest["seconds"].get("total", 0.0)), manifest["created"]))
+    tiles.append(("compiled in", duration(manifest["seconds"].get("total", 0.0)), _moment(manifest["created"])))
     drawn = "".join(
         f'<div class="tile"><span>{markup(label)}</span><b>{markup(value)}</b><span>{markup(note)}</span></div>'
         for label, value, note in tiles
@@ -129,7 +129,7 @@ def _candidate(item: CandidateData) -> Sequence[object]:
         *(duration(value / 1e3) if isinstance(value, float | int) else "" for value in percentiles),
         error(item["loss"]),
         "" if item["bytes"] is None else size(item["bytes"]),
-        duration(item["seconds"]),
+        duration(item["seconds"]) if item["seconds"] else "",
         item["reason"],
     )
 
@@ -151,7 +151,9 @@ def _passes(manifest: Manifest) -> Markup:
         if stage["passes"]:
             parts.append(table(head, (_pass(record) for record in stage["passes"])))
     steps = [record for stage in manifest["stages"] for record in stage["passes"] if _moved(record["bytes"])]
-    chart = bars("weights after each pass that changed them", [_step_bar(record) for record in steps])
+    start = manifest["sizes"]["weights"][0]
+    drawn = [Bar("before", start, size(start)), *map(_step_bar, steps)]
+    chart = bars("weights after each pass that changed them", drawn)
     return section(
         "Passes", *([paragraph("Weights after each pass that changed them:"), chart] if steps else []), *parts
     )
@@ -283,5 +285,10 @@ def _pair(value: object) -> tuple[float, float]:
 
 
 def _moved(value: object) -> bool:
+    """Whether the weights changed by as much as people see."""
     before, after = _pair(value)
-    return before != after
+    return size(before) != size(after)
+
+
+def _moment(created: str) -> str:
+    return f"{created[:10]} {created[11:16]} UTC"

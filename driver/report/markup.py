@@ -6,6 +6,9 @@ import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+#: Characters of a bar's label that have room beside it.
+_LABEL = 34
+
 
 class Markup(str):
     """Text that is HTML already."""
@@ -33,12 +36,15 @@ def markup(value: object) -> Markup:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Markup:
-    """A table. A column whose name starts with `>` holds numbers."""
+    """A table. A column whose name starts with `>` holds numbers; one with nothing in any row is left out."""
+    drawn = [[markup(cell) for cell in row] for row in rows]
+    used = [index for index in range(len(head)) if any(row[index] for row in drawn)]
+    head, drawn = [head[index] for index in used], [[row[index] for index in used] for row in drawn]
     numeric = ['<th class="n">' if name.startswith(">") else "<th>" for name in head]
     cells = ['<td class="n">' if name.startswith(">") else "<td>" for name in head]
     top = "".join(f"{tag}{markup(name.removeprefix('>'))}</th>" for tag, name in zip(numeric, head, strict=True))
     body = "".join(
-        f"<tr>{''.join(f'{tag}{markup(cell)}</td>' for tag, cell in zip(cells, row, strict=True))}</tr>" for row in rows
+        f"<tr>{''.join(f'{tag}{cell}</td>' for tag, cell in zip(cells, row, strict=True))}</tr>" for row in drawn
     )
     return Markup(f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>')
 
@@ -61,7 +67,7 @@ def bars(title: str, items: Sequence[Bar], *, mark: float | None = None) -> Mark
     """A horizontal bar chart; `mark` is a value that gets a vertical line. Long labels are cut, in full on hover."""
     if not items:
         return Markup("")
-    left, width, row, room = 190, 420, 26, 170
+    left, width, row, room = 260, 350, 26, 170
     longest = max([item.high or item.value for item in items] + ([mark] if mark is not None else [])) or 1.0
     height = row * len(items) + 6
     drawn = [_bar(item, index * row + 4, left, width / longest, row - 8) for index, item in enumerate(items)]
@@ -77,7 +83,7 @@ def bars(title: str, items: Sequence[Bar], *, mark: float | None = None) -> Mark
 def _bar(item: Bar, top: int, left: int, scale: float, height: int) -> str:
     length, middle = max(item.value * scale, 1.0), top + height / 2
     box = f'x="{left}" y="{top}" width="{length:.1f}" height="{height}"'
-    shown = item.label if len(item.label) <= 28 else f"{item.label[:27]}…"
+    shown = item.label if len(item.label) <= _LABEL else f"{item.label[: _LABEL - 1]}…"
     end = left + max(length, (item.high or 0.0) * scale)
     whisker = ""
     if item.low is not None and item.high is not None:

@@ -14,7 +14,8 @@ h1 { margin: 0; font-size: 1.7rem; } h2 { margin: 2.2rem 0 .6rem; font-size: 1.1
 h3 { margin: 1.2rem 0 .3rem; font-size: .95rem; color: var(--dim); font-weight: 600; }
 p { margin: .4rem 0; max-width: 75ch; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: .6rem; margin: 1rem 0; }
-.tile { background: var(--panel); border-radius: 6px; padding: .6rem .8rem; display: grid; }
+.tile { background: var(--panel); border-radius: 6px; padding: .6rem .8rem; display: grid;
+  align-content: start; }
 .tile b { font-size: 1.3rem; font-variant-numeric: tabular-nums; } .tile span { color: var(--dim); font-size: .82rem; }
 pre { background: var(--panel); border-radius: 6px; padding: .6rem .8rem; overflow-x: auto; font-size: .85rem; }
 .scroll { overflow-x: auto; }

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .coverage import MissingOp, missing
+from .coverage import missing
 from .emit import to_fx
 from .interpreter import Interpreter, Tap
 
-__all__ = ["Interpreter", "MissingOp", "Tap", "missing", "to_fx"]
+__all__ = ["Interpreter", "Tap", "missing", "to_fx"]

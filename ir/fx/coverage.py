@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 import onnx_ir as oir
 
-from ..errors import UnsupportedError
+from ..errors import MissingOp, UnsupportedError, unsupported
+from ..text import spelled
 from .control import FORMS
 from .lowering import keywords, lookup
 from .table import DEVICE
 
 STANDARD = ("", "ai.onnx")
-
-
-@dataclass(frozen=True)
-class MissingOp:
-    """A node that `to_fx` cannot express: where it is, what reads it, and the attribute at fault if it is only that."""
-
-    domain: str
-    op: str
-    opset: int
-    place: str
-    users: tuple[str, ...]
-    attribute: str | None = None
-
-    @property
-    def name(self) -> str:
-        """The op as it is written: `STFT`, `com.microsoft.Inverse`, `Resize{antialias}`."""
-        op = f"{self.domain}.{self.op}" if self.domain else self.op
-        return f"{op}{{{self.attribute}}}" if self.attribute else op
 
 
 def domain_of(node: oir.Node) -> str:
@@ -47,26 +29,17 @@ def opset_of(node: oir.Node, opsets: Mapping[str, int]) -> int:
 
 
 def missing(model: oir.Model) -> list[MissingOp]:
-    """Every node, in subgraphs and called functions too, that has no lowering or has an attribute it does not know."""
+    """Every node, in subgraphs and called functions too, that has no lowering or has an attribute it does not know.
+
+    The latter is written `Resize{antialias}`.
+    """
     return list(_missing(model, model.graph, model.graph.opset_imports, set()))
 
 
 def refuse(absent: list[MissingOp]) -> UnsupportedError:
     """The error that lists them, one line an op."""
-    groups: dict[tuple[str, int], list[MissingOp]] = {}
-    for item in absent:
-        groups.setdefault((item.name, item.opset), []).append(item)
-    lines = []
-    for (name, opset), items in groups.items():
-        more = f" and {len(items) - 1} more" if len(items) > 1 else ""
-        users = f"   used by {', '.join(items[0].users)}" if items[0].users else ""
-        lines.append(f"  {name} (opset {opset})  at {items[0].place}{more}{users}")
-    count = "1 op has" if len(groups) == 1 else f"{len(groups)} ops have"
-    return UnsupportedError(
-        f"torch.fx: {count} no lowering\n"
-        + "\n".join(lines)
-        + "\n  hint: decompose them into standard ops first, or add a row to the table of their family in ir/fx"
-    )
+    hint = "decompose them into standard ops first, or add a row to the table of their family in ir/fx"
+    return unsupported("torch.fx", absent, hint)
 
 
 def _missing(
@@ -99,8 +72,8 @@ def _missing(
 
 
 def _report(node: oir.Node, opset: int, attribute: str | None = None) -> MissingOp:
-    users = tuple(dict.fromkeys(_name(user) for user in node.successors()))
-    return MissingOp(domain_of(node), node.op_type, opset, _name(node), users, attribute)
+    op = f"{spelled(node)}{{{attribute}}}" if attribute else spelled(node)
+    return MissingOp(op, opset, _name(node), tuple(dict.fromkeys(_name(user) for user in node.successors())))
 
 
 def _name(node: oir.Node) -> str:

@@ -72,7 +72,7 @@ class _Emitter:
         for node in graph:
             try:
                 results = self._node(node, scope)
-            except (TypeError, ValueError, IndexError, AssertionError) as error:
+            except (TypeError, ValueError, IndexError, AssertionError, ArithmeticError) as error:
                 raise ModelError(f"{place(node)}: the op cannot be read: {error}") from error
             scope.values.update(zip(node.outputs, results, strict=False))
 

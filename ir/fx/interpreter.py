@@ -18,7 +18,7 @@ Tap = Callable[[str, torch.Tensor], torch.Tensor | None]
 it returns takes the value's place for everything that runs after."""
 
 
-_FAILURES = (RuntimeError, IndexError, ValueError, TypeError, AssertionError, NotImplementedError)
+_FAILURES = (RuntimeError, IndexError, ValueError, TypeError, AssertionError, ArithmeticError)
 
 
 class Interpreter:
@@ -78,7 +78,8 @@ class Interpreter:
     def _run(self, inputs: Sequence[torch.Tensor]) -> object:
         """The module's own code; where it fails, node by node, to say where."""
         try:
-            return self.module(*inputs)
+            # not the module's own call, which prints the generated code where that fails
+            return self.module.forward(*inputs)
         except _FAILURES:
             return self._walk(self.module, inputs, None, frozenset())
 

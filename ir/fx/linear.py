@@ -28,8 +28,13 @@ def gemm(
         if c is not None:
             return torch.addmm(c, left, right, beta=beta, alpha=alpha)
         return alpha * (left @ right) if alpha != 1 else left @ right
-    product = (alpha * (left @ right)).to(a.dtype)
-    return product if c is None else product + (beta * c).to(a.dtype)
+    product = _times(left @ right, alpha)
+    return product if c is None else product + _times(c, beta)
+
+
+def _times(x: torch.Tensor, factor: float) -> torch.Tensor:
+    """Integers times a float in the integers' own type; left alone by one, as float32 holds no more than 24 bits."""
+    return x if factor == 1 else (factor * x).to(x.dtype)
 
 
 def einsum(*operands: torch.Tensor, equation: str) -> torch.Tensor:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -36,7 +36,8 @@ class QuantizeDynamic(Pass):
     rows: one activation scale for each row instead of one for the tensor.
     embeddings: store embedding tables in int8 too, one scale for each row of the table.
     recurrent: store the weights of LSTM, GRU and RNN in int8 too.
-    reduce_range: 7-bit weights, for x86 CPUs without VNNI, whose 8-bit products can saturate.
+    headroom: against saturation on x86 CPUs without VNNI, which add pairs of 8-bit products in 16 bits. `pairs` scales
+        each channel so that no pair of neighbouring weights can; `bits` uses 7 bits; `none` trusts the CPU.
     smallest: sites with fewer weights than this stay as they are.
     only, ignore: glob patterns over site names (`tersor inspect` lists them).
     """
@@ -46,7 +47,7 @@ class QuantizeDynamic(Pass):
     rows: bool = False
     embeddings: bool = False
     recurrent: bool = True
-    reduce_range: bool = False
+    headroom: Literal["pairs", "bits", "none"] = "pairs"
     smallest: int = 1024
     only: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
@@ -96,7 +97,9 @@ class QuantizeDynamic(Pass):
     def _quantize(self, site: Site) -> Quantized:
         weight = constant_of(site.weight)
         assert weight is not None
-        return symmetric(weight, bits=7 if self.reduce_range else 8, axis=_channel_axis(site, weight.ndim))
+        axis = _channel_axis(site, weight.ndim)
+        summed = 1 - axis % 2 if self.headroom == "pairs" and site.kind is Kind.LINEAR and weight.ndim == 2 else None
+        return symmetric(weight, bits=7 if self.headroom == "bits" else 8, axis=axis, paired=summed)
 
 
 def _outcome(verdicts: Sequence[tuple[Site, Miss | None]]) -> Outcome:

@@ -112,12 +112,12 @@ def _computed(value: ir.Value, x: ir.Value, known: dict[ir.Value, Samples | None
     inputs = [None if item is None else _evaluate(item, x, known, depth - 1) for item in node.inputs]
     if any(item is None for item in inputs):
         return None
-    known = [item for item in inputs if item is not None]
+    found = [item for item in inputs if item is not None]
     with np.errstate(all="ignore"):
-        if node.op_type in _BINARY and len(known) == 2:
-            return _BINARY[node.op_type](known[0], known[1])
-        if node.op_type in _UNARY and len(known) == 1:
-            return _UNARY[node.op_type](known[0])
+        if node.op_type in _BINARY and len(found) == 2:
+            return _BINARY[node.op_type](found[0], found[1])
+        if node.op_type in _UNARY and len(found) == 1:
+            return _UNARY[node.op_type](found[0])
     return None
 
 

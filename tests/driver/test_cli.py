@@ -8,15 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnx_ir
 import pytest
 import tersor
 from tersor.driver import console
 from tersor.driver.cli import app
 from tersor.driver.commands.describe import describe
 from tersor.driver.commands.options import dimensions
+from tersor.ir.dimensions import set_ranges
 from tersor.ir.errors import ContractError, ModelError, OptionError, PassError, UnsupportedError
 from tersor.passes import catalogue
-from tersor.tests.driver.support import Cli
+from tersor.tests.driver.support import Cli, dense
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -108,6 +110,9 @@ class TestErrors:
             (["compile", "{model}", "-o", ".", "--target", "onnxruntime"], 2, "empty"),
             (["inspect", "{model}", "--dims", "batch"], 2, "batch=8,sequence=128"),
             (["inspect", "{model}", "--dims", "bath=2"], 2, "batch"),
+            (["inspect", "{ranged}", "--dims", "batch=5"], 3, "batch is 5, allowed is 1..4"),
+            (["diff", "{ranged}", "{ranged}", "--numeric", "--dims", "batch=5"], 3, "batch is 5, allowed is 1..4"),
+            (["bench", "{ranged}", "--dims", "batch=5"], 3, "batch is 5, allowed is 1..4"),
             (["bench", "{model}@onxruntime"], 2, "did you mean onnxruntime?"),
             (["bench", "{model}", "{model}"], 2, "different"),
             (["explain", "{model}", "raise-gel"], 2, "raise-gelu"),
@@ -121,7 +126,10 @@ class TestErrors:
         self, cli: Cli, dense_onnx: Path, words: list[str], code: int, said: str
     ) -> None:
         Path("broken.onnx").write_bytes(dense_onnx.read_bytes()[:50])
-        ran = cli(*(word.format(model=dense_onnx) for word in words))
+        ranged = dense()
+        set_ranges(ranged, {"batch": (1, 4)})
+        onnx_ir.save(ranged, "ranged.onnx")
+        ran = cli(*(word.format(model=dense_onnx, ranged="ranged.onnx") for word in words))
         assert ran.code == code, ran.err
         assert ran.err.startswith("error: ")
         assert said in ran.err

@@ -141,6 +141,18 @@ class TestCommand:
         assert ran.code == 2
         assert "data brings its own sizes" in ran.err
 
+    def test_lines_that_read_alike_are_not_shown_twice(self, cli: Cli, tmp_path: Path) -> None:
+        onnx_ir.save(chain("Exp", "Relu", "Neg"), tmp_path / "a.onnx")
+        onnx_ir.save(chain("Sin", "Relu", "Neg"), tmp_path / "b.onnx")
+        ran = cli("diff", "a.onnx", "b.onnx")
+        assert "Relu at v2: input 0: v1 (of Exp) -> v1 (of Sin)" in ran.out
+        assert "= Relu(v1)" not in ran.out
+
+    def test_long_lines_are_not_wrapped_where_there_is_no_terminal(self, cli: Cli, tmp_path: Path) -> None:
+        onnx_ir.save(chain("Relu"), tmp_path / "a.onnx")
+        onnx_ir.save(graph(f"{'v' * 300} = Exp(x)", inputs=X), tmp_path / "b.onnx")
+        assert f"+ {'v' * 300} = Exp(x)" in cli("diff", "a.onnx", "b.onnx").out
+
     def test_limit(self, cli: Cli, tmp_path: Path) -> None:
         onnx_ir.save(chain(*["Relu"] * 6), tmp_path / "a.onnx")
         onnx_ir.save(chain(*["Exp"] * 6), tmp_path / "b.onnx")

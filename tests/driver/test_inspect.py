@@ -132,7 +132,15 @@ class TestExplain:
         assert "> z = Erf(x)" in cli("explain", "gelu.onnx", "raise-gelu", "--imported", "-v").out
 
     def test_no_candidate(self, cli: Cli, dense_onnx: Path) -> None:
-        assert "no node of this model is a candidate" in cli("explain", dense_onnx, "raise-gelu").out
+        assert "raise-gelu has no candidate place" in cli("explain", dense_onnx, "raise-gelu").out
+
+    def test_counts_the_places_and_names_another_source_only(self, cli: Cli, tmp_path: Path) -> None:
+        onnx_ir.save(gelu(), tmp_path / "gelu.onnx")
+        assert "raise-gelu fires at 1 of 2 places" in cli("explain", "gelu.onnx", "raise-gelu", "--imported").out
+        onnx_ir.save(dense(), tmp_path / "dense.onnx")
+        ran = cli("explain", "dense.onnx", "quantize-dynamic{smallest=1}")
+        assert "(MatMul at " in ran.out
+        assert "source:" not in ran.out
 
     def test_explains_a_lowering_pass(self, cli: Cli, dense_onnx: Path) -> None:
         ran = cli("explain", dense_onnx, "onnxruntime-fuse-dynamic-matmul", "--json")

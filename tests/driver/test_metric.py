@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,11 +49,14 @@ def test_finds_functions_by_name_and_as_objects(tmp_path: Path, monkeypatch: pyt
         ("no colon", "expected package.module:function"),
         ("no_such_module_here:f", "importing no_such_module_here failed: ModuleNotFoundError"),
         ("statistics:meen", r"statistics has no 'meen'; did you mean .*mean"),
-        ("math:pi", "is a float, expected a function"),
+        ("math:pi", "math:pi.: expected a function, found float"),
+        ("leaves:score", "importing leaves failed: SystemExit: 2"),
         (3, "found int"),
     ],
 )
-def test_refuses_what_is_no_function(spec: str, message: str) -> None:
+def test_refuses_what_is_no_function(spec: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "leaves.py").write_text("raise SystemExit(2)\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(OptionError, match=message):
         find(spec)
 
@@ -66,9 +70,14 @@ def _raising(session: Session) -> float:
     raise KeyError("labels")
 
 
+def _leaving(session: Session) -> float:
+    sys.exit("no labels")
+
+
 @pytest.mark.parametrize(
     ("metric", "message"),
     [
+        (_leaving, "the metric m failed on the original model with SystemExit: no labels"),
         (_raising, "the metric m failed on the original model with KeyError: 'labels'"),
         (lambda session: math.nan, "is nan: expected one finite number"),
         (lambda session: math.inf, "is inf: expected one finite number"),

@@ -224,6 +224,12 @@ def test_markup_is_text_unless_it_says_otherwise() -> None:
     assert "<td>&lt;i&gt;</td>" in table(("x",), [("<i>",)])
 
 
+def test_columns_with_nothing_in_them_are_left_out() -> None:
+    drawn = table(("", ">idle", "why"), [("a", "", None), ("b", None, "slow")])
+    assert "idle" not in drawn
+    assert drawn.count("<td>") == 4
+
+
 def test_compile_writes_one_that_reads_well(cli: Cli, dense_onnx: Path) -> None:
     ran = cli("compile", dense_onnx, "-o", "out", "--target", "onnxruntime")
     assert ran.code == 0, ran.err

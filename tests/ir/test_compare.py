@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from tersor.ir import compare as module
 from tersor.ir import runner
-from tersor.ir.compare import Comparison, Tally, compare
+from tersor.ir.compare import TOLERANCE, Comparison, Tally, compare, compare_locally
 from tersor.ir.errors import ModelError
 from tersor.ir.text import graph
 
@@ -214,3 +214,68 @@ def test_what_onnxruntime_refuses_goes_to_the_reference() -> None:
     model = graph("y = Mul(x, x)", inputs={"x": "bfloat16[3]"})
     x = np.array([1, 2, 3]).astype(onnx_ir.DataType.BFLOAT16.numpy())
     assert [float(number) for number in runner.outside(model)({"x": x})["y"]] == [1, 4, 9]
+
+
+def quantized(*sum_of: str, wrong: float = 0.0) -> onnx_ir.Model:
+    """Two layers of quantized activations behind `t`, which these lines compute; the second's weights are off."""
+    rng = np.random.default_rng(5)
+    first, second = rng.standard_normal((2, 64, 64)).astype(np.float32)
+    return graph(
+        *sum_of,
+        "(q1, s1, z1) = DynamicQuantizeLinear(t)",
+        "d1 = DequantizeLinear(q1, s1, z1)",
+        "u = MatMul(d1, first)",
+        "(q2, s2, z2) = DynamicQuantizeLinear(u)",
+        "d2 = DequantizeLinear(q2, s2, z2)",
+        "v = MatMul(d2, second)",
+        "y = Relu(v)",
+        inputs={"x": "float[512, 64]"},
+        c=np.full(64, 64, np.float32),
+        first=first,
+        second=second * np.float32(1.0 + wrong),
+    )
+
+
+class TestBehindRounding:
+    """(x + c) - c = x up to the last bits, which tip activations over the edge of a quantization step."""
+
+    A = quantized("r = Add(x, c)", "t = Sub(r, c)")
+    X: Mapping[str, Array] = {"x": np.random.default_rng(6).standard_normal((512, 64)).astype(np.float32)}
+
+    def test_reassociation_is_no_error(self) -> None:
+        b = quantized("t = Identity(x)")
+        assert compare(self.A, b, self.X).relative_l2 > 10 * TOLERANCE
+        found = compare_locally(self.A, b, self.X)
+        assert [error.name for error in found.outputs] == [
+            *("t", "q1", "s1", "z1", "d1", "u", "q2", "s2", "z2", "d2", "v", "y")
+        ]
+        assert found.within(TOLERANCE)
+
+    def test_one_wrong_node_is_found_below_the_noise(self) -> None:
+        right, wrong = quantized("t = Identity(x)"), quantized("t = Identity(x)", wrong=1e-4)
+        noise = compare(self.A, right, self.X).relative_l2
+        assert compare(self.A, wrong, self.X).relative_l2 < 1.5 * noise
+        found = compare_locally(self.A, wrong, self.X)
+        assert [error.name for error in found.outputs if error.relative_l2 > TOLERANCE] == ["v"]
+        assert found.worst.relative_l2 == pytest.approx(1e-4, rel=0.01)
+
+
+def test_a_local_comparison_holds_outputs_to_their_shape() -> None:
+    a = graph("q = Round(x)", "y = Neg(q)", inputs={"x": "float[4]"})
+    b = graph("q = Round(x)", "n = Neg(q)", "y = Reshape(n, [2, 2])", inputs={"x": "float[4]"})
+    found = compare_locally(a, b, {"x": np.arange(4, dtype=np.float32)})
+    assert (found.worst.name, found.relative_l2, found.worst.note) == ("y", INF, "shape [4] became [2, 2]")
+
+
+def test_a_local_comparison_sees_outputs_that_became_constants() -> None:
+    a = graph("q = Round(x)", "y = Cast{to=7}(q)", inputs={"x": "float[4]"})
+    b = graph("y = Identity(k)", inputs={"x": "float[4]"}, k=np.array([0, 1, 2, 9]))
+    found = compare_locally(a, b, {"x": np.arange(4, dtype=np.float32)})
+    assert [(error.name, error.relative_l2) for error in found.outputs] == [("y", 0.25)]
+
+
+def test_a_local_comparison_without_the_interpreter_is_a_plain_one() -> None:
+    # the interpreter has no lowering for Det
+    a, b = (graph(f"h = {twice}", "y = Det(h)", inputs={"x": "float[3, 3]"}) for twice in ("Add(x, x)", "Mul(x, 2.0)"))
+    found = compare_locally(a, b, {"x": np.eye(3, dtype=np.float32)})
+    assert [(error.name, error.relative_l2) for error in found.outputs] == [("y", 0.0)]

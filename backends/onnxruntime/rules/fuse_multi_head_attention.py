@@ -3,7 +3,8 @@
     before   Attention(q + bq, k + bk, v + bv, padding)
     after    MultiHeadAttention(q, k, v, [bq bk bv], padding)
 
-Exact. Left alone: grouped queries, masks that are more than key padding, soft caps.
+Exact. Left alone: grouped queries, masks that are more than key padding, soft caps, causal attention over more or fewer
+keys than queries.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
+from ....ir.content import dimensions
 from ....ir.level import Level
 from ....passes.base import Match, Miss, Rewrite
 from ....passes.edit import Tape, replace
@@ -49,6 +51,10 @@ class FuseMultiHeadAttention(Rewrite):
             return Miss("mask", mask.name or "", "a mask over keys alone, of shape [batch, 1, 1, keys]")
         query, key, value = node.inputs[:3]
         assert query is not None and key is not None and value is not None
+        lengths = [dims[1] if (dims := dimensions(item)) else None for item in (query, key)]
+        if heads.causal and (lengths[0] != lengths[1] or None in lengths):
+            # the kernel lets the last query see the last key, ONNX the first query the first key
+            return Miss("causal", f"{lengths[0]} queries, {lengths[1]} keys", "as many queries as keys")
         layers = [linear(item) for item in (query, key, value)]
         movable = [layer for layer in layers if layer is not None and not layer.quantized and layer.scale is None]
         fits = len(movable) == 3 and all(len(layer.output.consumers()) == 1 for layer in movable)

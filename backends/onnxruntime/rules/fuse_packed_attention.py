@@ -5,7 +5,8 @@
 
 Exact: (x Wq, x Wk, x Wv) = x (Wq Wk Wv), columns side by side. On ONNX Runtime's CPU provider the packed kernel is as
 fast as MultiHeadAttention on long batches and faster on short ones (benchmarks/onnxruntime_kernels.py). Left alone:
-cross attention, grouped queries, masks that are more than key padding, soft caps, projections read elsewhere.
+cross attention, grouped queries, masks that are more than key padding, soft caps, projections read elsewhere or of
+different widths.
 """
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ def test_gradients_reach_the_parameters() -> None:
 
 def test_missing_ops_are_reported_all_at_once() -> None:
     model = graph("s = STFT(x, n)", "t = Inverse(s)", "u = STFT(t, n)", "y = Resize{antialias=1}(u)", opset=17)
-    assert [item.name for item in missing(model)] == ["STFT", "Inverse", "STFT", "Resize"]
+    assert [item.op for item in missing(model)] == ["STFT", "Inverse", "STFT", "Resize"]
     with pytest.raises(UnsupportedError) as caught:
         to_fx(model)
     assert str(caught.value).splitlines() == [
@@ -139,7 +139,7 @@ def test_missing_ops_are_reported_all_at_once() -> None:
 
 def test_an_attribute_that_no_lowering_knows_is_missing_too() -> None:
     (item,) = missing(graph("y = Softmax{axis=1, temperature=2.0}(x)"))
-    assert item.name == "Softmax{temperature}"
+    assert item.op == "Softmax{temperature}"
 
 
 def test_the_newest_row_not_beyond_the_opset_is_taken() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
-from tersor.passes.quantize.methods.uniform import symmetric
+from tersor.passes.quantize.methods.uniform import PAIR_LIMIT, symmetric
 
 SHAPES = arrays.array_shapes(min_dims=1, max_dims=3, min_side=1, max_side=5)
 FLOATS = arrays.arrays(np.float32, SHAPES, elements=st.floats(width=32, allow_nan=False, allow_infinity=False))
@@ -72,6 +72,37 @@ def test_a_scale_for_each_index_sees_only_its_own_slice() -> None:
     assert found.values.tolist() == [[64, 64], [-127, 127]]
 
 
+MATRICES = arrays.arrays(
+    np.float32, st.tuples(st.integers(1, 7), st.integers(1, 7)), elements=st.floats(-1e6, 1e6, width=32)
+)
+
+
+def pair_sums(values: NDArray[np.generic], along: int) -> NDArray[np.float64]:
+    """|even + next odd| along an axis, a last one alone left out."""
+    moved = np.moveaxis(np.asarray(values, np.float64), along, 0)
+    whole = moved[: len(moved) // 2 * 2]
+    return np.abs(whole[0::2] + whole[1::2])
+
+
+@given(MATRICES, st.sampled_from([(1, 0), (0, 1)]))
+def test_no_pair_of_neighbours_can_saturate_16_bits(weight: NDArray[np.float32], axes: tuple[int, int]) -> None:
+    """A uint8 times each of two int8, added in an int16: 255 |a + b| < 2^15 whatever the signs."""
+    axis, paired = axes
+    found = symmetric(weight, axis=axis, paired=paired)
+    assert 255 * pair_sums(found.values, paired).max(initial=0.0) < 2**15
+    assert 255 * np.abs(found.values.astype(int)).max() < 2**15
+
+
+@given(MATRICES)
+def test_pairs_cost_at_most_half_the_levels(weight: NDArray[np.float32]) -> None:
+    """|a + b| <= 2 max, so no scale more than doubles, and a channel whose pairs fit keeps its own."""
+    plain, paired = symmetric(weight, axis=1), symmetric(weight, axis=1, paired=0)
+    assert np.all(paired.scale >= plain.scale)
+    assert np.all(paired.scale <= plain.scale.astype(np.float64) * 2 * 127 / 127.5 * (1 + 1e-6) + 1e-44)
+    fits = pair_sums(weight, 0).max(axis=0, initial=0.0) <= np.abs(weight).max(axis=0) * 127.5 / 127 * (1 - 1e-6)
+    np.testing.assert_array_equal(paired.scale[fits], plain.scale[fits])
+
+
 def test_zeros_stay_zeros() -> None:
     found = symmetric(np.zeros((2, 3), np.float32), axis=1)
     assert found.scale.tolist() == [1.0, 1.0, 1.0]
@@ -107,3 +138,20 @@ def test_numbers_that_are_not_finite_are_refused(bad: float) -> None:
 def test_bits_that_an_int8_cannot_hold_are_refused(bits: int) -> None:
     with pytest.raises(ValueError, match=f"an int8 holds 2 to 8 bits, not {bits}"):
         symmetric(np.ones(2, np.float32), bits=bits)
+
+
+@given(arrays.arrays(np.float32, (6, 3), elements=st.floats(-4, 4, width=32)), st.sampled_from([0, 1]))
+def test_no_pair_of_neighbours_can_saturate(weight: NDArray[np.float32], along: int) -> None:
+    """255 * |q_2i + q_2i+1| < 2^15, the pairs lying along the axis that the product sums over."""
+    found = symmetric(weight, axis=1 - along, paired=along)
+    values = np.moveaxis(found.values.astype(int), along, 0)
+    even = values[: len(values) // 2 * 2]
+    sums = np.abs(even[0::2] + even[1::2])
+    assert sums.max(initial=0) <= PAIR_LIMIT
+    assert 255 * PAIR_LIMIT < 2**15
+
+
+def test_pairs_that_cannot_saturate_leave_the_scale_alone() -> None:
+    weight = np.array([[1.0, 0.1], [-1.0, 0.1], [0.3, -0.4], [0.2, 0.1]], np.float32)
+    assert np.array_equal(symmetric(weight, axis=1, paired=0).scale[0], symmetric(weight, axis=1).scale[0])
+    assert symmetric(-np.abs(weight), axis=1, paired=0).scale[0] == np.float32(2.0 / (PAIR_LIMIT - 0.5))
