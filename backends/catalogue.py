@@ -50,7 +50,8 @@ def find(name: str) -> type[Backend]:
 def create(target: str) -> Backend:
     """The backend that `onnxruntime` or `onnxruntime{threads=2}` names.
 
-    Raises OptionError for an unknown name or option, UnsupportedError with the line that installs it when it is missing.
+    Raises OptionError for an unknown name or option, UnsupportedError with the line that installs it where it is
+    missing.
     """
     (step,) = parse(target)
     kind = find(step.name)

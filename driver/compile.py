@@ -75,7 +75,7 @@ def compile(
     original and compiled; without, quality is fidelity: the mean cosine between the outputs of the two.
     max_drop: how much of it may be lost: `1%`, 0.01, or `0.5 abs`.
     output: the artifact folder, absent or empty or an earlier artifact, written atomically; None is a temporary one.
-    observe: told each stage and pass as it starts.
+    verify: as for `run_passes`. args, kwargs, dynamic: as for `load`. observe: told each stage and pass as it starts.
 
     Raises OptionError, ModelError, UnsupportedError, PassError or ContractError (measured loss over contract or
     max_drop); nothing is written then.

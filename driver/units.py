@@ -43,10 +43,11 @@ def duration(seconds: float) -> str:
 def ratio(value: float, low: float | None = None, high: float | None = None) -> str:
     """A ratio with its 95 % interval.
 
-    >>> ratio(1.284, 1.27, 1.3)
-    '1.28x (1.27-1.30)'
+    >>> ratio(1.284, 1.27, 1.3), ratio(0.00274, 0.0026, 0.0029)
+    ('1.28x (1.27-1.30)', '0.0027x (0.0026-0.0029)')
     """
-    return f"{value:.2f}x" if low is None or high is None else f"{value:.2f}x ({low:.2f}-{high:.2f})"
+    shown = f"{_ratio(value)}x"
+    return shown if low is None or high is None else f"{shown} ({_ratio(low)}-{_ratio(high)})"
 
 
 def error(value: float | None) -> str:
@@ -79,6 +80,10 @@ def plural(count: int, noun: str) -> str:
     """
     ending = "" if count == 1 else "es" if noun.endswith(("s", "x", "ch")) else "s"
     return f"{count:,} {noun}{ending}"
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
 def _scaled(count: float, unit: str) -> str:

@@ -174,6 +174,7 @@ class Rewrite(Pass):
             missed.pop(node, None)
             fired.append(finding)
             ledger, readers = Ledger.of(node.graph), [user for value in node.outputs for user in value.consumers()]
+            ledger.placed.clear()
             self.rewrite(verdict)
             new = ledger.take_placed()
             for other in new:

@@ -20,19 +20,20 @@ Array = NDArray[np.generic]
 class Ledger:
     """What surgery remembers about one graph: the names its values bear or bore, and the nodes placed since last asked.
 
-    It lives in the graph's `meta`, which is never saved.
+    It lives in the graph's `meta`, which is never saved; a clone gets one of its own.
     """
 
+    graph: ir.Graph
     names: set[str]
     placed: list[ir.Node] = field(default_factory=list)
 
     @classmethod
     def of(cls, graph: ir.Graph) -> Ledger:
         found = graph.meta.get(_LEDGER)
-        if isinstance(found, cls):
+        if isinstance(found, cls) and found.graph is graph:
             return found
         values = (*graph.inputs, *graph.initializers.values(), *(value for node in graph for value in node.outputs))
-        made = graph.meta[_LEDGER] = cls({value.name for value in values if value.name})
+        made = graph.meta[_LEDGER] = cls(graph, {value.name for value in values if value.name})
         return made
 
     def unique(self, name: str) -> str:
@@ -47,7 +48,7 @@ class Ledger:
     def take_placed(self) -> list[ir.Node]:
         """The nodes placed since the last call that are still in the graph."""
         taken, self.placed = self.placed, []
-        return [node for node in taken if node.graph is not None]
+        return [node for node in taken if node.graph is self.graph]
 
 
 _LEDGER = "tersor.ledger"

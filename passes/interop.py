@@ -39,12 +39,12 @@ class IrPass(Pass):
         raise TypeError(f"{type(self).__name__} names no onnx_ir passes")
 
     def apply(self, model: ir.Model, context: Context) -> Outcome:
-        before = sum(1 for _ in model.graph.all_nodes())
+        nodes, outputs = _extent(model)
         modified = False
         for each in self.passes():
             modified |= each(model).modified
-        after = sum(1 for _ in model.graph.all_nodes())
-        return counted(max(before - after, int(modified)), "place rewritten")
+        left, named = _extent(model)
+        return counted(max(nodes - left, int(modified or named != outputs)), "place rewritten")
 
 
 class RemoveUnread(ir.passes.InPlacePass):
@@ -60,6 +60,12 @@ class RemoveUnread(ir.passes.InPlacePass):
         values = [value for scope in _scopes(model) for value in scope.initializers.values()]
         dropped = sum(drop(value) for value in values)
         return ir.passes.PassResult(model, modified=bool(removed or dropped))
+
+
+def _extent(model: ir.Model) -> tuple[int, int]:
+    """How many nodes there are, and how many outputs they give: some passes do not say that they trim those."""
+    nodes = list(model.graph.all_nodes())
+    return len(nodes), sum(bool(value.name) for node in nodes for value in node.outputs)
 
 
 def _scopes(model: ir.Model) -> Sequence[ir.Graph]:

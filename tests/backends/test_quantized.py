@@ -65,9 +65,9 @@ def encoder() -> ir.Model:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(
-    ("rows", "embeddings", "headroom"), itertools.product((False, True), (False, True), ("pairs", "bits"))
-)
+@pytest.mark.parametrize("rows", [False, True])
+@pytest.mark.parametrize("embeddings", [False, True])
+@pytest.mark.parametrize("headroom", ["pairs", "bits"])
 def test_backends_agree_with_the_graph(
     backend: str, rows: bool, embeddings: bool, headroom: Literal["pairs", "bits"]
 ) -> None:

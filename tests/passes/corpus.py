@@ -138,7 +138,8 @@ def masks() -> ir.Model:
         "iu = Unsqueeze(ie, [-1])",
         "ju = Unsqueeze(je, [-1])", "at = Concat{axis=-1}(iu, ju)", "m = GatherND(keep, at)",
         "yes = GreaterOrEqual(j, 0)", "a = And(yes, m)", "y = Where(a, x, 0.0)",
-        inputs={"x": "float[batch, 4, 6, sequence]"} | KEEP,
+        "k = And(keep, true)", "z = Not(k)",
+        inputs={"x": "float[batch, 4, 6, sequence]"} | KEEP, true=np.ones((1, 1), bool),
     )  # fmt: skip
 
 
@@ -152,9 +153,19 @@ def tied_table() -> ir.Model:
 
 
 def quantized() -> ir.Model:
-    model = tied_table()
+    """An int8 table, and int8 layers with activations of their own and shared."""
+    model = graph(
+        "e = Gather(t, i)", "p = MatMul(e, w)", "h = Add(p, b)", "l = MatMul(h, u)", "m = MatMul(h, v)",
+        "y = Add(l, m)",
+        inputs={"i": "int64[batch, sequence]"},
+        t=normal(64, 32), w=normal(32, 32), b=normal(3, 32)[1], u=normal(32, 48), v=normal(48, 32).T.copy(),
+    )  # fmt: skip
     QuantizeDynamic(embeddings=True).apply(model, Context())
     return model
+
+
+def gelu_layer() -> ir.Model:
+    return graph("p = MatMul(x, w)", "h = Add(p, b)", "y = Gelu(h)", inputs=X, w=normal(32, 64), b=normal(2, 64)[0])
 
 
 def branches() -> ir.Model:
@@ -178,6 +189,7 @@ CORPUS: Mapping[str, Callable[[], ir.Model]] = {
     made.__name__: made
     for made in (
         exported_attention, split_attention, whole_attention, causal_attention, feed_forward, tanh_gelu, lstm, gru,
-        convolution, shape_chain, swapped_axes, masks, tied_table, quantized, branches, functions, constants,
+        convolution, shape_chain, swapped_axes, masks, tied_table, quantized, gelu_layer, branches, functions,
+        constants,
     )
 }  # fmt: skip

@@ -262,6 +262,15 @@ class TestTape:
         assert reads == [1]
 
 
+def test_a_clone_has_a_ledger_of_its_own() -> None:
+    """Nodes placed in a model are no business of a rewrite of its clone."""
+    model = graph("y = Tanh(x)")
+    as_gelu(model)
+    clone = model.clone()
+    assert Ledger.of(clone.graph) is not Ledger.of(model.graph)
+    assert Ledger.of(clone.graph).take_placed() == []
+
+
 def test_a_ledger_belongs_to_its_graph_and_forgets_what_went() -> None:
     model = graph("y = Tanh(x)")
     ledger = Ledger.of(model.graph)

@@ -17,12 +17,19 @@ from tersor.ir.content import dimensions
 from tersor.ir.level import Level, Signature, violations
 from tersor.ir.load import load
 from tersor.ir.provenance import sources
+from tersor.ir.runner import runner
 from tersor.passes.base import Context
 from tersor.passes.presets import RAISING
 from tersor.tests.support import distance
 
 LAYERS, TOLERANCE = 6, 2e-6
-SHAPES = [(1, 16, "full"), (8, 128, "full"), (3, 40, "padded"), (1, 1, "full"), (2, 512, "padded")]
+SHAPES = [
+    (1, 16, "full"),
+    (3, 40, "padded"),
+    (1, 1, "full"),
+    (8, 128, "full"),
+    pytest.param(3, 512, "padded", marks=pytest.mark.slow),
+]
 
 Export = Callable[[int], Path]
 
@@ -35,6 +42,7 @@ class Stages:
     raised: ir.Model
     lowered: ir.Model
     plain: onnxruntime.InferenceSession
+    fast: onnxruntime.InferenceSession
 
 
 @cache
@@ -45,7 +53,7 @@ def stages(path: Path) -> Stages:
     RAISING.apply(model, Context())
     raised = model.clone()
     LOWERING.apply(model, Context())
-    return Stages(signature, raised, model, session(path.read_bytes()))
+    return Stages(signature, raised, model, session(path.read_bytes()), session(ir.to_proto(model).SerializeToString()))
 
 
 @pytest.fixture(params=[18, 23])
@@ -112,15 +120,12 @@ def test_each_attention_stands_for_the_nodes_of_its_own_layer(made: Stages) -> N
 @pytest.mark.parametrize(("batch", "sequence", "padding"), SHAPES)
 def test_the_lowered_model_computes_the_same(made: Stages, batch: int, sequence: int, padding: str) -> None:
     given = feeds(batch, sequence, padding)
-    lowered = session(ir.to_proto(made.lowered).SerializeToString())
-    assert distance(lowered.run(None, given), made.plain.run(None, given)) <= TOLERANCE
+    assert distance(made.fast.run(None, given), made.plain.run(None, given)) <= TOLERANCE
 
 
-@pytest.mark.parametrize(("batch", "sequence", "padding"), SHAPES[:3])
+@pytest.mark.parametrize(("batch", "sequence", "padding"), SHAPES[:2])
 def test_the_raised_model_computes_the_same(made: Stages, batch: int, sequence: int, padding: str) -> None:
     """On the FX interpreter: ONNX Runtime refuses the mask that broadcasts."""
-    from tersor.ir.runner import runner
-
     given = feeds(batch, sequence, padding)
     (expected,) = made.plain.run(None, given)
     (found,) = runner(made.raised)(given).values()

@@ -25,6 +25,13 @@ def test_gemm(check: Check, attributes: str, shapes: tuple[str, str, str]) -> No
     check(f"y = Gemm{attributes}(a, b, c)", a=shapes[0], b=shapes[1], c=shapes[2])
 
 
+def test_gemm_of_integers_is_exact() -> None:
+    module = to_fx(graph("y = Gemm(a, b, c)", inputs=dict.fromkeys("abc", "int64[1, 1]")))
+    # 2^24 + 1, the first integer that float32 does not hold
+    a, b, c = (np.array([[number]]) for number in (2**24 + 1, 1, 2**25 + 1))
+    assert Interpreter(module).run({"a": a, "b": b, "c": c})["y"].tolist() == [[2**24 + 1 + 2**25 + 1]]
+
+
 def test_matmul(check: Check) -> None:
     check("y = MatMul(a, b)", "z = MatMul(b, v)", a="float[2, 3, 4]", b="float[2, 4, 5]", v="float[5]")
     check("y = MatMul(a, b)", a="int32[3, 4]", b="int32[4, 2]")

@@ -261,3 +261,20 @@ def test_silero_agrees_with_onnxruntime_on_speech(data_dir: Path, name: str, rat
     for part in (np.s_[:, -1], np.s_[:, :-1]):
         a, b = np.array(found)[part], np.array(wanted)[part]
         assert np.linalg.norm(a - b) <= 1e-5 * np.linalg.norm(b)
+
+
+def test_a_division_by_zero_is_an_error_of_the_model() -> None:
+    computed = graph(
+        "s = Shape(x)", "zero = Sub(s, s)", "d = Div(s, zero)", "y = Expand(x, d)", inputs={"x": "float[n]"}
+    )
+    with pytest.raises(ModelError, match="Div at d cannot run"):
+        Interpreter(to_fx(computed)).run({"x": np.ones(3, np.float32)})
+    with pytest.raises(ModelError, match="Div at d: the op cannot be read"):
+        to_fx(graph("d = Div(5, 0)", "y = Expand(x, d)"))
+
+
+def test_a_failing_run_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    module = to_fx(graph("y = MatMul(x, x)", inputs={"x": "float[2, n]"}))
+    with pytest.raises(ModelError, match="MatMul at y cannot run"):
+        Interpreter(module).run({"x": np.ones((2, 3), np.float32)})
+    assert capfd.readouterr().err == ""
