@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..ir.dimensions import Range, ranges
-from ..ir.errors import MissingOp, ModelError, TersorError
+from ..ir.errors import MissingOp, ModelError, OptionError, TersorError
 from ..ir.feeds import Array, Feeds, check_feeds
 from ..ir.level import Signature
 from ..passes.pipeline import Pipeline
@@ -70,6 +70,12 @@ class Backend(ABC):
     #: The line that installs it, for the error when it is missing.
     install: ClassVar[str] = "pip install tersor"
     threads: int = 0
+
+    def __post_init__(self) -> None:
+        if self.threads < 0:
+            raise OptionError(
+                f"{self.name}: option threads is a count, 0 for the runtime's own choice; found {self.threads}"
+            )
 
     @classmethod
     @abstractmethod

@@ -92,6 +92,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
     'known: a, b'
     """
     names = sorted(known)
+    if not names:
+        return "there are none"
     close = difflib.get_close_matches(word, names, n=3, cutoff=0.6)
     if close:
         return f"did you mean {' or '.join(close)}?"

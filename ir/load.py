@@ -185,7 +185,7 @@ def _function(source: str, name: str, attribute: str) -> Callable[[], Source | t
                 "the installed packages"
             ) from error
         raise ModelError(f"{source}: importing {name} needs the module {missing!r}, which is not installed") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelError(f"{source}: importing {name} failed with {type(error).__name__}: {error}") from error
     function = getattr(module, attribute, None)
     if function is None:
@@ -200,7 +200,7 @@ def _function(source: str, name: str, attribute: str) -> Callable[[], Source | t
             made: Source | tuple[object, ...] = function()
         except TersorError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ModelError(f"{source} failed with {type(error).__name__}: {error}") from error
         return made
 

@@ -11,7 +11,10 @@ from .base import Contract, Finding, Lossy
 
 @dataclass(frozen=True)
 class Size:
-    """Nodes of a graph, subgraphs included, and bytes of its distinct initializers as stored."""
+    """Nodes of a graph, subgraphs included, and bytes of its distinct constants as stored.
+
+    A constant is an initializer or the value of a Constant node; neither is counted twice for being read twice.
+    """
 
     nodes: int
     bytes: int
@@ -24,8 +27,12 @@ class Size:
             for value in graph.initializers.values()
             if value.const_value is not None
         }
-        nodes = sum(1 for _ in model.graph.all_nodes())
-        return cls(nodes, sum(tensor.nbytes for tensor in tensors.values()))
+        nodes = list(model.graph.all_nodes())
+        for node in nodes:
+            if node.op_type == "Constant" and not node.domain and "value" in node.attributes:
+                tensor = node.attributes["value"].as_tensor()
+                tensors[id(tensor)] = tensor
+        return cls(len(nodes), sum(tensor.nbytes for tensor in tensors.values()))
 
 
 @dataclass(frozen=True)

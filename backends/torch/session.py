@@ -39,6 +39,7 @@ class TorchSession(Session):
 
 @contextlib.contextmanager
 def _threads(wanted: int) -> Iterator[None]:
+    """torch's thread count is the process's: sessions that run at one time in several threads share it."""
     before = torch.get_num_threads()
     if wanted in (0, before):
         yield

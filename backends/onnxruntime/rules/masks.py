@@ -1,7 +1,7 @@
 """Attention masks that only say which keys are padding: what ONNX Runtime's fused attention takes as [batch, keys].
 
-For a query that a boolean mask leaves no key at all ONNX defines no number: it would be the softmax of nothing but minus
-infinities. The fused kernels give the mean of the values there.
+For a query that a boolean mask leaves no key at all ONNX defines no number: it would be the softmax of nothing but
+minus infinities. The fused kernels give the mean of the values there.
 """
 
 from __future__ import annotations
