@@ -9,7 +9,7 @@ from tersor.ir.errors import OptionError
 
 @pytest.mark.parametrize("target", ["onnxruntime{threads=-1}", "torch{threads=-2}"])
 def test_threads_are_a_count(target: str) -> None:
-    with pytest.raises(OptionError, match="threads counts from 0"):
+    with pytest.raises(OptionError, match="threads is a count"):
         create(target)
 
 
