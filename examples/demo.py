@@ -6,6 +6,7 @@ Calibration and verification read one half of the standard library's docstrings,
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ VARIANTS: Mapping[str, str | list[object]] = {
     "int8": "quantize-dynamic{embeddings=true}",
     "tanh-gelu": [TanhGelu()],
 }
-BASELINES = ("torch eager", "onnxruntime, plain export")
+BASELINES = ("torch eager", "onnxruntime, plain")
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Contestant:
 
 def main() -> None:
     options = _options()
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=120)
     texts = stdlib_text.sentences(2 * options.sentences)
     calibration, measured = texts[::2], sorted(texts[1::2], key=len)
     out: Path = options.output
@@ -61,7 +62,7 @@ def main() -> None:
         large = _timed(contestants, list(minilm.batches(measured, 32)), options.seconds)
         small = _timed(contestants, list(minilm.batches(measured, 1)), options.seconds)
     console.print(_table(contestants, measured, large, small))
-    console.print("Ratios are medians of paired calls, in turns, with the same threads for all; larger is faster.")
+    console.print("x torch, x ort: times as fast, medians of paired calls. cosine: of the embeddings to torch's.")
 
 
 def _options() -> argparse.Namespace:
@@ -102,21 +103,9 @@ def _timed(contestants: Mapping[str, Contestant], feeds: list[Feeds], seconds: f
 
 
 def _table(contestants: Mapping[str, Contestant], texts: list[str], large: Timings, small: Timings) -> Table:
-    table = Table(title="all-MiniLM-L6-v2, sentences of the standard library's docstrings")
-    heads = (
-        "",
-        "runs on",
-        "MB",
-        "ms, batch 1",
-        "x torch",
-        "x ort",
-        "sent/s, batch 32",
-        "x torch",
-        "x ort",
-        "cosine",
-    )
-    for head in heads:
-        table.add_column(head, justify="left" if head in ("", "runs on") else "right")
+    table = Table(title="all-MiniLM-L6-v2: milliseconds for one sentence, sentences a second in batches of 32")
+    for head in ("", "runs on", "MB", "ms", "x torch", "x ort", "sentences/s", "x torch", "x ort", "cosine"):
+        table.add_column(head, justify="left" if head in ("", "runs on") else "right", no_wrap=True)
     reference = minilm.encode(contestants[BASELINES[0]].run, texts)
     samples = [min(32, len(texts) - start) for start in range(0, len(texts), 32)]
     for name, each in contestants.items():

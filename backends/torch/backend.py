@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
@@ -75,7 +76,10 @@ class Torch(Backend):
             save(model, folder / GRAPH)
             runtime = {"program": GRAPH, "reason": str(reason)}
         else:
-            torch.export.save(program, folder / PROGRAM)
+            with warnings.catch_warnings():
+                # for weights that share storage torch warns of a case, weights off the CPU, that is none here
+                warnings.filterwarnings("ignore", message="No complete tensor found", category=UserWarning)
+                torch.export.save(program, folder / PROGRAM)
         (folder / RUNTIME).write_text(json.dumps(runtime, indent=2) + "\n", encoding="utf-8")
 
     def open(self, folder: Path, interface: Interface) -> Session:
