@@ -19,6 +19,9 @@ from ..ir.feeds import Feeds
 Seconds = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 Contestant = Callable[[Feeds], object]
 
+#: Seconds of untimed calls at the start of a turn.
+SETTLE = 0.025
+
 #: Resamples of a bootstrap.
 RESAMPLES = 2000
 
@@ -85,11 +88,13 @@ def paired(
     warmup: int = 1,
     budget_seconds: float | None = None,
     least: int = 1,
+    settle: float = SETTLE,
 ) -> Timings:
     """Time every contestant on every item, taking turns.
 
-    Each turn begins with an untimed call: the threads of whoever came before may spin for milliseconds after their work
-    is done, and the caches are theirs. What is timed is a contestant's steady state, whoever its neighbour is.
+    Each turn begins with untimed calls, one at least and for `settle` seconds: the threads of whoever came before may
+    spin for milliseconds after their work is done (OpenMP's do), and the caches are theirs. What is timed is a
+    contestant's steady state, whoever its neighbour is.
     After `warmup` untimed visits of each item, `rounds` timed ones follow. `budget_seconds` bounds warm-up and timing
     together, checked between turns: one item is warmed up and `least` pairs are timed however long they take. Raises
     OptionError where there is nothing to time.
@@ -109,7 +114,7 @@ def paired(
                 break
             items.append(turn % ready)
             for name, run in contestants.items():
-                run(feeds[items[-1]])
+                _settle(run, feeds[items[-1]], settle if len(contestants) > 1 else 0.0)
                 start = time.perf_counter()
                 run(feeds[items[-1]])
                 seconds[name].append(time.perf_counter() - start)
@@ -117,6 +122,14 @@ def paired(
         if collecting:
             gc.enable()
     return Timings(np.array(items), {name: np.array(taken) for name, taken in seconds.items()})
+
+
+def _settle(run: Contestant, feed: Feeds, seconds: float) -> None:
+    """Call untimed, once at least, until the seconds are over."""
+    end = time.perf_counter() + seconds
+    run(feed)
+    while time.perf_counter() < end:
+        run(feed)
 
 
 def bootstrap(values: Seconds, *, seed: int = 0) -> Interval:

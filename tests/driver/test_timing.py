@@ -19,7 +19,7 @@ def _timings(items: list[int], **seconds: list[float]) -> Timings:
 def test_contestants_take_turns_on_every_item() -> None:
     calls: list[str] = []
     contestants = {name: lambda feeds, name=name: calls.append(f"{name}{int(feeds['x'][0])}") for name in "AB"}
-    timings = paired(contestants, FEEDS, rounds=2, warmup=1)
+    timings = paired(contestants, FEEDS, rounds=2, warmup=1, settle=0.0)
     warm, timed = ["A0", "B0", "A1", "B1"], ["A0", "A0", "B0", "B0", "A1", "A1", "B1", "B1"]
     assert calls == warm + timed * 2
     assert timings.items.tolist() == [0, 1, 0, 1]
@@ -29,9 +29,18 @@ def test_contestants_take_turns_on_every_item() -> None:
 def test_a_spent_budget_still_times_one_pair() -> None:
     calls: list[str] = []
     contestants = {name: lambda feeds, name=name: calls.append(name) for name in "AB"}
-    timings = paired(contestants, FEEDS, rounds=50, warmup=3, budget_seconds=0.0)
+    timings = paired(contestants, FEEDS, rounds=50, warmup=3, budget_seconds=0.0, settle=0.0)
     assert calls == ["A", "B", "A", "A", "B", "B"]
     assert timings.pairs == 1
+
+
+def test_a_turn_settles_before_it_is_timed() -> None:
+    calls: list[str] = []
+    contestants = {name: lambda feeds, name=name: calls.append(name) for name in "AB"}
+    timings = paired(contestants, FEEDS[:1], rounds=1, warmup=0, settle=0.005)
+    assert timings.pairs == 1
+    assert calls.count("A") > 2
+    assert calls == sorted(calls)
 
 
 def test_garbage_collection_is_as_it_was() -> None:
