@@ -3,7 +3,7 @@
     before   LayerNormalization(Add(x, skip))           after   LayerNormalization(Sum(x, skip))
 
 Exact: the same sum. At load ONNX Runtime turns Add + LayerNormalization into SkipLayerNormalization, whose CPU kernel
-takes three times as long as the two it replaces (benchmarks/onnxruntime_kernels.py); it leaves Sum alone.
+takes up to three times as long as the two it replaces (benchmarks/onnxruntime_kernels.py); it leaves Sum alone.
 """
 
 from __future__ import annotations
