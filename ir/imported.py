@@ -14,10 +14,8 @@ import onnx
 import onnx_ir
 
 from .errors import ModelError, nearest
+from .onnxfile import OLDEST_OPSET
 from .text import place
-
-#: The oldest opset of the standard domain that is read.
-OLDEST_OPSET = 7
 
 _FOREIGN = ("com.microsoft", "com.ms", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview")
 

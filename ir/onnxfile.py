@@ -20,10 +20,14 @@ from typing import TypeAlias
 
 import numpy as np
 import onnx
+import onnx.version_converter
 import onnx_ir
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
 
 from .errors import ModelError, nearest
+
+#: The oldest opset of the standard domain that the compiler knows; what is older is converted when it is read.
+OLDEST_OPSET = 7
 
 #: Weights of at least this many bytes stay in the file.
 MAPPED_FROM = 4096
@@ -75,11 +79,18 @@ def read(path: Path) -> onnx_ir.Model:
             f"{path} is no complete ONNX model: its {len(data)} bytes are truncated, damaged or of another format; "
             "export or download it again"
         ) from error
+    if old(proto):
+        return from_proto(onnx.load(path), str(path))
     return from_proto(proto, str(path), _Storage({token: data}, path.parent))
 
 
 def from_proto(proto: onnx.ModelProto, where: str, storage: _Storage | None = None) -> onnx_ir.Model:
-    """The model of a protobuf; `where` begins the message of a ModelError."""
+    """The model of a protobuf; `where` begins the message of a ModelError.
+
+    One of an opset before OLDEST_OPSET is brought there by ONNX's own version converter, which has it in memory.
+    """
+    if old(proto):
+        proto = _upgraded(proto, where)
     if not proto.HasField("graph"):
         raise ModelError(f"{where} holds no graph: it is truncated, damaged or of another format")
     if proto.graph.sparse_initializer:
@@ -94,6 +105,22 @@ def from_proto(proto: onnx.ModelProto, where: str, storage: _Storage | None = No
     for scope in scopes:
         _attach(scope, storage or _Storage({}, Path()), where)
     return model
+
+
+def old(proto: onnx.ModelProto) -> bool:
+    """Is the standard domain imported at an opset before OLDEST_OPSET?"""
+    return any(item.domain in ("", "ai.onnx") and item.version < OLDEST_OPSET for item in proto.opset_import)
+
+
+def _upgraded(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
+    found = next(item.version for item in proto.opset_import if item.domain in ("", "ai.onnx"))
+    try:
+        return onnx.version_converter.convert_version(proto, OLDEST_OPSET)
+    except Exception as error:  # the converter raises what its C++ part raises
+        raise ModelError(
+            f"{where}: the model is of opset {found}, opsets from {OLDEST_OPSET} on are read, and ONNX's version "
+            f"converter cannot bring it there: {_root(error)}"
+        ) from error
 
 
 class _BrokenError(Exception):

@@ -11,7 +11,7 @@ import keyword
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import onnx_ir as oir
@@ -60,6 +60,22 @@ class OnHost:
 
 
 Held = OnDevice | Stored | OnHost
+
+
+class Origin(NamedTuple):
+    """The ONNX node that an FX node was written for, in `node.meta["onnx"]`: what its target and arguments do not say.
+
+    inputs      name and type of each input, None for one left out
+    attributes  Python name -> ONNX name
+    props       the node's metadata
+    """
+
+    domain: str
+    op: str
+    name: str
+    inputs: tuple[tuple[str, oir.DataType | None] | None, ...]
+    attributes: Mapping[str, str]
+    props: Mapping[str, str]
 
 
 def constant(tensor: oir.TensorProtocol, name: str, *, trainable: bool) -> Held:

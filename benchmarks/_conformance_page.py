@@ -1,0 +1,49 @@
+"""docs/conformance.md: what passes, and every case that does not, with its reason."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import onnx
+
+PAGE = Path(__file__).parents[1] / "docs" / "conformance.md"
+
+#: What a failing case's name matches -> why it fails. A case that matches none has its error for a reason.
+REASONS: dict[str, str] = {}
+
+_ROW = re.compile(r"^\| `(?P<kind>[\w-]+)` \| `(?P<name>\w+)` \|", re.MULTILINE)
+
+_HEAD = """# Conformance: ONNX's own backend tests
+
+Made by `python benchmarks/conformance.py --write`; `make test-all` holds it to what happens. Every case of
+`onnx.backend.test` (onnx {version}) runs through `tersor.load`, `tersor.to_fx` and the interpreter in a process of its
+own, at the tolerances the tests come with; ONNX Runtime runs beside it on the same harness.
+
+"""
+
+
+def page(rows: Sequence[Mapping[str, object]], failures: Sequence[tuple[str, str, str]]) -> str:
+    """The page's text from the table's rows and the failures as (kind, name, error)."""
+    heads = list(rows[0])
+    lines = [_HEAD.format(version=onnx.__version__) + _line(heads), _line(["---"] * len(heads))]
+    lines += [_line([row[head] for head in heads]) for row in rows]
+    lines += ["", "## What fails, and why", "", _line(["kind", "case", "reason"]), _line(["---"] * 3)]
+    lines += [_line([f"`{kind}`", f"`{name}`", reason(name, error)]) for kind, name, error in failures]
+    return "\n".join(lines) + "\n"
+
+
+def documented(text: str) -> set[tuple[str, str]]:
+    """The failures that a page lists, as (kind, name)."""
+    return {(found["kind"], found["name"]) for found in _ROW.finditer(text)}
+
+
+def reason(name: str, error: str) -> str:
+    """Why a case fails: what is known of it, else its error."""
+    known = next((text for pattern, text in REASONS.items() if re.search(pattern, name)), None)
+    return known or error.replace("|", "\\|")
+
+
+def _line(cells: Sequence[object]) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
