@@ -15,7 +15,7 @@ pip := $(bin)/python -m pip --disable-pip-version-check
 stamp := $(VENV)/.tersor-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint check test-all bench clean
+.PHONY: help install demo test lint check test-all bench docs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,10 @@ test-all: $(stamp)  ## every test, the slow ones too
 
 bench: $(stamp)  ## every benchmark, one after the other
 	set -e; for program in benchmarks/[!_]*.py; do echo "== $$program"; $(bin)/python $$program; done
+
+docs: $(stamp)  ## make the pages that are made from the code
+	mkdir -p build
+	$(bin)/python -m tersor.ir.fx.page > build/ops.md && mv build/ops.md docs/ops.md
 
 clean:  ## caches and build leftovers; the environment stays
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -8,9 +8,8 @@ import onnx_ir as oir
 
 from ..errors import MissingOp, UnsupportedError, unsupported
 from ..text import spelled
-from .control import FORMS
 from .lowering import keywords, lookup
-from .table import DEVICE
+from .table import DEVICE, FORMS
 
 STANDARD = ("", "ai.onnx")
 

@@ -12,12 +12,24 @@ from torch import fx
 from ..errors import ModelError, UnsupportedError
 from ..text import place
 from . import host
-from .control import FORMS
 from .coverage import domain_of, missing, opset_of, refuse, snake
 from .host import HOST
 from .lowering import Function, HostLowering, Literal, Lowering, lookup
-from .scope import HOST_TYPES, SMALL, Body, Held, OnDevice, OnHost, Scope, Stored, constant
-from .table import DEVICE
+from .scope import (
+    HOST_TYPES,
+    SMALL,
+    Body,
+    Held,
+    OnDevice,
+    OnHost,
+    Origin,
+    Scope,
+    Signature,
+    Stored,
+    constant,
+    described,
+)
+from .table import DEVICE, FORMS
 
 Attributes = dict[str, object]
 
@@ -43,7 +55,9 @@ def to_fx(model: oir.Model, *, copy: bool = False) -> fx.GraphModule:
     scope = Scope(body, graph.opset_imports)
     inputs = [value for value in graph.inputs if value.name not in graph.initializers]
     for value in inputs:
-        scope.values[value] = OnDevice(body.placeholder(value.name or "", "a graph input"))
+        entry = body.placeholder(value.name or "", "a graph input")
+        described(entry, value)
+        scope.values[value] = OnDevice(entry)
     _Emitter(model).nodes(graph, scope)
     results = tuple(body.tensor(scope.get(value)) for value in graph.outputs)
     body.graph.output(results[0] if len(results) == 1 else results)
@@ -52,6 +66,7 @@ def to_fx(model: oir.Model, *, copy: bool = False) -> fx.GraphModule:
     module.meta["outputs"] = tuple(value.name for value in graph.outputs)
     module.meta["output_types"] = tuple(value.dtype for value in graph.outputs)
     module.meta["initializers"] = dict(body.initializers)
+    module.meta["onnx"] = Signature.of(model)
     return module
 
 
@@ -74,7 +89,12 @@ class _Emitter:
                 results = self._node(node, scope)
             except (TypeError, ValueError, IndexError, AssertionError, ArithmeticError) as error:
                 raise ModelError(f"{place(node)}: the op cannot be read: {error}") from error
-            scope.values.update(zip(node.outputs, results, strict=False))
+            for value, held in zip(node.outputs, results, strict=False):
+                scope.values[value] = held
+                if isinstance(computed := held.node if isinstance(held, OnDevice) else held, OnHost):
+                    computed = computed.value
+                if isinstance(computed, fx.Node):
+                    described(computed, value)
 
     def _node(self, node: oir.Node, scope: Scope) -> Sequence[Held]:
         domain, opset = domain_of(node), opset_of(node, scope.opsets)
@@ -144,6 +164,7 @@ def _on_device(
     if lowering.like:
         extra["like"] = body.like()
     call = _call(lowering.function, args, extra, node, wanted, scope)
+    call.meta["onnx"] = _origin(node, inputs, scope)
     if lowering.host is not None:
         return [OnHost(call, lowering.host, static=False, name=scope.name(wanted[0]))]
     return [OnDevice(part) for part in _parts(call, node, wanted, scope)]
@@ -176,17 +197,23 @@ def _on_host(
         assert isinstance(values, tuple)
         return [OnHost(part, dtype, True, scope.name(out)) for part, out in zip(values, wanted, strict=False)]
     call = _call(lowering.function, args, extra, node, wanted, scope)
+    call.meta["onnx"] = _origin(node, inputs, scope)
     parts = _parts(call, node, wanted, scope)
     return [OnHost(part, dtype, static, scope.name(out)) for part, out in zip(parts, wanted, strict=True)]
 
 
 def _dtype(value: oir.Value | None, held: Held | None) -> int | None:
     """The ONNX type of an input, where it is known."""
+    found = _type(value, held)
+    return None if found is None else found.value
+
+
+def _type(value: oir.Value | None, held: Held | None) -> oir.DataType | None:
     if isinstance(held, Stored):
-        return held.tensor.dtype.value
+        return held.tensor.dtype
     if isinstance(held, OnHost):
-        return held.dtype.value
-    return value.dtype.value if value is not None and value.dtype is not None else None
+        return held.dtype
+    return None if value is None else value.dtype
 
 
 def _few(given: Sequence[OnHost]) -> bool:
@@ -232,6 +259,16 @@ def _call(
     single = len(outputs) == 1
     name = scope.name(outputs[0]) if single else f"({', '.join(scope.name(value) for value in outputs)})"
     return scope.body.call(function, args, name, place(node), tap=single, keywords=keywords)
+
+
+def _origin(node: oir.Node, inputs: Sequence[Held | None], scope: Scope) -> Origin:
+    given = [
+        None if held is None else (scope.held_name(value, held), _type(value, held))
+        for value, held in zip(node.inputs, inputs, strict=False)
+    ]
+    names = {snake(name): name for name in node.attributes}
+    name = f"{scope.prefix}{node.name or ''}"
+    return Origin(domain_of(node), node.op_type, name, tuple(given), names, dict(node.metadata_props))
 
 
 def _parts(call: fx.Node, node: oir.Node, outputs: Sequence[oir.Value], scope: Scope) -> list[fx.Node]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import cast
 
@@ -12,11 +13,15 @@ from torch.fx.node import Argument
 
 from ..errors import ModelError, OptionError, nearest
 from .dtypes import to_numpy, to_torch
+from .limit import Limit
 
 Tap = Callable[[str, torch.Tensor], torch.Tensor | None]
 """Called with a value's ONNX name and the value, in the order of execution; keep a clone, not the tensor. A tensor that
 it returns takes the value's place for everything that runs after."""
 
+
+LIMIT = 8 << 30
+"""Bytes that one value may take unless the interpreter is told otherwise."""
 
 _FAILURES = (RuntimeError, IndexError, ValueError, TypeError, AssertionError, ArithmeticError)
 
@@ -25,12 +30,17 @@ class Interpreter:
     """Runs a module that `to_fx` made.
 
     `values` are the names that can be tapped: what the graph computes, the bodies of `If` and `Loop` included, and the
-    inputs; not weights, nor what was folded into constants. Raises ModelError for feeds that do not match the inputs,
-    OptionError for a tap on a value that is not there.
+    inputs; not weights, nor what was folded into constants. Feeds go to the device of the module's weights, or to
+    `device`, to which the module then moves. No op runs whose result would take more than `limit` bytes.
+
+    Raises ModelError for feeds that do not match the inputs, and for a model that cannot run on them or not within the
+    limit; OptionError for a tap on a value that is not there.
     """
 
-    def __init__(self, module: fx.GraphModule) -> None:
-        self.module = module
+    def __init__(self, module: fx.GraphModule, *, device: str | torch.device | None = None, limit: int = LIMIT) -> None:
+        self.module = module if device is None else module.to(device)
+        self.device = torch.device(device) if device is not None else _device(module)
+        self.limit = limit
         self.inputs: tuple[str, ...] = tuple(module.meta["inputs"])
         self.outputs: tuple[str, ...] = tuple(module.meta["outputs"])
         self.values = frozenset(_tappable(module))
@@ -70,7 +80,7 @@ class Interpreter:
         """As `run`, but the outputs stay tensors, and keep their gradients' history where `grad`."""
         inputs = self._feed(feeds)
         watch, wanted = self._watch(taps, tap)
-        with torch.set_grad_enabled(grad):
+        with torch.set_grad_enabled(grad), Limit(self.limit):
             results = self._run(inputs) if watch is None else self._walk(self.module, inputs, watch, wanted)
         row = cast(Sequence[torch.Tensor], results if isinstance(results, tuple) else (results,))
         return dict(zip(self.outputs, row, strict=True))
@@ -91,7 +101,8 @@ class Interpreter:
         if absent:
             raise ModelError(f"input {absent[0]!r} was not fed; the model needs {', '.join(self.inputs)}")
         given = (feeds[name] for name in self.inputs)
-        return [value if isinstance(value, torch.Tensor) else to_torch(np.asarray(value)) for value in given]
+        tensors = (value if isinstance(value, torch.Tensor) else to_torch(np.asarray(value)) for value in given)
+        return [tensor.to(self.device) for tensor in tensors]
 
     def _watch(self, taps: Iterable[str] | Tap | None, tap: Tap | None) -> tuple[Tap | None, frozenset[str]]:
         if taps is None:
@@ -154,6 +165,12 @@ class Interpreter:
                 dead.setdefault(at, []).append(node)
             self._plans[module] = [(node, tuple(dead.get(node, ()))) for node in module.graph.nodes]
         return self._plans[module]
+
+
+def _device(module: torch.nn.Module) -> torch.device:
+    """Where the weights are; the CPU for a module without."""
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
 
 def _call(node: fx.Node, args: Sequence[object], kwargs: Mapping[str, object]) -> object:

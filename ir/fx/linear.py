@@ -41,12 +41,15 @@ def einsum(*operands: torch.Tensor, equation: str) -> torch.Tensor:
     return torch.einsum(equation.replace(" ", ""), *operands)
 
 
-def _same(size: int, kernel: int, stride: int, dilation: int, *, upper: bool) -> tuple[int, int]:
-    """Padding that makes the output ceil(size / stride) long, the odd element at the end where `upper`."""
-    reach = (kernel - 1) * dilation + 1
-    total = max((-(-size // stride) - 1) * stride + reach - size, 0)
-    small, large = total // 2, total - total // 2
-    return (small, large) if upper else (large, small)
+def same_padding(sizes: Ints, kernel: Ints, strides: Ints, dilations: Ints, *, upper: bool) -> list[tuple[int, int]]:
+    """Padding that makes each output ceil(size / stride) long, the odd element at the end where `upper`."""
+    around = []
+    for size, k, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
+        reach = (k - 1) * dilation + 1
+        total = torch.sym_max((-(-size // stride) - 1) * stride + reach - size, 0)
+        small, large = total // 2, total - total // 2
+        around.append((small, large) if upper else (large, small))
+    return around
 
 
 def padding(
@@ -55,8 +58,7 @@ def padding(
     """What to add before and after each spatial axis of x [batch, channels, ...]."""
     deep = len(kernel)
     if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
-        upper = auto_pad == "SAME_UPPER"
-        return [_same(x.shape[2 + i], kernel[i], strides[i], dilations[i], upper=upper) for i in range(deep)]
+        return same_padding(x.shape[2:], kernel, strides, dilations, upper=auto_pad == "SAME_UPPER")
     if auto_pad == "VALID" or pads is None:
         return [(0, 0)] * deep
     return [(pads[i], pads[deep + i]) for i in range(deep)]

@@ -78,6 +78,25 @@ class Origin(NamedTuple):
     props: Mapping[str, str]
 
 
+class Signature(NamedTuple):
+    """What a module keeps of the model it was made from, in `gm.meta["onnx"]`, beside its graph."""
+
+    name: str | None
+    ir_version: int
+    opsets: Mapping[str, int]
+    props: Mapping[str, str]
+    defaults: tuple[str, ...]
+    outputs: tuple[tuple[oir.TypeProtocol | None, oir.Shape | None], ...]
+
+    @classmethod
+    def of(cls, model: oir.Model) -> Signature:
+        graph = model.graph
+        defaults = tuple(value.name or "" for value in graph.inputs if value.is_initializer())
+        outputs = tuple((value.type, None if value.shape is None else value.shape.copy()) for value in graph.outputs)
+        opsets, props = dict(graph.opset_imports), dict(model.metadata_props)
+        return cls(graph.name, model.ir_version, opsets, props, defaults, outputs)
+
+
 def constant(tensor: oir.TensorProtocol, name: str, *, trainable: bool) -> Held:
     """A constant: on the host if it may be shape arithmetic, else stored."""
     stored = Stored(tensor, name, trainable)
@@ -97,6 +116,7 @@ class Body:
     root: torch.nn.Module = field(default_factory=torch.nn.Module)
     captured: dict[fx.Node, fx.Node] = field(default_factory=dict)
     initializers: dict[str, str] = field(default_factory=dict)
+    stored: dict[str, tuple[str, oir.DataType]] = field(default_factory=dict)
     modules: int = 0
     _tensors: dict[int, fx.Node] = field(default_factory=dict)
     _kept: list[Held] = field(default_factory=list)
@@ -171,6 +191,7 @@ class Body:
         except Exception as error:
             raise ModelError(f"constant {held.name!r}: its data cannot be read: {error}") from error
         path = attach(self.root, held.name, array, trainable=held.trainable, copy=self.copy)
+        self.stored[path] = (held.name, held.tensor.dtype)
         if held.trainable:
             self.initializers[held.name] = path
         return marked(self.graph.get_attr(path), held.name, "an initializer")
@@ -179,8 +200,9 @@ class Body:
         if held.origin is not None:
             return self._stored(held.origin)
         if held.literal:
-            array = np.array(held.value, dtype=held.dtype.numpy())
-            return marked(self.graph.get_attr(attach(self.root, held.name, array)), held.name, "a folded constant")
+            path = attach(self.root, held.name, np.array(held.value, dtype=held.dtype.numpy()))
+            self.stored[path] = (held.name, held.dtype)
+            return marked(self.graph.get_attr(path), held.name, "a folded constant")
         assert isinstance(held.value, fx.Node)
         source = held.value.meta["source"]
         dtype = torch_dtype(held.dtype)
@@ -189,7 +211,11 @@ class Body:
 
     def module(self) -> fx.GraphModule:
         self.graph.lint()
-        return fx.GraphModule(self.root, self.graph)
+        for node in self.graph.nodes:
+            node.meta["written"] = written(node)
+        module = fx.GraphModule(self.root, self.graph)
+        module.meta["stored"] = dict(self.stored)
+        return module
 
     def submodule(self, module: fx.GraphModule, kind: str, name: str, source: str) -> fx.Node:
         """Own a branch or loop body; the node that reads it."""
@@ -219,6 +245,12 @@ class Scope:
 
     def name(self, value: oir.Value) -> str:
         return self.names.get(value) or f"{self.prefix}{value.name}"
+
+    def held_name(self, value: oir.Value | None, held: Held) -> str:
+        """The name under which a constant was stored or arithmetic was written; else the value's own."""
+        if isinstance(held, OnDevice):
+            return "" if value is None else self.name(value)
+        return held.name
 
     def get(self, value: oir.Value) -> Held:
         """What a value was emitted as, captured from outside where it must be."""
@@ -251,6 +283,20 @@ def marked(node: fx.Node, name: str, source: str, *, tap: bool = False) -> fx.No
     node.meta["source"] = source
     node.meta["tap"] = tap
     return node
+
+
+def described(node: fx.Node, value: oir.Value) -> None:
+    """Note the type and shape that the model declares for the value an FX node computes."""
+    if value.type is not None:
+        node.meta["onnx_type"] = value.type
+    if value.shape is not None:
+        node.meta["onnx_shape"] = value.shape.copy()
+
+
+def written(node: fx.Node) -> str:
+    """A node's call as text, kept in `node.meta["written"]`: where it differs, the graph was edited since."""
+    target = node.target if isinstance(node.target, str) else getattr(node.target, "__qualname__", repr(node.target))
+    return f"{target}{node.args}{node.kwargs}"
 
 
 def identifier(name: str) -> str:

@@ -43,12 +43,12 @@ def _attend(
 ) -> Tensor:
     """Pad, attend, take the padding out again: [tokens, hidden] in and out."""
     tokens = query.shape[0]
-    parts = [split_heads(restore_padding(part, offsets), heads) for part in (query, key, value)]
+    query, key, value = (split_heads(restore_padding(part, offsets), heads) for part in (query, key, value))
     lengths = (cumulated[1:] - cumulated[:-1]).reshape(-1, 1, 1, 1)
     seen = torch.arange(offsets.shape[1], device=query.device) < lengths
     if bias is not None:
         seen = torch.where(seen, bias, float("-inf"))
-    result = merge_heads(attend(*parts, seen, scale=scale or None)).flatten(0, 1)
+    result = merge_heads(attend(query, key, value, seen, scale=scale or None)).flatten(0, 1)
     return result[offsets.reshape(-1)[:tokens].long()]
 
 
@@ -97,7 +97,7 @@ def packed_multi_head_attention(
 def relative_position_bias(
     table: Tensor, rows: int | list[int], columns: int | list[int], *, max_distance: int, is_bidirectional: int = 0
 ) -> Tensor:
-    """T5's bias [1, heads, rows, columns]: `table` [buckets, heads] at the bucket of column - row.
+    """T5's bias [1, heads, rows, columns]: `table` [buckets, heads], stored by column, at the bucket of column - row.
 
     Half of the buckets are for one distance each, the rest for ranges that grow with the logarithm up to
     `max_distance` (Raffel et al., 2020, section 2.1).
@@ -116,7 +116,7 @@ def relative_position_bias(
     ratio = torch.log(distance.clamp(min=1).float() / exact) / math.log(max_distance / exact)
     far = (exact + (ratio * (buckets - exact)).long()).clamp(max=buckets - 1)
     place = side + torch.where(distance < exact, distance, far)
-    return table[place].permute(2, 0, 1).unsqueeze(0)
+    return table.reshape(table.shape[1], table.shape[0])[:, place].unsqueeze(0)
 
 
 def gated_relative_position_bias(
@@ -134,7 +134,7 @@ def gated_relative_position_bias(
     if offsets is not None:
         query = restore_padding(query, offsets)
     heads = split_heads(query + query_bias, num_heads)
-    gates = (heads @ weight + bias).unflatten(-1, (2, -1)).sum(-1)
+    gates = torch.unflatten(heads @ weight + bias, -1, (2, -1)).sum(-1)
     update, reset = torch.sigmoid(gates).chunk(2, -1)
     return (update * (reset * eco - 1.0) + 2.0) * positions
 

@@ -14,7 +14,7 @@ from ..lowering import Lowering, Table, standard
 from ..norm import rms_norm
 from .masks import Maybe, Tensor, scores_of, write
 
-_BEFORE, _AFTER = 1, 2
+_AFTER = 2
 
 
 def group_query_attention(
@@ -76,28 +76,23 @@ def group_query_attention(
         query, key = (_turned(part, cosines, sines, places, rotary_interleaved) for part in (query, key))
     key, value = (_grown(past, part, start, longest) for past, part in ((past_key, key), (past_value, value)))
     total = key.shape[2]
-    first = past_key is None and bias is None
     window = local_window_size if local_window_size > 0 else -1
-    seen = None
+    plain = not (softcap or smooth_softmax or sink is not None or outputs > 3)
+    if plain and causal and past_key is None and bias is None and window < 0:
+        result = functional.scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=scale or None, enable_gqa=num_heads != kv_num_heads
+        )
+        return merge_heads(result) if outputs == 1 else (merge_heads(result), key, value)
     if causal:
-        if not first or window > 0:
-            seen = causal_mask(rows, total, start, query.device, left=window - 1 if window > 0 else -1)
+        seen = causal_mask(rows, total, start, query.device, left=window - 1 if window > 0 else -1)
     else:
         seen = torch.arange(total, device=query.device) < ends.reshape(-1, 1, 1, 1)
-    if bias is not None:
-        # the bias knows the tokens there are, the buffer may be longer
-        seen = both(seen, functional.pad(bias, (0, total - bias.shape[-1])))
-    if not (softcap or smooth_softmax or sink is not None or outputs > 3):
-        if causal and seen is None:
-            result = functional.scaled_dot_product_attention(
-                query, key, value, is_causal=True, scale=scale or None, enable_gqa=num_heads != kv_num_heads
-            )
-        else:
-            result = attend(query, key, value, seen, scale=scale or None)
-        return merge_heads(result) if outputs == 1 else (merge_heads(result), key, value)
-    if causal and seen is None:
-        seen = causal_mask(rows, total, start, query.device)
-    result, scores = _softmaxed(query, key, value, seen, scale, softcap, smooth_softmax, sink, qk_output)
+    # the bias covers the tokens there are, the buffer may be longer
+    bias = None if bias is None else functional.pad(bias, (0, total - bias.shape[-1]))
+    if plain:
+        result = merge_heads(attend(query, key, value, both(seen, bias), scale=scale or None))
+        return result if outputs == 1 else (result, key, value)
+    result, scores = _softmaxed(query, key, value, seen, bias, scale, softcap, smooth_softmax, sink, qk_output)
     return merge_heads(result) if outputs == 1 else (merge_heads(result), key, value, scores)[:outputs]
 
 
@@ -105,7 +100,7 @@ def _separate(query: Tensor, key: Maybe, value: Maybe, heads: int, groups: int) 
     """[batch, heads, rows, head] each, out of separate or packed inputs."""
     if key is None or value is None:
         packed = split_heads(query, heads + 2 * groups)
-        query, key, value = packed.split([heads, groups, groups], 1)
+        query, key, value = torch.split(packed, [heads, groups, groups], 1)
         return query, key, value
     return split_heads(query, heads), split_heads(key, groups), split_heads(value, groups)
 
@@ -121,7 +116,8 @@ def _grown(past: Maybe, fresh: Tensor, start: Tensor, longest: int | list[int]) 
     if past is None:
         return fresh
     wanted = longest[0] if isinstance(longest, list) else longest
-    more = torch.sym_max(wanted, past.shape[2]) - past.shape[2]
+    # max() would tie the graph to one of the two
+    more = torch.sym_max(wanted - past.shape[2], 0)  # type: ignore[no-untyped-call]
     return write(functional.pad(past, (0, 0, 0, more)), fresh, start)
 
 
@@ -129,19 +125,22 @@ def _softmaxed(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    seen: Maybe,
+    seen: Tensor,
+    bias: Maybe,
     scale: float,
     softcap: float,
     smooth: int,
     sink: Maybe,
     stage: int,
 ) -> tuple[Tensor, Tensor]:
-    """Attention whose softmax has one more term in its denominator: e^sink of the head, or e^0 where it is smooth."""
+    """Attention whose softmax has one more term in its denominator: e^sink of the head, or e^0 where it is smooth; and
+    the probabilities, or the scores before, zero at places that are not seen."""
     scores = scores_of(query, key, scale or None)
     if softcap:
         scores = torch.tanh(scores / softcap) * softcap
-    if seen is not None:
-        scores = scores.masked_fill(~seen, float("-inf")) if seen.dtype is torch.bool else scores + seen
+    scores = scores if bias is None else scores + bias
+    shown = scores
+    scores = scores.masked_fill(~seen, float("-inf"))
     if sink is not None or smooth:
         extra = scores.new_zeros(()) if sink is None else sink.to(scores.dtype).reshape(1, -1, 1, 1)
         chances = torch.softmax(torch.cat([scores, extra.expand(*scores.shape[:-1], 1)], -1), -1)[..., :-1]
@@ -149,7 +148,7 @@ def _softmaxed(
         chances = torch.softmax(scores, -1)
     repeats = query.shape[1] // key.shape[1]
     result = chances @ (value.repeat_interleave(repeats, 1) if repeats > 1 else value)
-    return result, chances if stage == _AFTER else scores
+    return result, chances if stage == _AFTER else shown.masked_fill(~seen, 0.0)
 
 
 def sparse_attention(
@@ -201,7 +200,8 @@ def _dense(rows: Tensor, columns: Tensor) -> Tensor:
     real = (entry < rows[:, -1:]) & (columns >= 0)
     flat = torch.where(real, row * blocks + columns, blocks * blocks)
     hits = torch.zeros(rows.shape[0], blocks * blocks + 1, dtype=torch.bool, device=rows.device)
-    return hits.scatter(1, flat, torch.ones_like(real))[:, :-1].unflatten(1, (blocks, blocks))
+    filled = hits.scatter(1, flat, torch.ones_like(real))[:, :-1]
+    return torch.unflatten(filled, 1, (blocks, blocks))
 
 
 GROUPED: Table = standard(
