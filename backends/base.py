@@ -69,6 +69,8 @@ class Backend(ABC):
     name: ClassVar[str]
     #: The line that installs it, for the error when it is missing.
     install: ClassVar[str] = "pip install tersor"
+    #: Whether a tiny model compiles in well under a second.
+    quick: ClassVar[bool] = True
     threads: int = 0
 
     def __post_init__(self) -> None:
@@ -81,6 +83,11 @@ class Backend(ABC):
     @abstractmethod
     def version(cls) -> str | None:
         """The runtime's version, or None where it is not installed."""
+
+    @classmethod
+    def obstacle(cls) -> tuple[str, str] | None:
+        """What keeps the installed runtime from compiling on this machine, and what to do about it."""
+        return None
 
     @abstractmethod
     def pipeline(self) -> Pipeline:
@@ -97,6 +104,10 @@ class Backend(ABC):
     @abstractmethod
     def open(self, folder: Path, interface: Interface) -> Session:
         """A session over what `write` wrote."""
+
+    def needs(self, folder: Path) -> dict[str, object]:
+        """What the files in `folder` need of the machine that runs them, for the manifest; empty where any will do."""
+        return {}
 
     def compile(self, model: ir.Model) -> Session:
         """A session for a lowered model, its files in a temporary folder that goes with the session."""

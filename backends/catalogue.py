@@ -18,13 +18,18 @@ GROUP = "tersor.backends"
 
 #: name -> "module:Class", modules relative to this package.
 BACKENDS: Mapping[str, str] = {
+    "inductor": ".inductor.backend:Inductor",
     "onnxruntime": ".onnxruntime.backend:OnnxRuntime",
     "openvino": ".openvino.backend:OpenVino",
     "torch": ".torch.backend:Torch",
 }
 
 #: Targets that stand for several backends: all are compiled and timed, the fastest within contract is kept.
-GROUPS: Mapping[str, tuple[str, ...]] = {"cpu": ("onnxruntime", "openvino", "torch")}
+#: `cpu` takes seconds; `cpu-all` adds those that take a minute.
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "cpu": ("onnxruntime", "openvino", "torch"),
+    "cpu-all": ("onnxruntime", "openvino", "torch", "inductor"),
+}
 
 
 @cache

@@ -11,7 +11,14 @@ import onnx
 PAGE = Path(__file__).parents[1] / "docs" / "conformance.md"
 
 #: What a failing case's name matches -> why it fails. A case that matches none has its error for a reason.
-REASONS: dict[str, str] = {}
+REASONS: dict[str, str] = {
+    r"^test_bernoulli": "the expected values are draws that the test made without a seed: nobody can repeat them",
+    r"^test_dft_inverse": (
+        "where the right answer is 0 the expected values hold 2e-7 of noise from float32, and 1e-7 is allowed: exact "
+        "zeros fail"
+    ),
+    r"^test_image_decoder": "decoding image files needs a library of codecs, and none is a dependency",
+}
 
 _ROW = re.compile(r"^\| `(?P<kind>[\w-]+)` \| `(?P<name>\w+)` \|", re.MULTILINE)
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from ..backends.base import Interface
+from ..ir import reference
 from ..ir.errors import ModelError, OptionError, TersorError
 from ..ir.feeds import Feeds, check_feeds
-from . import reference
 
 #: What is kept of longer data: this many batches, and this many bytes of them.
 MAX_BATCHES = 256

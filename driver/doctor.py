@@ -134,6 +134,10 @@ def _runtimes() -> Iterator[Check]:
             continue
         if found is None:
             yield Check(f"target {name}", "not installed", "note", kind.install)
+        elif (obstacle := kind.obstacle()) is not None:
+            yield Check(f"target {name}", f"{found}, but {obstacle[0]}", "note", obstacle[1])
+        elif not kind.quick:
+            yield Check(f"target {name}", f"{found} has what it compiles with (not tried: it takes a while)")
         else:
             yield _try(name, found)
 

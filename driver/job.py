@@ -108,6 +108,7 @@ def run(request: Request, folder: Path, observe: Observer | None) -> tuple[Manif
             "backend": kept.backend.name,
             "options": select.options_of(kept.backend),
             "version": kept.version,
+            "needs": kept.backend.needs(folder),
         },
         "host": host.host(),
         "versions": host.versions(),

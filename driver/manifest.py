@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal, TypedDict, cast
+from typing import Literal, NotRequired, TypedDict, cast
 
 import onnx_ir
 
@@ -47,13 +47,17 @@ class SourceData(TypedDict):
 
 
 class TargetData(TypedDict):
-    """requested: as asked for, `cpu`. text: what was kept, `onnxruntime{threads=2}`."""
+    """requested: as asked for, `cpu`. text: what was kept, `onnxruntime{threads=2}`.
+
+    needs: of the machine that runs the files, as the backend says it; empty or absent where any will do.
+    """
 
     requested: str
     text: str
     backend: str
     options: dict[str, object]
     version: str
+    needs: NotRequired[dict[str, object]]
 
 
 class HostData(TypedDict):

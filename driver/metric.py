@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from ..backends.base import Session
+from ..ir import reference
 from ..ir.errors import ModelError, OptionError, TersorError
-from . import reference
 
 #: The user's measure of a session; higher is better.
 Metric: TypeAlias = Callable[[Session], float]

@@ -9,9 +9,10 @@ from pathlib import Path
 import onnx
 import onnx_ir
 
+from ..ir import reference
 from ..ir.load import Source
 from ..ir.save import sha256
-from . import manifest, reference
+from . import manifest
 from .manifest import FileData, SourceData
 
 _OF_A_FOLDER = (".json", ".safetensors", ".onnx", ".data", ".pt2")

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import yaml
 
+from ..ir import reference
 from ..ir.errors import OptionError, TersorError, nearest
 from ..passes.base import Pass
 from ..passes.pipeline import Pipeline
 from ..passes.run import Verify
-from . import reference
 
 NAME = "recipe.yaml"
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from ..backends.base import Backend
 from ..backends.catalogue import candidates
+from ..ir import reference
 from ..ir.errors import OptionError, UnsupportedError
 from ..ir.load import Source
 from ..passes.base import Pass
 from ..passes.pipeline import Pipeline
 from ..passes.run import Verify
 from . import metric as metrics
-from . import reference
 from .data import absolute
 from .metric import MaxDrop, Metric
 from .origin import recorded

@@ -53,7 +53,8 @@ def load(
 
     `args` and `kwargs` are the example inputs that a torch module is traced with, `dynamic` names the dimensions that
     may differ from them: `{"input_ids": {0: "batch", 1: ("sequence", 2, 512)}}`. Weights of files stay mapped; those
-    of modules stay shared with the module. An `onnx_ir.Model` is returned as it is.
+    of modules stay shared with the module. An `onnx_ir.Model` is returned as it is. A GraphModule that `to_fx` made
+    needs no example inputs: its nodes become the ONNX ops that they were made from, its weights are those of now.
 
     Raises ModelError for a source that is no usable model, UnsupportedError where an optional package or a
     translation is missing, OptionError for a `dynamic` that does not fit.
@@ -91,7 +92,10 @@ def _from_torch(
     # A torch object can only be given once torch is imported.
     if "torch" in sys.modules:
         from . import trace
+        from .fx.back import from_fx, is_ours
 
+        if is_ours(source) and not (args or kwargs or dynamic):
+            return _taken_in(from_fx(source), type(source).__name__)
         if trace.is_traceable(source):
             model = trace.trace(source, args, kwargs, dynamic)
             return _taken_in(model, type(source).__name__)

@@ -20,6 +20,7 @@ from typing import TypeAlias
 
 import numpy as np
 import onnx
+import onnx.shape_inference
 import onnx.version_converter
 import onnx_ir
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
@@ -115,12 +116,37 @@ def old(proto: onnx.ModelProto) -> bool:
 def _upgraded(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
     found = next(item.version for item in proto.opset_import if item.domain in ("", "ai.onnx"))
     try:
-        return onnx.version_converter.convert_version(proto, OLDEST_OPSET)
+        return onnx.version_converter.convert_version(_with_slopes_by_channel(proto), OLDEST_OPSET)
     except Exception as error:  # the converter raises what its C++ part raises
         raise ModelError(
             f"{where}: the model is of opset {found}, opsets from {OLDEST_OPSET} on are read, and ONNX's version "
             f"converter cannot bring it there: {_root(error)}"
         ) from error
+
+
+def _with_slopes_by_channel(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which the slopes of PRelu, one a channel before opset 7, broadcast as they must from there on.
+
+    ONNX's converter leaves them as they are (tried with onnx 1.23).
+    """
+    if all(node.op_type != "PRelu" for node in proto.graph.node):
+        return proto
+    copied = onnx.shape_inference.infer_shapes(proto)
+    graph = copied.graph
+    ranks = {item.name: len(item.dims) for item in graph.initializer}
+    for value in (*graph.input, *graph.value_info):
+        if value.type.tensor_type.HasField("shape"):
+            ranks[value.name] = len(value.type.tensor_type.shape.dim)
+    nodes = list(graph.node)
+    del graph.node[:]
+    for node in nodes:
+        if node.op_type == "PRelu" and ranks.get(node.input[1]) == 1 and (rank := ranks.get(node.input[0], 0)) > 2:
+            slope = f"{node.output[0]}/slope"
+            axes = list(range(1, rank - 1))
+            graph.node.append(onnx.helper.make_node("Unsqueeze", [node.input[1]], [slope], axes=axes))
+            node.input[1] = slope
+        graph.node.append(node)
+    return copied
 
 
 class _BrokenError(Exception):

@@ -9,7 +9,7 @@ import onnx_ir as oir
 from ..errors import MissingOp, UnsupportedError, unsupported
 from ..text import spelled
 from .lowering import keywords, lookup
-from .table import DEVICE, FORMS
+from .table import DEVICE, FORMS, TEXT
 
 STANDARD = ("", "ai.onnx")
 
@@ -30,7 +30,7 @@ def opset_of(node: oir.Node, opsets: Mapping[str, int]) -> int:
 def missing(model: oir.Model) -> list[MissingOp]:
     """Every node, in subgraphs and called functions too, that has no lowering or has an attribute it does not know.
 
-    The latter is written `Resize{antialias}`.
+    The latter is written `Resize{antialias}`; an op that has a lowering for numbers only, `Relu{strings}`.
     """
     return list(_missing(model, model.graph, model.graph.opset_imports, set()))
 
@@ -62,6 +62,9 @@ def _missing(
             for name in node.attributes:
                 if snake(name) not in known:
                     yield _report(node, opset, name)
+            texts = any(value is not None and value.dtype is oir.DataType.STRING for value in node.inputs)
+            if texts and lookup(TEXT, domain, node.op_type, opset) is None:
+                yield _report(node, opset, "strings")
         elif (function := model.functions.get(node.op_identifier())) is not None:
             if function.identifier() not in seen:
                 seen.add(function.identifier())

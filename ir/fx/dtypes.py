@@ -1,6 +1,7 @@
 """ONNX, numpy and torch types, and arrays across them without a copy.
 
-Types torch has no storage for are held unpacked: 2- and 4-bit integers in 8-bit ones, float4 in float32.
+Types torch has no storage for are held unpacked: 2- and 4-bit integers in 8-bit ones, float4 and float6 in
+float32.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ TORCH: dict[oir.DataType, torch.dtype] = {
     oir.DataType.UINT4: torch.uint8,
     oir.DataType.UINT2: torch.uint8,
     oir.DataType.FLOAT4E2M1: torch.float32,
+    oir.DataType.FLOAT6E2M3: torch.float32,
+    oir.DataType.FLOAT6E3M2: torch.float32,
 }
 
 FLOAT8 = (torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz)
@@ -59,6 +62,8 @@ _UNPACKED: dict[np.dtype[np.generic], type[np.generic]] = {
     np.dtype(ml_dtypes.int2): np.int8,
     np.dtype(ml_dtypes.uint2): np.uint8,
     np.dtype(ml_dtypes.float4_e2m1fn): np.float32,
+    np.dtype(ml_dtypes.float6_e2m3fn): np.float32,
+    np.dtype(ml_dtypes.float6_e3m2fn): np.float32,
 }
 
 

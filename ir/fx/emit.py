@@ -5,14 +5,16 @@ from __future__ import annotations
 import itertools
 import operator
 from collections.abc import Sequence
+from typing import cast
 
 import onnx_ir as oir
 from torch import fx
 
 from ..errors import ModelError, UnsupportedError
-from ..text import place
+from ..text import place, spelled
 from . import host
 from .coverage import domain_of, missing, opset_of, refuse, snake
+from .edge import holds_numbers
 from .host import HOST
 from .lowering import Function, HostLowering, Literal, Lowering, lookup
 from .scope import (
@@ -20,16 +22,16 @@ from .scope import (
     SMALL,
     Body,
     Held,
+    Kept,
     OnDevice,
     OnHost,
     Origin,
     Scope,
-    Signature,
     Stored,
     constant,
     described,
 )
-from .table import DEVICE, FORMS
+from .table import DEVICE, FORMS, TEXT, UNSIGNED
 
 Attributes = dict[str, object]
 
@@ -55,9 +57,9 @@ def to_fx(model: oir.Model, *, copy: bool = False) -> fx.GraphModule:
     scope = Scope(body, graph.opset_imports)
     inputs = [value for value in graph.inputs if value.name not in graph.initializers]
     for value in inputs:
-        entry = body.placeholder(value.name or "", "a graph input")
-        described(entry, value)
+        entry = body.placeholder(value.name or "", "a graph input", host=not holds_numbers(value.type))
         scope.values[value] = OnDevice(entry)
+        described(scope.values[value], value)
     _Emitter(model).nodes(graph, scope)
     results = tuple(body.tensor(scope.get(value)) for value in graph.outputs)
     body.graph.output(results[0] if len(results) == 1 else results)
@@ -66,7 +68,7 @@ def to_fx(model: oir.Model, *, copy: bool = False) -> fx.GraphModule:
     module.meta["outputs"] = tuple(value.name for value in graph.outputs)
     module.meta["output_types"] = tuple(value.dtype for value in graph.outputs)
     module.meta["initializers"] = dict(body.initializers)
-    module.meta["onnx"] = Signature.of(model)
+    module.meta["onnx"] = Kept.of(model)
     return module
 
 
@@ -76,8 +78,8 @@ class _Emitter:
     def __init__(self, model: oir.Model) -> None:
         self.functions = model.functions
 
-    def nodes(self, graph: oir.Graph | oir.Function, scope: Scope) -> None:
-        """Emit the nodes of a graph, a subgraph or a function into a scope."""
+    def nodes(self, graph: oir.Graph | oir.Function | Sequence[oir.Node], scope: Scope) -> None:
+        """Emit the nodes of a graph, a subgraph or a function, or some of them, into a scope."""
         if isinstance(graph, oir.Graph):
             for name, value in graph.initializers.items():
                 if value.const_value is None:
@@ -91,10 +93,7 @@ class _Emitter:
                 raise ModelError(f"{place(node)}: the op cannot be read: {error}") from error
             for value, held in zip(node.outputs, results, strict=False):
                 scope.values[value] = held
-                if isinstance(computed := held.node if isinstance(held, OnDevice) else held, OnHost):
-                    computed = computed.value
-                if isinstance(computed, fx.Node):
-                    described(computed, value)
+                described(held, value)
 
     def _node(self, node: oir.Node, scope: Scope) -> Sequence[Held]:
         domain, opset = domain_of(node), opset_of(node, scope.opsets)
@@ -107,6 +106,13 @@ class _Emitter:
         while inputs and inputs[-1] is None:
             inputs.pop()
         attributes = _attributes(node, scope)
+        if _has_text(node, inputs, attributes):
+            lowering = lookup(TEXT, domain, node.op_type, opset)
+            if lowering is None:
+                raise UnsupportedError(f"{place(node)}: {spelled(node)} has no lowering for strings, only for numbers")
+            return _on_device(lowering, node, inputs, attributes, scope)
+        if _has_unsigned(node, inputs):
+            lowering = lookup(UNSIGNED, domain, node.op_type, opset) or lowering
         on_host = lookup(HOST, domain, node.op_type, opset)
         if on_host is not None:
             found = _on_host(on_host, node, inputs, attributes, scope)
@@ -167,7 +173,22 @@ def _on_device(
     call.meta["onnx"] = _origin(node, inputs, scope)
     if lowering.host is not None:
         return [OnHost(call, lowering.host, static=False, name=scope.name(wanted[0]))]
-    return [OnDevice(part) for part in _parts(call, node, wanted, scope)]
+    parts = _parts(call, node, wanted, scope)
+    if lowering.strings:
+        parts[0].meta["onnx_type"] = oir.TensorType(oir.DataType.STRING)
+    return [OnDevice(part) for part in parts]
+
+
+def _has_text(node: oir.Node, inputs: Sequence[Held | None], attributes: Attributes) -> bool:
+    """Whether an input holds strings, or the result of a cast will."""
+    types = (_type(value, held) for value, held in zip(node.inputs, inputs, strict=False))
+    return oir.DataType.STRING in types or attributes.get("to") == oir.DataType.STRING
+
+
+def _has_unsigned(node: oir.Node, inputs: Sequence[Held | None]) -> bool:
+    """Whether an input is of a type that torch stores and has few kernels for."""
+    types = (_type(value, held) for value, held in zip(node.inputs, inputs, strict=False))
+    return any(found in (oir.DataType.UINT16, oir.DataType.UINT32, oir.DataType.UINT64) for found in types)
 
 
 def _on_host(
@@ -213,6 +234,8 @@ def _type(value: oir.Value | None, held: Held | None) -> oir.DataType | None:
         return held.tensor.dtype
     if isinstance(held, OnHost):
         return held.dtype
+    if isinstance(held, OnDevice) and (kind := held.node.meta.get("onnx_type")) is not None:
+        return cast(oir.TypeProtocol, kind).dtype
     return None if value is None else value.dtype
 
 

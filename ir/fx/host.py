@@ -239,9 +239,9 @@ def slice_(a: Nested, starts: Ints, ends: Ints, axes: Ints | None = None, steps:
 
 def _sliced(items: list[Nested], start: int, end: int, step: int) -> Nested:
     n = len(items)
-    # bounds count from the back once, then clamp; a backward slice may end before the first element
+    # bounds count from the back once, then clamp; a backward slice may end, not start, before the first element
     low, high = (0, n) if step > 0 else (-1, n - 1)
-    start = min(max(start + n if start < 0 else start, 0 if step > 0 else low), high)
+    start = min(max(start + n if start < 0 else start, 0), high)
     end = min(max(end + n if end < 0 else end, low), high)
     return [items[i] for i in range(start, end, step)]
 

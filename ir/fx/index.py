@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import cast
 
+import onnx_ir as oir
 import torch
 
 from .dtypes import torch_dtype
@@ -152,15 +153,18 @@ def compress(x: torch.Tensor, condition: torch.Tensor, *, axis: int | None = Non
 
 def unique(x: torch.Tensor, *, axis: int | None = None, sorted: int = 1, outputs: int) -> object:
     """Values, first place of each, inverse, counts; by value, or by first place where not `sorted`."""
-    values, inverse, counts = torch.unique(x, return_inverse=True, return_counts=True, dim=axis)
-    place = 0 if axis is None else axis
+    # of no elements, which torch does not take, all slices are the same
+    known = x.detach() if axis is None or x.numel() else x.new_zeros(x.shape[axis])
+    along = axis if axis is None or x.numel() else 0
+    _, inverse, counts = torch.unique(known, return_inverse=True, return_counts=True, dim=along)
     inverse = inverse.reshape(-1)
     positions = torch.arange(inverse.numel(), device=x.device)
     first = positions.new_full((counts.numel(),), inverse.numel()).scatter_reduce(0, inverse, positions, "amin")
     if not sorted:
         order = first.argsort()
-        values, first, counts = values.index_select(place, order), first[order], counts[order]
+        first, counts = first[order], counts[order]
         inverse = order.argsort()[inverse]
+    values = x.reshape(-1)[first] if axis is None else x.index_select(axis, first)
     return values if outputs == 1 else (values, first, inverse, counts)
 
 
@@ -178,7 +182,14 @@ def arange(start: object, limit: object, delta: object, *, like: torch.Tensor | 
     bounds = [value.item() if isinstance(value, torch.Tensor) else _first(value) for value in (start, limit, delta)]
     if dtype is None:
         dtype = torch.float32 if any(isinstance(value, float) for value in bounds) else torch.int64
-    return torch.arange(*bounds, dtype=dtype, device=device)
+    first, last, step = bounds
+    if all(isinstance(value, int | float) for value in bounds) and (last - first) * step < 0:
+        last = first
+    found = torch.arange(first, last, step, dtype=dtype, device=device)
+    if any(value.requires_grad for value in given):
+        low, by = (value if isinstance(value, torch.Tensor) else _first(value) for value in (start, delta))
+        return low + by * torch.arange(found.numel(), dtype=dtype, device=device)
+    return found
 
 
 def eye_like(x: torch.Tensor, *, dtype: int | None = None, k: int = 0) -> torch.Tensor:
@@ -186,6 +197,32 @@ def eye_like(x: torch.Tensor, *, dtype: int | None = None, k: int = 0) -> torch.
     rows = torch.arange(x.shape[0], device=x.device).unsqueeze(1)
     columns = torch.arange(x.shape[1], device=x.device)
     return (columns - rows == k).to(kind)
+
+
+_FLOAT4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+
+
+def bit_cast(x: torch.Tensor, *, to: int, dtype: int | None = None) -> torch.Tensor:
+    """The same bits read as another type of the same width. Raises ValueError for one of another width."""
+    target, source = oir.DataType(to), None if dtype is None else oir.DataType(dtype)
+    if source is not None and source.bitwidth != target.bitwidth:
+        raise ValueError(
+            f"{source.name} has {source.bitwidth} bits and {target.name} {target.bitwidth}; expected as many"
+        )
+    if target.bitwidth >= 8:
+        return x.view(torch_dtype(to))
+    # torch holds these unpacked
+    mask = 2**target.bitwidth - 1
+    if source is oir.DataType.FLOAT4E2M1:
+        levels = torch.tensor(_FLOAT4, device=x.device)
+        code = torch.searchsorted(levels, x.abs()) + 8 * torch.signbit(x)
+    else:
+        code = x.long() & mask
+    if target is oir.DataType.FLOAT4E2M1:
+        return torch.tensor((*_FLOAT4, *(-level for level in _FLOAT4)), device=x.device)[code]
+    signed = target in (oir.DataType.INT4, oir.DataType.INT2)
+    top = (mask + 1) // 2
+    return ((code ^ top) - top if signed else code).to(torch_dtype(to))
 
 
 INDEX: Table = standard(
@@ -205,6 +242,7 @@ INDEX: Table = standard(
         "Compress": compress,
         "Unique": Lowering(function=unique, many=True),
         "ConstantOfShape": Lowering(function=constant_of_shape, ints=(0,), like=True),
+        "BitCast": Lowering(function=bit_cast, typed=0),
         "Range": Lowering(function=arange, numbers=(0, 1, 2), like=True),
         "EyeLike": eye_like,
     }

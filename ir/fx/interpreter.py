@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import cast
 
 import numpy as np
+import onnx_ir as oir
 import torch
 from torch import fx
 from torch.fx.node import Argument
 
 from ..errors import ModelError, OptionError, nearest
-from .dtypes import to_numpy, to_torch
+from .dtypes import to_numpy
+from .edge import enter, holds_values, leave
 from .limit import Limit
 
 Tap = Callable[[str, torch.Tensor], torch.Tensor | None]
@@ -57,6 +59,9 @@ class Interpreter:
 
         `taps` names values: each goes to `tap` as soon as it is computed, or without `tap` into the result beside the
         outputs. A function as `taps` sees every value.
+
+        Strings go in and come out as object arrays, sequences as lists of arrays, optionals as their element or None;
+        no tap sees those.
         """
         types = dict(zip(self.outputs, self.module.meta["output_types"], strict=True))
         kept: dict[str, np.ndarray] = {}
@@ -67,7 +72,7 @@ class Interpreter:
 
             tap = keep
         found = self.tensors(feeds, taps=taps, tap=tap)
-        return {**kept, **{name: to_numpy(value, types.get(name)) for name, value in found.items()}}
+        return {**kept, **{name: cast(np.ndarray, leave(value, types.get(name))) for name, value in found.items()}}
 
     def tensors(
         self,
@@ -100,9 +105,14 @@ class Interpreter:
         absent = [name for name in self.inputs if name not in feeds]
         if absent:
             raise ModelError(f"input {absent[0]!r} was not fed; the model needs {', '.join(self.inputs)}")
-        given = (feeds[name] for name in self.inputs)
-        tensors = (value if isinstance(value, torch.Tensor) else to_torch(np.asarray(value)) for value in given)
-        return [tensor.to(self.device) for tensor in tensors]
+        kinds = [node.meta.get("onnx_type") for node in self.module.graph.find_nodes(op="placeholder")]
+        return [self._fed(name, feeds[name], kind) for name, kind in zip(self.inputs, kinds, strict=True)]
+
+    def _fed(self, name: str, value: object, kind: oir.TypeProtocol | None) -> torch.Tensor:
+        try:
+            return cast(torch.Tensor, enter(value, kind, self.device))
+        except ModelError as error:
+            raise ModelError(f"feed {name!r}: {error}") from error
 
     def _watch(self, taps: Iterable[str] | Tap | None, tap: Tap | None) -> tuple[Tap | None, frozenset[str]]:
         if taps is None:
@@ -135,7 +145,8 @@ class Interpreter:
             else:
                 values[node] = _call(node, args, fx.map_arg(node.kwargs, value_of))
             if watch is not None and node.meta.get("tap") and node.meta["onnx_name"] in wanted:
-                forced = watch(node.meta["onnx_name"], _shown(values[node]))
+                shown = _shown(values[node])
+                forced = None if shown is None else watch(node.meta["onnx_name"], shown)
                 if forced is not None and isinstance(values[node], torch.Tensor):
                     values[node] = forced
             for other in dead:
@@ -197,8 +208,10 @@ def _tappable(module: fx.GraphModule) -> Iterable[str]:
                     yield node.meta["onnx_name"]
 
 
-def _shown(value: object) -> torch.Tensor:
-    """A value as a tap sees it: shape arithmetic becomes a tensor."""
+def _shown(value: object) -> torch.Tensor | None:
+    """A value as a tap sees it: shape arithmetic becomes a tensor; strings, sequences and optionals are not shown."""
     if isinstance(value, torch.Tensor):
         return value
+    if not isinstance(value, bool | int | float | list | torch.SymInt) or holds_values(value):
+        return None
     return torch.tensor(value, dtype=torch.int64 if value == [] else None)

@@ -34,6 +34,11 @@ class Limit(TorchDispatchMode):  # type: ignore[no-untyped-call,unused-ignore]
         super().__init__()  # type: ignore[no-untyped-call,unused-ignore]
         self.cap = cap
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nobody compiles in here; the default would import torch's compiler, a second and more, to say so."""
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch.nn import functional
@@ -10,6 +10,9 @@ from torch.nn import functional
 from .lowering import Table, standard
 
 Ints = Sequence[int]
+
+# the comparison of sizes that may be symbolic
+_larger: Callable[[int, int], int] = torch.sym_max
 
 
 def gemm(
@@ -42,14 +45,21 @@ def einsum(*operands: torch.Tensor, equation: str) -> torch.Tensor:
 
 
 def same_padding(sizes: Ints, kernel: Ints, strides: Ints, dilations: Ints, *, upper: bool) -> list[tuple[int, int]]:
-    """Padding that makes each output ceil(size / stride) long, the odd element at the end where `upper`."""
+    """Padding that makes each output ceil(size / stride) long, the odd element at the end where `upper`.
+
+    Where strides pass over more than the kernel takes it is below zero, as the formula of the pools has it.
+    """
     around = []
     for size, k, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
-        reach = (k - 1) * dilation + 1
-        total = torch.sym_max((-(-size // stride) - 1) * stride + reach - size, 0)
-        small, large = total // 2, total - total // 2
-        around.append((small, large) if upper else (large, small))
+        total = (-(-size // stride) - 1) * stride + (k - 1) * dilation + 1 - size
+        before = _half(total if upper else total + 1)
+        around.append((before, total - before))
     return around
+
+
+def _half(n: int) -> int:
+    """Rounded toward zero, without asking which side of it a symbolic n is on."""
+    return _larger(n, 0) // 2 - _larger(-n, 0) // 2
 
 
 def padding(
@@ -62,6 +72,11 @@ def padding(
     if auto_pad == "VALID" or pads is None:
         return [(0, 0)] * deep
     return [(pads[i], pads[deep + i]) for i in range(deep)]
+
+
+def _even(around: Sequence[tuple[int, int]]) -> bool:
+    """Whether torch's convolutions take the pads as they are; symbolic ones are not asked."""
+    return all(isinstance(before, int) and isinstance(after, int) and before == after >= 0 for before, after in around)
 
 
 def conv(
@@ -81,7 +96,7 @@ def conv(
     steps, spread = list(strides or [1] * deep), list(dilations or [1] * deep)
     around = padding(x, weight.shape[2:], steps, spread, pads, auto_pad)
     even = [before for before, _ in around]
-    if any(before != after for before, after in around):
+    if not _even(around):
         x = functional.pad(x, [amount for pair in reversed(around) for amount in pair])
         even = [0] * deep
     return torch.convolution(x, weight, bias, steps, even, spread, False, [0] * deep, group)
@@ -116,7 +131,7 @@ def conv_transpose(
         small = [amount // 2 for amount in total]
         large = [amount - half for amount, half in zip(total, small, strict=True)]
         around = list(zip(small, large, strict=True) if auto_pad == "SAME_UPPER" else zip(large, small, strict=True))
-    if all(before == after >= 0 for before, after in around):
+    if _even(around):
         even = [before for before, _ in around]
         return torch.convolution(x, weight, bias, steps, even, spread, True, extra, group)
     full = torch.convolution(x, weight, bias, steps, [0] * deep, spread, True, [0] * deep, group)

@@ -35,6 +35,7 @@ class Lowering:
     like      the function makes a tensor out of nothing: it gets `like=`, a tensor on the right device
     host      the function returns host values, of this type
     typed     the input whose ONNX type the function is told as `dtype=`, for types that torch stores unpacked
+    strings   the first output is a tensor of strings
     """
 
     function: Function
@@ -44,6 +45,7 @@ class Lowering:
     like: bool = False
     host: oir.DataType | None = None
     typed: int | None = None
+    strings: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

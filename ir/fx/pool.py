@@ -19,12 +19,15 @@ from .lowering import Lowering, Table, merged, standard
 Ints = Sequence[int]
 Kernel = Callable[..., torch.Tensor]
 
+# the comparison of sizes that may be symbolic
+_smaller: Callable[[int, int], int] = torch.sym_min
+
 _MAX: dict[int, Callable[..., object]] = {
     1: functional.max_pool1d,
     2: functional.max_pool2d,
     3: functional.max_pool3d,
 }
-_AVERAGE: dict[int, Kernel] = {1: torch.nn.functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.avg_pool3d}
+_AVERAGE: dict[int, Kernel] = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.avg_pool3d}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +71,7 @@ class _Windows:
             free = n + before + after - (k - 1) * gap - 1
             if ceil:
                 # a window that would begin behind the input is left out
-                out.append(torch.sym_min(-(-free // step) + 1, -(-(n + before) // step)))
+                out.append(_smaller(-(-free // step) + 1, -(-(n + before) // step)))
             else:
                 out.append(free // step + 1)
         return _Windows(
@@ -223,7 +226,8 @@ def lp_pool(
     windows = _Windows.of(x, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
     deep = len(windows.kernel)
     view = windows.view(windows.padded(x, 0.0))
-    return torch.linalg.vector_norm(view, p, list(range(2 + deep, 2 + 2 * deep)))
+    norm: torch.Tensor = torch.linalg.vector_norm(view, p, list(range(2 + deep, 2 + 2 * deep)))
+    return norm
 
 
 def _spatial(x: torch.Tensor) -> list[int]:

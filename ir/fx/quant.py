@@ -8,8 +8,9 @@ from __future__ import annotations
 import onnx_ir as oir
 import torch
 
+from .casts import cast
 from .dtypes import torch_dtype
-from .elementwise import cast
+from .kernels import integer_product
 from .linear import conv
 from .lowering import Lowering, Table, standard
 
@@ -26,6 +27,9 @@ _LIMITS = {
     oir.DataType.INT16: (-32768, 32767),
     oir.DataType.UINT16: (0, 65535),
 }
+
+
+_QUOTIENTS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def _spread(parameter: Tensor, x: Tensor, axis: int, block: int) -> Tensor:
@@ -55,10 +59,16 @@ def quantize(
     saturate: int = 1,
     dtype: int | None = None,
 ) -> Tensor:
-    """round-half-even(x / scale) + zero, clamped to the type of the zero point (`dtype`, as torch lacks some)."""
+    """round-half-even(x / scale) + zero, clamped to the type of the zero point (`dtype`, as torch lacks some).
+
+    The quotient is taken in the type of the scale, or in `precision`.
+    """
     target = oir.DataType(dtype or output_dtype or oir.DataType.UINT8.value)
-    y = _wide(x) / _wide(_spread(scale, x, axis, block_size))
+    by = torch_dtype(precision) if precision else scale.dtype if scale.dtype in _QUOTIENTS else torch.float32
+    y = _wide(x.to(by) / _spread(scale, x, axis, block_size).to(by))
     if target not in _LIMITS:
+        if zero is not None:
+            y = y + _spread(zero.to(y.dtype), x, axis, block_size)
         return cast(y, to=target.value, saturate=saturate)
     y = torch.round(y)
     if zero is not None:
@@ -98,7 +108,7 @@ def centred(x: Tensor, zero: Maybe, *, rows: bool = False) -> Tensor:
 
 
 def matmul_integer(a: Tensor, b: Tensor, a_zero: Maybe = None, b_zero: Maybe = None) -> Tensor:
-    return (centred(a, a_zero, rows=True) @ centred(b, b_zero)).to(torch.int32)
+    return integer_product(a, b, a_zero, b_zero)
 
 
 def _scaled(y: Tensor, scale: Tensor, zero: Tensor) -> Tensor:

@@ -107,7 +107,8 @@ def resize(
     if sizes:
         targets = _to_sizes([x.shape[axis] for axis in places], sizes, keep_aspect_ratio_policy)
     elif scales is not None and len(factors := _numbers(scales)) == len(places):
-        targets = _by_scales([x.shape[axis] for axis in places], factors, region)
+        # whatever the region, as ONNX's shape inference has it
+        targets = [_scaled(x.shape[axis], factor) for axis, factor in zip(places, factors, strict=True)]
     else:
         raise ValueError(f"one of scales and sizes must have a value for each of the axes {places}")
     return _resized(x, places, targets, sampling, region)
@@ -139,18 +140,6 @@ def _times(n: int, scale: float) -> int:
     return n // inverse if 1 / inverse == scale else torch.sym_int(n * scale)
 
 
-def _by_scales(sizes: Ints, factors: Sequence[float], region: Numbers | None) -> list[_Target]:
-    targets = [_scaled(n, factor) for n, factor in zip(sizes, factors, strict=True)]
-    if region is None:
-        return targets
-    ends = _numbers(region)
-    parts = [end - start for start, end in zip(ends[: len(sizes)], ends[len(sizes) :], strict=True)]
-    return [
-        target._replace(size=_times(n, part * target.scale))
-        for n, part, target in zip(sizes, parts, targets, strict=True)
-    ]
-
-
 def _to_sizes(sizes: Ints, wanted: Ints, policy: str) -> list[_Target]:
     ratios = [want / n for n, want in zip(sizes, wanted, strict=True)]
     if policy == "stretch":
@@ -175,13 +164,24 @@ def _resized(
 
 
 def _unchanged(n: int, target: _Target) -> bool:
-    return target.scale == 1 if target.given else isinstance(n, int) and target.size == n
+    return target.scale == 1 if target.given else _same(n, target.size)
+
+
+def _same(a: int, b: int) -> bool:
+    if isinstance(a, int) and isinstance(b, int):
+        return a == b
+    # only torch.export brings symbolic sizes, and it has this module loaded; comparing them would tie them together
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    return statically_known_true(a == b)
 
 
 def _native(x: torch.Tensor, work: Sequence[tuple[int, _Target]], sampling: Sampling) -> torch.Tensor | None:
     """By torch's own kernel; None where it has none that does the very same."""
-    known = _NATIVE.get((sampling.mode, sampling.coordinates, sampling.nearest))
-    deep = x.dim() - 2
+    coordinates, deep = sampling.coordinates, x.dim() - 2
+    if coordinates == "pytorch_half_pixel" and all(target.size != 1 for _, target in work):
+        coordinates = "half_pixel"
+    known = _NATIVE.get((sampling.mode, coordinates, sampling.nearest))
     fits = x.is_floating_point() and 1 <= deep <= 3 and all(axis >= 2 for axis, _ in work)
     if known is None or not fits or sampling.antialias or sampling.exclude:
         return None
@@ -190,11 +190,12 @@ def _native(x: torch.Tensor, work: Sequence[tuple[int, _Target]], sampling: Samp
         return None
     found = dict(work)
     sizes = [found[2 + i].size if 2 + i in found else x.shape[2 + i] for i in range(deep)]
-    scales = [found[2 + i].scale if 2 + i in found and found[2 + i].given else None for i in range(deep)]
-    given = [scale for scale in scales if scale is not None]
-    whole = all(scale == int(scale) for scale in given)
-    if given and not whole:
-        # torch takes factors for all axes or none, and multiplies in another precision
+    factors = [found[2 + i].scale for i in range(deep) if 2 + i in found and found[2 + i].given]
+    # a factor that is not whole does not survive torch's way from sizes back to factors, nor, for the nearest, does
+    # one that has no exact inverse
+    if not all(factor == int(factor) for factor in factors):
+        return None
+    if name == "nearest" and (len(factors) != len(work) or any(int(f) & (int(f) - 1) for f in factors)):
         return None
     return functional.interpolate(x, sizes, mode=_LINEAR[deep] if name == "linear" else name, align_corners=corners)
 

@@ -22,6 +22,7 @@ from torch.fx.node import Argument
 from ..errors import ModelError
 from . import runtime
 from .dtypes import to_torch, torch_dtype
+from .edge import holds_numbers, strings
 
 HOST_TYPES = (oir.DataType.INT64, oir.DataType.INT32, oir.DataType.BOOL)
 SMALL = 64
@@ -78,7 +79,7 @@ class Origin(NamedTuple):
     props: Mapping[str, str]
 
 
-class Signature(NamedTuple):
+class Kept(NamedTuple):
     """What a module keeps of the model it was made from, in `gm.meta["onnx"]`, beside its graph."""
 
     name: str | None
@@ -89,7 +90,7 @@ class Signature(NamedTuple):
     outputs: tuple[tuple[oir.TypeProtocol | None, oir.Shape | None], ...]
 
     @classmethod
-    def of(cls, model: oir.Model) -> Signature:
+    def of(cls, model: oir.Model) -> Kept:
         graph = model.graph
         defaults = tuple(value.name or "" for value in graph.inputs if value.is_initializer())
         outputs = tuple((value.type, None if value.shape is None else value.shape.copy()) for value in graph.outputs)
@@ -156,7 +157,11 @@ class Body:
         """The input of this body that stands for a node of the outer one."""
         if outside not in self.captured:
             name, source = outside.meta["onnx_name"], outside.meta["source"]
-            self.captured[outside] = self.placeholder(name, source, tap=False, host=host)
+            kind = outside.meta.get("onnx_type")
+            inside = self.placeholder(name, source, tap=False, host=host or not holds_numbers(kind))
+            if kind is not None:
+                inside.meta["onnx_type"] = kind
+            self.captured[outside] = inside
         return self.captured[outside]
 
     def tensor(self, held: Held) -> fx.Node:
@@ -285,8 +290,11 @@ def marked(node: fx.Node, name: str, source: str, *, tap: bool = False) -> fx.No
     return node
 
 
-def described(node: fx.Node, value: oir.Value) -> None:
-    """Note the type and shape that the model declares for the value an FX node computes."""
+def described(held: Held, value: oir.Value) -> None:
+    """Note the type and shape that the model declares for the value an FX node computes, in `node.meta`."""
+    node = held.node if isinstance(held, OnDevice) else held.value if isinstance(held, OnHost) else None
+    if not isinstance(node, fx.Node):
+        return
     if value.type is not None:
         node.meta["onnx_type"] = value.type
     if value.shape is not None:
@@ -306,13 +314,12 @@ def identifier(name: str) -> str:
 
 
 def attach(root: torch.nn.Module, name: str, array: np.ndarray, *, trainable: bool = False, copy: bool = False) -> str:
-    """Own an array as a parameter (trainable floats) or a buffer; its attribute path.
+    """Own an array as a parameter (trainable floats), a buffer or, of strings, as it is; its attribute path.
 
     The dots of a name make submodules, as in the torch module it was once exported from; where that cannot be done
     (a part is no word, or a tensor is in the way) the name is flattened.
     """
-    tensor = to_torch(array)
-    tensor = tensor.clone() if copy else tensor
+    value = strings(array) if array.dtype.kind in "OSU" else to_torch(array)
     *parents, leaf = name.split(".")
     owner: torch.nn.Module | None = root
     if all(re.fullmatch(r"\w+", part) for part in (*parents, leaf)):
@@ -327,6 +334,10 @@ def attach(root: torch.nn.Module, name: str, array: np.ndarray, *, trainable: bo
         path = leaf
     else:
         path = name
+    if not isinstance(value, torch.Tensor):
+        setattr(owner, leaf, value)
+        return path
+    tensor = value.clone() if copy else value
     if trainable and tensor.is_floating_point():
         owner.register_parameter(leaf, torch.nn.Parameter(tensor))
     else:

@@ -61,7 +61,7 @@ def split_to_sequence(
     """Pieces of one size (the last may be smaller), of the sizes listed, or single slices, which may drop the axis."""
     if split is None and not keepdims:
         return list(x.unbind(axis))
-    return list(x.split(1 if split is None else split, axis))
+    return list(torch.split(x, 1 if split is None else split, axis))
 
 
 def concat_from_sequence(sequence: list[torch.Tensor], *, axis: int, new_axis: int = 0) -> torch.Tensor:

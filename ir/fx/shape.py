@@ -82,9 +82,9 @@ def slice_(
         step = steps[i] if steps is not None else 1
         start, end = starts[i], ends[i]
         if step < 0:
-            # x[start:end:-s] == flip(x)[n-1-start : n-1-end : s], with bounds below -n meaning before the first
+            # x[start:end:-s] == flip(x)[n-1-start : n-1-end : s]; ONNX clamps starts to [0, n-1], ends to [-1, n-1]
             n = x.shape[axis]
-            start = min(max(start + n if start < 0 else start, -1), n - 1)
+            start = min(max(start + n if start < 0 else start, 0), n - 1)
             end = min(max(end + n if end < 0 else end, -1), n - 1)
             x, start, end, step = x.flip(axis), n - 1 - start, n - 1 - end, -step
         index = [slice(None)] * x.dim()
@@ -114,6 +114,9 @@ def pad(
     amounts = {axis: (pads[i], pads[i + len(places)]) for i, axis in enumerate(places)}
     if mode == "constant":
         flat = [amount for axis in reversed(range(x.dim())) for amount in amounts.get(axis, (0, 0))]
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            inside = functional.pad(torch.ones_like(x, dtype=torch.bool), flat)
+            return torch.where(inside, functional.pad(x, flat), value.reshape(()))
         return functional.pad(x, flat, value=_scalar(value))
     for axis, (before, after) in amounts.items():
         if (before, after) != (0, 0):

@@ -43,7 +43,8 @@ def _dft(x: torch.Tensor, length: int | None, axis: int, inverse: int, onesided:
         raise ValueError(f"axis {axis} is the last, which holds the real and imaginary parts; expected another")
     signal = _signal(x)
     if inverse and onesided:
-        return torch.fft.irfft(signal, length, dim=place).unsqueeze(-1).to(x.dtype)
+        whole: torch.Tensor = torch.fft.irfft(signal, length, dim=place)
+        return whole.unsqueeze(-1).to(x.dtype)
     if inverse:
         spectrum = torch.fft.ifft(signal, length, dim=place)
     elif not onesided:

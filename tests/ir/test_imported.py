@@ -128,6 +128,14 @@ def test_converts_opsets_that_are_too_old() -> None:
     assert [list(node.attributes) for node in model.graph] == [[]]
 
 
+def test_slopes_by_channel_of_old_opsets_broadcast() -> None:
+    proto = _proto(helper.make_node("PRelu", ["x", "w"], ["y"]), weights={"w": np.ones(3, np.float32)}, opsets={"": 6})
+    proto.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [2, 3, "h", "w"]))
+    model = load(proto)
+    assert [node.op_type for node in model.graph] == ["Unsqueeze", "PRelu"]
+    assert model.graph.node(0).attributes["axes"].value == (1, 2)
+
+
 def test_refuses_old_opsets_that_cannot_be_converted() -> None:
     node = helper.make_node("Upsample", ["x"], ["y"], width_scale=2.0, height_scale=2.0)
     with pytest.raises(ModelError, match="of opset 1, opsets from 7 on are read, and ONNX's version converter cannot"):

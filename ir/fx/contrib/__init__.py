@@ -8,6 +8,7 @@ from .attention import ATTENTION
 from .experts import EXPERTS
 from .grouped import GROUPED
 from .integer import INTEGER
+from .lstm import LSTM
 from .nbits import NBITS
 from .norm import NORM
 from .packed import PACKED
@@ -15,4 +16,6 @@ from .qlinear import QLINEAR
 from .rotary import ROTARY
 from .tensors import TENSORS
 
-CONTRIB: Table = merged(ATTENTION, GROUPED, PACKED, ROTARY, NORM, ARITHMETIC, INTEGER, NBITS, QLINEAR, EXPERTS, TENSORS)
+CONTRIB: Table = merged(
+    ATTENTION, GROUPED, PACKED, ROTARY, NORM, ARITHMETIC, INTEGER, LSTM, NBITS, QLINEAR, EXPERTS, TENSORS
+)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch.nn import functional
 
-from ..attention import attend, merge_heads, rotate, split_heads
+from ..attention import attend, both, merge_heads, rotate, split_heads
 from ..lowering import Lowering, Table, standard
 from .integer import matmul_integer_to_float
 from .masks import Maybe, Tensor, bias_of, padded, scores_of, write
@@ -40,21 +41,24 @@ def _attend_packed(
     if past is not None and past_length is not None:
         present = torch.stack([write(past[0], key, past_length), write(past[1], values, past_length)])
         key, values = present[:, :, :, : past_length + key.shape[2]].unbind(0)
-    elif past is not None:
-        key, values = torch.cat([past[0], key], 2), torch.cat([past[1], values], 2)
-        present = None
     else:
         present = None
-    result = merge_heads(attend(query, key, values, bias_of(query, key, mask, bias, causal, value), scale=scale))
+        if past is not None:
+            key, values = torch.cat([past[0], key], 2), torch.cat([past[1], values], 2)
+    if causal and mask is None and bias is None and past is None:
+        y = functional.scaled_dot_product_attention(query, key, values, is_causal=True, scale=scale)
+    else:
+        y = attend(query, key, values, bias_of(query, key, mask, bias, causal, value), scale=scale)
     if outputs == 1:
-        return result
-    return result, torch.stack([key, values]) if present is None else present
+        return merge_heads(y)
+    return merge_heads(y), torch.stack([key, values]) if present is None else present
 
 
 def _turned(x: Tensor, start: int, width: int) -> Tensor:
     """Rotary embedding in halves with the usual angles, position * 10000^(-2 i / width)."""
-    frequencies = _BASE ** (-torch.arange(0, width, 2, device=x.device, dtype=torch.float32) / width)
-    places = torch.arange(x.shape[2], device=x.device, dtype=torch.float32) + start
+    wide = torch.float64 if x.dtype is torch.float64 else torch.float32
+    frequencies = _BASE ** (-torch.arange(0, width, 2, device=x.device, dtype=wide) / width)
+    places = torch.arange(x.shape[2], device=x.device, dtype=wide) + start
     angles = torch.outer(places, frequencies)
     turned = rotate(x.transpose(1, 2), angles.cos().to(x.dtype), angles.sin().to(x.dtype), interleaved=0, width=width)
     return turned.transpose(1, 2)
@@ -218,7 +222,9 @@ def multi_head_attention(
     added = bias_of(query, key, mask, attention_bias, unidirectional, mask_filter_value)
     if outputs > 3:
         scores = scores_of(query, key, scale or None)
-        chances = torch.softmax(scores if added is None else scores + added, -1)
+        masked = both(scores, added)
+        assert masked is not None
+        chances = torch.softmax(masked, -1)
         return merge_heads(chances @ value), *(present or (key, value)), scores
     result = merge_heads(attend(query, key, value, added, scale=scale or None))
     return result if outputs == 1 else (result, *(present or (key, value)))

@@ -22,15 +22,16 @@ def routed(probabilities: Tensor, count: int, normalize: int, weights: Maybe = N
 
     The shares are the softmax over the chosen ones where `normalize`, else the softmax over all.
     """
-    best, place = probabilities.float().topk(count, -1)
+    wide = torch.float64 if probabilities.dtype is torch.float64 else torch.float32
+    best, place = probabilities.to(wide).topk(count, -1)
     if weights is not None:
-        share = weights.float().gather(-1, place)
+        share = weights.to(wide).gather(-1, place)
         share = share / share.sum(-1, keepdim=True) if normalize else share
     elif normalize:
         share = torch.softmax(best, -1)
     else:
-        share = torch.softmax(probabilities.float(), -1).gather(-1, place)
-    return torch.zeros_like(probabilities, dtype=torch.float32).scatter(-1, place, share).to(probabilities.dtype)
+        share = torch.softmax(probabilities.to(wide), -1).gather(-1, place)
+    return torch.zeros_like(probabilities, dtype=wide).scatter(-1, place, share).to(probabilities.dtype)
 
 
 def _between(
@@ -38,7 +39,7 @@ def _between(
 ) -> Tensor:
     """The activation between the two products; SwiGLU takes its gate and its value out of one or two of them."""
     if kind != "swiglu":
-        functions = {"relu": torch.relu, "gelu": functional.gelu, "silu": functional.silu, "identity": torch.clone}
+        functions = {"relu": torch.relu, "gelu": _gelu, "silu": functional.silu, "identity": torch.clone}
         if kind not in functions:
             raise ValueError(f"no activation_type {kind!r}; there are swiglu, {', '.join(functions)}")
         y = functions[kind](first)
@@ -52,6 +53,10 @@ def _between(
     if limit is not None:
         gate, value = gate.clamp(max=limit), value.clamp(-limit, limit)
     return gate * torch.sigmoid(alpha * gate) * (value + beta)
+
+
+def _gelu(x: Tensor) -> Tensor:
+    return functional.gelu(x, approximate="tanh")
 
 
 def _times(x: Tensor, weight: Tensor, bias: Maybe) -> Tensor:

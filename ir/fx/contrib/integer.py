@@ -1,4 +1,4 @@
-"""Integer products with float results, and LSTM with 8-bit weights (domain com.microsoft)."""
+"""Integer products, with float results and without (domain com.microsoft)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from ..lowering import Lowering, Table, standard
-from ..quant import centred, dynamic_quantize
-from ..recurrent import lstm
+from ..kernels import integer_product
+from ..lowering import Table, standard
+from ..quant import dynamic_quantize
 
 Tensor = torch.Tensor
 Maybe = torch.Tensor | None
@@ -24,8 +24,7 @@ def matmul_integer_to_float(
     bias: Maybe = None,
 ) -> Tensor:
     """(a - a_zero)(b - b_zero) * a_scale * b_scale + bias"""
-    product = centred(a, a_zero, rows=True) @ centred(b, b_zero)
-    y = (product * (a_scale.double() * b_scale.double())).to(a_scale.dtype)
+    y = integer_product(a, b, a_zero, b_zero).to(a_scale.dtype) * (a_scale * b_scale)
     return y if bias is None else y + bias
 
 
@@ -75,70 +74,14 @@ def qgemm(
     """alpha * A B + C in units of a_scale * b_scale, float or quantized; scales and zeros of b per column of the
     product."""
     left, right = (a.T if trans_a else a), (b.T if trans_b else b)
-    product = centred(left, a_zero) @ centred(right, b_zero)
-    if c is not None:
-        product = product + c.double()
-    y = product * (alpha * a_scale.double() * b_scale.double())
+    product = integer_product(left, right, a_zero, b_zero)
+    y = (product if c is None else product + c).double() * (alpha * a_scale.double() * b_scale.double())
     if y_scale is None:
         return y.to(a_scale.dtype)
     low, high = (-128, 127) if y_zero is not None and y_zero.dtype is torch.int8 else (0, 255)
     y = torch.round(y / y_scale.double())
     y = y if y_zero is None else y + y_zero.double()
     return y.clamp(low, high).to(torch.uint8 if y_zero is None else y_zero.dtype)
-
-
-def dynamic_quantize_lstm(
-    x: Tensor,
-    weight: Tensor,
-    recurrence: Tensor,
-    bias: Maybe,
-    lengths: Maybe,
-    initial_h: Maybe,
-    initial_c: Maybe,
-    peepholes: Maybe,
-    w_scale: Tensor,
-    w_zero: Tensor,
-    r_scale: Tensor,
-    r_zero: Tensor,
-    *,
-    activation_alpha: Sequence[float] | None = None,
-    activation_beta: Sequence[float] | None = None,
-    activations: Sequence[str] | None = None,
-    clip: float | None = None,
-    direction: str = "forward",
-    hidden_size: int | None = None,
-    input_forget: int = 0,
-    outputs: int,
-) -> object:
-    """LSTM with weights [directions, input or hidden, 4 hidden] in 8 bits.
-
-    ONNX Runtime also rounds the input and each step's state to 8 bits, over ranges that depend on how it batches its
-    products; here they stay as they are, which is nearer to the float model.
-    """
-    return lstm(
-        x,
-        _dequantized(weight, w_scale, w_zero),
-        _dequantized(recurrence, r_scale, r_zero),
-        bias,
-        lengths,
-        initial_h,
-        initial_c,
-        peepholes,
-        activation_alpha=activation_alpha,
-        activation_beta=activation_beta,
-        activations=activations,
-        clip=clip,
-        direction=direction,
-        hidden_size=hidden_size,
-        input_forget=input_forget,
-        outputs=outputs,
-    )
-
-
-def _dequantized(weight: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-    """[directions, in, gates] with scales [directions] or [directions, gates] -> float [directions, gates, in]"""
-    scale, zero = (part.reshape(weight.shape[0], 1, -1) for part in (scale, zero))
-    return ((weight.to(torch.int32) - zero.to(torch.int32)).to(scale.dtype) * scale).mT
 
 
 INTEGER: Table = standard(
@@ -149,7 +92,6 @@ INTEGER: Table = standard(
         "MulInteger": mul_integer,
         "ReduceSumInteger": reduce_sum_integer,
         "QGemm": qgemm,
-        "DynamicQuantizeLSTM": Lowering(function=dynamic_quantize_lstm, many=True),
     },
     domain="com.microsoft",
 )

@@ -40,16 +40,15 @@ def padded(mask: Tensor, total: int) -> Tensor:
 
 
 def bias_of(query: Tensor, key: Tensor, mask: Maybe, bias: Maybe, causal: int, value: float) -> Tensor | None:
-    """What is added to the scores [batch, heads, rows, total]: the mask, the causal triangle, the given bias."""
+    """What masks the scores [batch, heads, rows, total]: the mask, the causal triangle, the given bias together; bool
+    where the triangle is alone."""
     rows, total = query.shape[2], key.shape[2]
     added = None
     if mask is not None:
         seen = seen_by(mask, query.shape[0], rows, total)
         added = torch.where(seen, 0.0, value).to(query.dtype)
     if causal:
-        triangle = causal_mask(rows, total, total - rows, query.device)
-        lowest = torch.finfo(query.dtype).min
-        added = both(added, torch.where(triangle, 0.0, lowest).to(query.dtype))
+        added = both(added, causal_mask(rows, total, total - rows, query.device))
     if bias is not None and bias.dim() == 3:
         bias = bias.unsqueeze(0)
     return both(added, bias)

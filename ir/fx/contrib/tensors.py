@@ -88,7 +88,8 @@ def crop_and_resize(
     chosen = x[images.long()]
     inside = (row_in.unsqueeze(2) & column_in.unsqueeze(1)).unsqueeze(1)
     if mode == "nearest":
-        y = _picked(_picked(chosen, torch.round(rows), 2), torch.round(columns), 3)
+        # halves go up
+        y = _picked(_picked(chosen, torch.floor(rows + 0.5), 2), torch.floor(columns + 0.5), 3)
     else:
         y = _mixed(_mixed(chosen, rows, 2), columns, 3)
     return torch.where(inside, y, extrapolation_value)
@@ -146,11 +147,11 @@ def is_all_finite(*values: Tensor, isinf_only: int = 0, isnan_only: int = 0) -> 
     """One bool: no value is infinite or NaN, or only the one of these that is asked for."""
     test = torch.isinf if isinf_only else torch.isnan if isnan_only else _unbounded
     found: Tensor = torch.stack([test(value).any() for value in values]).any()
-    return torch.logical_not(found)
+    return found.logical_not()
 
 
 def _unbounded(x: Tensor) -> Tensor:
-    return ~torch.isfinite(x)
+    return torch.isfinite(x).logical_not()
 
 
 def complex_mul(a: Tensor, b: Tensor) -> Tensor:
@@ -174,7 +175,8 @@ def rfft(x: Tensor, *, signal_ndim: int = 1, normalized: int = 0, onesided: int 
 
 
 def irfft(x: Tensor, *, signal_ndim: int, normalized: int = 0, onesided: int = 1) -> Tensor:
-    return torch.fft.irfftn(torch.view_as_complex(x.contiguous()), dim=list(range(-signal_ndim, 0)))
+    y: Tensor = torch.fft.irfftn(torch.view_as_complex(x.contiguous()), dim=list(range(-signal_ndim, 0)))
+    return y
 
 
 TENSORS: Table = standard(

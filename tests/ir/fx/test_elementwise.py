@@ -96,14 +96,6 @@ def test_bitwise(check: Check) -> None:
     check(*lines, "t = BitShift{direction='LEFT'}(u, u)", a="int32[6]", b="int32[6]", u="uint8[6]")
 
 
-def test_dropout_passes_through_and_refuses_training() -> None:
-    feeds = {"x": np.ones(3, np.float32)}
-    assert Interpreter(to_fx(graph("y = Dropout(x, 0.5)"))).run(feeds)["y"].tolist() == [1, 1, 1]
-    training = graph("y = Dropout(x, 0.5, yes)", yes=np.array(True))
-    with pytest.raises(Exception, match="training mode is random"):
-        Interpreter(to_fx(training)).run(feeds)
-
-
 def test_bfloat16_goes_in_and_out() -> None:
     model = graph("y = Add(x, x)", inputs={"x": "bfloat16[3]"})
     x = np.array([1.5, -2.25, 3.0]).astype(onnx_ir.DataType.BFLOAT16.numpy())

@@ -1,4 +1,4 @@
-"""`package.module:function` -> the function, for metrics and data that live in a user's own code."""
+"""`package.module:function` -> the function, for metrics, data and fx passes that live in a user's own code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ..ir.errors import OptionError, nearest
+from .errors import OptionError, nearest
 
 _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 

@@ -1,36 +1,44 @@
-"""torch modules as sessions."""
+"""What torch computes as a session, eagerly or compiled."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 
-from ...ir.feeds import Array, Feeds
-from ...ir.fx.dtypes import to_numpy, to_torch
-from ..base import Interface, Session
+from ..ir.feeds import Array, Feeds
+from ..ir.fx.dtypes import to_numpy, to_torch
+from .base import Interface, Session
 
 
 class TorchSession(Session):
-    """Calls a module with the interface's inputs in order, without gradients.
+    """Calls `call` with the interface's inputs in order, without gradients.
 
     torch has one number of threads for the whole process: `threads` is set for the time of a run and put back after
-    it; 0 leaves it alone.
+    it; 0 leaves it alone. `weights` are what `call` may return as they are; a caller gets copies of them.
     """
 
-    def __init__(self, module: torch.nn.Module, interface: Interface, *, device: str, threads: int) -> None:
+    def __init__(
+        self,
+        call: Callable[..., object],
+        interface: Interface,
+        *,
+        device: str,
+        threads: int,
+        weights: Iterable[torch.Tensor] = (),
+    ) -> None:
         super().__init__(interface)
-        self._module: Callable[..., object] = module
+        self._call = call
         self._device = torch.device(device)
         self._threads = threads
         self._outputs = [(port.name, port.dtype) for port in interface.signature.outputs]
-        self._weights = {_memory(tensor) for tensor in (*module.parameters(), *module.buffers())}
+        self._weights = {_memory(tensor) for tensor in weights}
 
     def run_unchecked(self, feeds: Feeds) -> dict[str, Array]:
         inputs = [to_torch(feeds[port.name]) for port in self.interface.signature.inputs]
         with _threads(self._threads), torch.inference_mode():
-            results = self._module(*(tensor.to(self._device) for tensor in inputs))
+            results = self._call(*(tensor.to(self._device) for tensor in inputs))
             row = [results] if isinstance(results, torch.Tensor) else list(_sequence(results))
             given = self._weights.union(map(_memory, inputs))
             owned = (tensor.clone() if _memory(tensor) in given else tensor for tensor in row)

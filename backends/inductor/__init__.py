@@ -1,0 +1,1 @@
+"""TorchInductor, compiled ahead of time."""

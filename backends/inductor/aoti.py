@@ -1,0 +1,76 @@
+"""torch's ahead-of-time compiler: every name of `torch._inductor` that tersor uses. Tried with torch 2.13."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+
+Settings = Mapping[str, bool | int | str]
+
+
+def compiler() -> str | None:
+    """The C++ compiler that Inductor calls (`CXX`, else g++, on macOS clang++), None where it is not there."""
+    return shutil.which(os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++"))
+
+
+def package(program: torch.export.ExportedProgram, path: Path, settings: Settings) -> None:
+    """Compile a program into the package `path`, a .pt2 file. Raises whatever Inductor raises.
+
+    Settings that this version of torch does not know are left out.
+    """
+    from torch._inductor import aot_compile
+    from torch._inductor.package.package import package_aoti
+
+    # torch's own cache would keep a copy of the weights for every compile
+    with tempfile.TemporaryDirectory(prefix="tersor-") as folder, _quiet(), torch.no_grad():
+        options = {**_known(settings), "aot_inductor.package": True, "aot_inductor.output_path": folder}
+        args, kwargs = program.example_inputs or ((), {})
+        files = aot_compile(program.module(check_guards=False), args, kwargs, options=options)
+        assert isinstance(files, list)
+        package_aoti(str(path), files)
+
+
+def load(path: Path, *, single_threaded: bool = False) -> Callable[..., object]:
+    """The function that a package holds. Raises whatever torch raises where it cannot be loaded."""
+    from torch._inductor import aoti_load_package
+
+    loaded: Callable[..., object] = aoti_load_package(str(path), run_single_threaded=single_threaded)
+    return loaded
+
+
+def vector_extension(settings: Settings) -> tuple[str, str]:
+    """Name of the vector instructions that Inductor generates for this CPU, and the compiler flags for them.
+
+    Its code is built for those alone where it can be told to; else (`native`) for all that this CPU has.
+    """
+    from torch._inductor import config
+    from torch._inductor.cpu_vec_isa import pick_vec_isa
+
+    known = _known(settings)
+    with config.patch({name: value for name, value in known.items() if name.startswith("cpp.")}):
+        chosen = pick_vec_isa()
+        flags = chosen.build_arch_flags() if chosen else ""
+        return str(chosen) if chosen else "none", flags if "cpp.march" in known else f"{flags} -march=native"
+
+
+def _known(settings: Settings) -> dict[str, bool | int | str]:
+    from torch._inductor import list_options
+
+    options = set(list_options())
+    return {name: value for name, value in settings.items() if name in options}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """torch warns of what its own code does."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

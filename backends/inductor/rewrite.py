@@ -1,0 +1,93 @@
+"""Rewrites of the exported graph before Inductor lowers it: our own, then the user's.
+
+The graph is that of `torch.export.ExportedProgram.module()`: calls of aten operators, weights as attributes. After a
+rewrite it is exported again, so that shapes are derived anew and a broken graph is found here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+import torch
+from torch import fx
+
+from ...ir import reference
+from ...ir.errors import PassError, TersorError
+from ...ir.fx.export import export
+
+Rewrite = Callable[[fx.GraphModule], object]
+
+_ATEN = torch.ops.aten
+
+
+def rewritten(
+    model: ir.Model, program: torch.export.ExportedProgram, inputs: tuple[str, ...], passes: tuple[str, ...]
+) -> torch.export.ExportedProgram:
+    """The program after our rewrites and those that `passes` name (`module:function`); `inputs` are the model's.
+
+    Raises OptionError for a function that is not there, PassError that names one which fails or breaks the graph.
+    """
+    found = {text: reference.resolve(text, "the fx pass") for text in passes}
+    program = _apply(model, program, inputs, "linear layers", fuse_bias)
+    for text, function in found.items():
+        program = _apply(model, program, inputs, f"the fx pass {text!r}", function)
+    return program
+
+
+def fuse_bias(module: fx.GraphModule) -> None:
+    """matmul(x, w) + b -> linear(x, w^T, b), for which Inductor has kernels that add the bias, and what follows it, in
+    place. w and b are weights: w of [in, out], b of [out]."""
+    for node in module.graph.find_nodes(op="call_function", target=_ATEN.add.Tensor):
+        for product, bias in (node.args, node.args[::-1]):
+            if not node.kwargs and _is_product(product) and _is_weight(bias, 1):
+                x, weight = product.args
+                if weight.meta["val"].dtype == bias.meta["val"].dtype == x.meta["val"].dtype:
+                    with module.graph.inserting_before(node):
+                        transposed = module.graph.call_function(_ATEN.t.default, (weight,))
+                        linear = module.graph.call_function(_ATEN.linear.default, (x, transposed, bias))
+                    node.replace_all_uses_with(linear)
+                    break
+    module.graph.eliminate_dead_code()
+
+
+def _apply(
+    model: ir.Model, program: torch.export.ExportedProgram, inputs: tuple[str, ...], title: str, rewrite: Rewrite
+) -> torch.export.ExportedProgram:
+    given = program.module(check_guards=False)
+    assert isinstance(given, fx.GraphModule)
+    before = given.code
+    try:
+        result = rewrite(given)
+    except TersorError:
+        raise
+    except Exception as error:
+        raise PassError(f"inductor: {title} failed: {type(error).__name__}: {error}") from error
+    made = given if result is None else result
+    if not isinstance(made, fx.GraphModule):
+        raise PassError(f"inductor: {title} returned {type(made).__name__}, expected a torch.fx.GraphModule or None")
+    try:
+        made.graph.lint()
+        made.recompile()
+        if made is given and made.code == before:
+            return program
+        made.meta["inputs"] = inputs
+        again = export(model, made)
+    except Exception as error:
+        raise PassError(f"inductor: {title} broke the graph: {error}") from error
+    found, wanted = (len(one.graph_signature.user_outputs) for one in (again, program))
+    if found != wanted:
+        raise PassError(f"inductor: {title} left {found} outputs, expected {wanted}")
+    return again
+
+
+def _is_product(node: object) -> bool:
+    """A product with a weight matrix that nothing else reads."""
+    if not isinstance(node, fx.Node) or node.target is not _ATEN.matmul.default or len(node.users) != 1:
+        return False
+    x, weight = node.args
+    return isinstance(x, fx.Node) and _is_weight(weight, 2) and x.meta["val"].is_floating_point()
+
+
+def _is_weight(node: object, rank: int) -> bool:
+    return isinstance(node, fx.Node) and node.op == "get_attr" and node.meta["val"].dim() == rank

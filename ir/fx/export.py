@@ -1,0 +1,159 @@
+"""From an FX module to a program that plain torch loads, and whether every size the model takes survived."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+import torch
+
+from ..dimensions import Range, clip, names, ranges
+from ..errors import TersorError, UnsupportedError
+from ..feeds import default_sizes, random_feeds
+from .dtypes import to_torch
+
+#: torch.export takes sizes 0 and 1 to behave as larger ones do, and writes 2 for a smallest size below it.
+_SMALLEST = 2
+
+#: A size that all dimensions are given at once, to see that none of them must differ.
+_EQUAL = 8
+
+#: No bound for a size: more is not tried.
+_HUGE = 1 << 20
+
+
+class ExportError(UnsupportedError):
+    """torch.export cannot express the module for all of its sizes; the message says why."""
+
+
+def export(
+    model: ir.Model, module: torch.fx.GraphModule, sizes: Mapping[str, int] | None = None
+) -> torch.export.ExportedProgram:
+    """The program of `module`, the FX form of `model`, with the model's dynamic dimensions.
+
+    `sizes` are those of dimensions in the example inputs, which differ from each other; small ones where not given.
+
+    Raises ExportError where control flow depends on data, where a dimension would be fixed or narrowed, or where no
+    example inputs can be made up.
+    """
+    try:
+        chosen = _taken(model, module, _distinct(model, sizes or {}))
+        arguments = _arguments(model, module, chosen)
+    except TersorError as error:
+        raise ExportError(f"no example inputs: {error}") from error
+    allowed = ranges(model)
+    inputs = {value.name: value for value in model.graph.inputs}
+    shapes = tuple(_dynamic(inputs[name], allowed) for name in module.meta["inputs"])
+    try:
+        with torch.no_grad():
+            program = torch.export.export(module, arguments, dynamic_shapes=shapes, strict=False)
+    except Exception as error:  # torch raises whatever the traced code or its own solver raises
+        raise ExportError(f"torch.export: {_first_line(error)}") from error
+    _check_sizes(program, shapes, model, module, chosen)
+    _check_runs(program, model, module)
+    return program
+
+
+def _distinct(model: ir.Model, given: Mapping[str, int]) -> dict[str, int]:
+    """Sizes that differ from each other, so that equal ones are not taken for the same; `given` ones as they are."""
+    sizes, allowed = default_sizes(model, given), ranges(model)
+    taken = set(given.values())
+    for name in names(model):
+        if name in sizes and name not in given:
+            low, high = allowed.get(name, (1, None))
+            free = (size for size in range(max(low, 3), (high or 3 + 2 * len(sizes)) + 1) if size not in taken)
+            sizes[name] = next(free, sizes[name])
+            taken.add(sizes[name])
+    return sizes
+
+
+def _arguments(model: ir.Model, module: torch.fx.GraphModule, sizes: dict[str, int]) -> tuple[torch.Tensor, ...]:
+    feeds = random_feeds(model, sizes)
+    return tuple(to_torch(feeds[name]) for name in module.meta["inputs"])
+
+
+def _runs(model: ir.Model, module: torch.fx.GraphModule, sizes: dict[str, int]) -> bool:
+    """Whether the model takes inputs of these sizes."""
+    try:
+        with torch.no_grad():
+            module.forward(*_arguments(model, module, sizes))
+    except Exception:  # in whichever of torch's many ways
+        return False
+    return True
+
+
+def _taken(model: ir.Model, module: torch.fx.GraphModule, sizes: dict[str, int]) -> dict[str, int]:
+    """The sizes, or larger ones where the model wants more: a window of sound, say. As they are where none fit."""
+    allowed = ranges(model)
+    batches = {str(value.shape[0]) for value in model.graph.inputs if value.shape is not None and value.shape.rank()}
+    for scale in (1, 8, 64, 512):
+        grown = {name: size if name in batches else size * scale for name, size in sizes.items()}
+        larger = {name: clip(size, allowed.get(name, (1, None))) for name, size in grown.items()}
+        if _runs(model, module, larger):
+            return larger
+    return sizes
+
+
+def _dynamic(value: ir.Value, allowed: dict[str, Range]) -> dict[int, object]:
+    """Axis -> what may vary, for the dimensions that are no numbers."""
+    found: dict[int, object] = {}
+    for axis, dim in enumerate(value.shape or ()):
+        if not isinstance(dim, int):
+            low, high = allowed.get(dim.value or "", (1, None))
+            if low != high:
+                found[axis] = torch.export.Dim.AUTO(min=low, max=high)
+    return found
+
+
+def _check_sizes(
+    program: torch.export.ExportedProgram,
+    shapes: tuple[dict[int, object], ...],
+    model: ir.Model,
+    module: torch.fx.GraphModule,
+    sizes: dict[str, int],
+) -> None:
+    """Raise ExportError when a dynamic dimension became a number, or got bounds that the model itself has not."""
+    values = {value.name: value for value in model.graph.inputs}
+    inputs: tuple[str, ...] = module.meta["inputs"]
+    by_name = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    limits = {str(symbol): limit for symbol, limit in program.range_constraints.items()}
+    for name, given, dynamic in zip(inputs, program.graph_signature.user_inputs, shapes, strict=True):
+        for axis, wanted in dynamic.items():
+            size = by_name[str(given)].meta["val"].shape[axis]
+            if str(size).isdigit():  # a number, or a symbol that stands for one
+                raise ExportError(f"torch.export fixes axis {axis} of input {name!r} to {size}")
+            limit, label = limits.get(str(size)), str((values[name].shape or ())[axis])
+            if limit is None:
+                continue
+            low, high = getattr(wanted, "min", None) or 0, getattr(wanted, "max", None) or _HUGE
+            if int(limit.lower) > max(low, _SMALLEST) and _runs(model, module, {**sizes, label: int(limit.lower) - 1}):
+                raise ExportError(f"torch.export needs axis {axis} of input {name!r} to be {limit.lower} or more")
+            most = int(str(limit.upper)) if str(limit.upper).isdigit() else _HUGE
+            if most < min(high, _HUGE) and _runs(model, module, {**sizes, label: most + 1}):
+                raise ExportError(f"torch.export needs axis {axis} of input {name!r} to be {limit.upper} or less")
+
+
+def _check_runs(program: torch.export.ExportedProgram, model: ir.Model, module: torch.fx.GraphModule) -> None:
+    """Raise ExportError when the program refuses sizes that the module takes: a relation between dimensions, say."""
+    exported, allowed = program.module(), ranges(model)
+    for size in (1, _EQUAL):
+        sizes = {name: clip(size, allowed.get(name, (1, None))) for name in names(model)}
+        if not _runs(model, module, sizes):
+            continue
+        arguments = _arguments(model, module, sizes)
+        try:
+            with torch.no_grad():
+                wanted, found = _shapes(module(*arguments)), _shapes(exported(*arguments))
+        except Exception as error:
+            raise ExportError(f"torch.export refuses {sizes}: {_first_line(error)}") from error
+        if wanted != found:
+            raise ExportError(f"torch.export fixes a path that {sizes} do not take: shapes {found}, expected {wanted}")
+
+
+def _shapes(results: object) -> list[tuple[int, ...]]:
+    row = results if isinstance(results, tuple | list) else (results,)
+    return [tuple(value.shape) for value in row if isinstance(value, torch.Tensor)]
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)[:200]

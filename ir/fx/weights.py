@@ -1,0 +1,82 @@
+"""What the passes over FX modules that repack weights share: reading constants, owning new ones, replacing calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import fx
+from torch.fx.node import Argument
+
+Tensor = torch.Tensor
+
+
+def constant(module: fx.GraphModule, value: object) -> Tensor | None:
+    """The tensor that an FX node reads off the module; None where the node computes something."""
+    if not isinstance(value, fx.Node) or value.op != "get_attr":
+        return None
+    found: object = module
+    for part in str(value.target).split("."):
+        found = getattr(found, part)
+    return found.detach() if isinstance(found, Tensor) else None
+
+
+def bound(node: fx.Node, names: tuple[str, ...]) -> dict[str, object]:
+    """A call's arguments by name: those by position take the given names in turn."""
+    return {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+
+
+class Rewriter:
+    """Calls in front of one node, with that node's provenance; new constants are buffers beside the old weights."""
+
+    def __init__(self, module: fx.GraphModule, node: fx.Node) -> None:
+        self.module = module
+        self.node = node
+
+    def call(self, function: Callable[..., object], *args: object, **keywords: object) -> fx.Node:
+        graph = self.module.graph
+        with graph.inserting_before(self.node):
+            made = graph.call_function(function, _arguments(args), _keywords(keywords))
+        return self._described(made)
+
+    def own(self, tensor: Tensor, source: fx.Node, kind: str) -> fx.Node:
+        """A buffer named after the weight it was made from."""
+        base = f"{str(source.target).replace('.', '_')}_{kind}"
+        name, number = base, 0
+        while hasattr(self.module, name):
+            number += 1
+            name = f"{base}_{number}"
+        self.module.register_buffer(name, tensor, persistent=True)
+        with self.module.graph.inserting_before(self.node):
+            made = self.module.graph.get_attr(name)
+        return self._described(made)
+
+    def replace(self, by: fx.Node) -> None:
+        """Let the node's users read `by`, under the node's own name for taps, and drop the node."""
+        by.meta.update(self.node.meta)
+        self.node.replace_all_uses_with(by)
+        self.module.graph.erase_node(self.node)
+
+    def _described(self, made: fx.Node) -> fx.Node:
+        for key in ("onnx_name", "source"):
+            if key in self.node.meta:
+                made.meta[key] = self.node.meta[key]
+        made.meta["tap"] = False
+        return made
+
+
+def finish(module: fx.GraphModule) -> None:
+    """Drop what nobody reads any more from the graph (the weights stay on the module) and write the code anew."""
+    for node in reversed(module.graph.nodes):
+        if not node.users and node.op in ("get_attr", "call_function"):
+            module.graph.erase_node(node)
+    module.graph.lint()
+    module.recompile()
+
+
+def _arguments(values: tuple[object, ...]) -> tuple[Argument, ...]:
+    return values  # type: ignore[return-value]
+
+
+def _keywords(values: Mapping[str, object]) -> dict[str, Argument]:
+    return dict(values)  # type: ignore[arg-type]
