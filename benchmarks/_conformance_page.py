@@ -17,6 +17,10 @@ REASONS: dict[str, str] = {
         "where the right answer is 0 the expected values hold 2e-7 of noise from float32, and 1e-7 is allowed: exact "
         "zeros fail"
     ),
+    r"^test_attention_4d.*fp16": (
+        "float16 throughout: a few results differ by one rounding, and are the closer ones to float64 where ONNX's "
+        "expansion is not used"
+    ),
     r"^test_image_decoder": "decoding image files needs a library of codecs, and none is a dependency",
 }
 

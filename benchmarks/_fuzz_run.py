@@ -10,7 +10,6 @@ import resource
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 
@@ -22,13 +21,13 @@ from tersor.benchmarks._fuzz_known import explained
 
 #: Room for the example that is under way.
 _ROOM = 1 << 20
-#: Seconds that a batch may take before it counts as hung.
-_PATIENCE = 600
+#: Seconds that a batch may take, shrinking and all, before what is under way counts as hung.
+_PATIENCE = 300
 #: KiB by which one example may raise FX's peak of memory.
 _GROWTH = 1 << 20
 
 
-class Finding(AssertionError):
+class FindingError(AssertionError):
     """A disagreement that nothing explains, or an error that is no TersorError."""
 
 
@@ -112,13 +111,15 @@ def _tried(strategy: st.SearchStrategy[Example], number: int, count: int, memory
 
     try:
         run()
-    except Finding as finding:
+    except FindingError as finding:
         report.findings.append(str(finding))
+    except Exception as error:
+        report.findings.append(f"the search itself failed: {type(error).__name__}: {error}")
     return report
 
 
 def try_one(example: Example, judge: Judge, report: Report) -> None:
-    """Count one example. Raises Finding."""
+    """Count one example. Raises FindingError."""
     report.counts["examples"] += 1
     report.ops.update(node.op_type for node in example.model.graph.node)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -126,10 +127,10 @@ def try_one(example: Example, judge: Judge, report: Report) -> None:
         verdict = judge.judged(example)
     except Exception as error:
         where = "".join(traceback.format_tb(error.__traceback__)[-3:])
-        raise Finding(f"{type(error).__name__}: {error}\n{where}{shown(example)}") from error
+        raise FindingError(f"{type(error).__name__}: {error}\n{where}{shown(example)}") from error
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     if grown > _GROWTH:
-        raise Finding(f"memory grew by {grown >> 10} MiB\n{shown(example)}")
+        raise FindingError(f"memory grew by {grown >> 10} MiB\n{shown(example)}")
     kind = "broken, " if example.broken else ""
     report.counts[f"{kind}FX {'refused' if verdict.fx else 'ran'}"] += 1
     if not example.broken:
@@ -138,17 +139,5 @@ def try_one(example: Example, judge: Judge, report: Report) -> None:
     for difference in verdict.differences:
         reason = explained(difference)
         if reason is None:
-            raise Finding(f"{difference}\n{shown(example, difference)}")
+            raise FindingError(f"{difference}\n{shown(example, difference)}")
         report.explained[reason] += 1
-
-
-def batches(
-    strategies: Sequence[st.SearchStrategy[Example]], numbers: Sequence[int], count: int, going: Callable[[], bool]
-) -> Report:
-    """Batches from the strategies in turn, as long as `going`."""
-    report = Report()
-    for number in numbers:
-        if not going():
-            break
-        report.add(batch(strategies[number % len(strategies)], number, count))
-    return report

@@ -11,14 +11,25 @@ from __future__ import annotations
 import itertools
 import time
 
+from hypothesis import strategies as st
 from tersor.benchmarks._common import options, publish
-from tersor.benchmarks._fuzz_graph import examples
+from tersor.benchmarks._fuzz_broken import broken
+from tersor.benchmarks._fuzz_flow import FLOW
+from tersor.benchmarks._fuzz_graph import Example, examples
 from tersor.benchmarks._fuzz_layers import LAYERS
 from tersor.benchmarks._fuzz_ops import ANY_SHAPE
 from tersor.benchmarks._fuzz_run import Report, batch
 
 #: Examples in one child.
 _BATCH = 100
+
+#: Batches take turns with these.
+STRATEGIES: tuple[st.SearchStrategy[Example], ...] = (
+    examples((*ANY_SHAPE, *FLOW, *LAYERS)),
+    examples((*ANY_SHAPE, *FLOW), nodes=3),
+    examples(LAYERS, nodes=2),
+    broken(examples((*ANY_SHAPE, *FLOW, *LAYERS), nodes=4)),
+)
 
 
 def main() -> None:
@@ -28,13 +39,12 @@ def main() -> None:
     parser.add_argument("--no-shrink", action="store_true", help="show findings as they were met")
     given = parser.parse_args()
     end = time.monotonic() + 60 * given.minutes
-    strategies = [examples((*ANY_SHAPE, *LAYERS)), examples(ANY_SHAPE, nodes=3), examples(LAYERS, nodes=2)]
     report = Report()
     for number in itertools.count():
         if time.monotonic() >= end:
             break
         found = batch(
-            strategies[number % len(strategies)], 100_000 * given.seed + number, _BATCH, shrink=not given.no_shrink
+            STRATEGIES[number % len(STRATEGIES)], 100_000 * given.seed + number, _BATCH, shrink=not given.no_shrink
         )
         for text in found.findings:
             print(f"\n--- batch {number}: {text}", flush=True)

@@ -67,7 +67,8 @@ def compile(
     """Turn a model into an artifact that runs on `target`.
 
     source: what `load` takes; None takes the recipe's. It is left as it is.
-    target: a backend, `onnxruntime{threads=2}`, or `cpu`: every installed backend, the fastest within contract kept.
+    target: a backend, `onnxruntime{threads=2}`; `cpu`: onnxruntime, openvino and torch where installed, the fastest in
+    contract kept; `cpu-all`: inductor as well.
     passes: run between raising and lowering; None runs none. exact: leave lossy passes out.
     recipe: a YAML file or `Recipe`; an argument that is given (not its default) wins over what the recipe says.
     data: feeds, or what `load_data` reads: every fifth batch is held out for measuring quality, the rest calibrates.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal, NotRequired, TypedDict, cast
+from typing import Literal, TypedDict, cast
 
 import onnx_ir
 
@@ -49,7 +49,7 @@ class SourceData(TypedDict):
 class TargetData(TypedDict):
     """requested: as asked for, `cpu`. text: what was kept, `onnxruntime{threads=2}`.
 
-    needs: of the machine that runs the files, as the backend says it; empty or absent where any will do.
+    needs: of the machine that runs the files, as the backend says it; empty where any will do.
     """
 
     requested: str
@@ -57,7 +57,7 @@ class TargetData(TypedDict):
     backend: str
     options: dict[str, object]
     version: str
-    needs: NotRequired[dict[str, object]]
+    needs: dict[str, object]
 
 
 class HostData(TypedDict):

@@ -327,6 +327,8 @@ def _attached(tensor: onnx_ir.TensorProtocol, storage: _Storage, where: str) -> 
 
 def _check_size(tensor: onnx_ir.TensorProtoTensor, where: str) -> None:
     raw = tensor.raw
+    if tensor.dtype is onnx_ir.DataType.UNDEFINED:
+        raise ModelError(f"{where}: weight {tensor.name!r} has no type")
     needed = math.ceil(tensor.size * tensor.dtype.bitwidth / 8)
     typed = (raw.float_data, raw.double_data, raw.int32_data, raw.int64_data, raw.uint64_data)
     if any(map(len, typed)) or len(raw.raw_data) == needed:

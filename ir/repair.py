@@ -5,6 +5,21 @@ from __future__ import annotations
 import onnx_ir
 
 
+def part_names(model: onnx_ir.Model) -> None:
+    """Rename computed values that have the name of a weight: the exporter numbers its own (`val_19`) without looking
+    whether a weight of the module is called so, and its optimizer then stops."""
+    taken = set(model.graph.initializers)
+    taken.update(str(value.name) for node in model.graph.all_nodes() for value in node.outputs)
+    for node in model.graph.all_nodes():
+        for value in node.outputs:
+            if value.name in model.graph.initializers:
+                number = 1
+                while f"{value.name}_{number}" in taken:
+                    number += 1
+                value.name = f"{value.name}_{number}"
+                taken.add(value.name)
+
+
 def mend(model: onnx_ir.Model) -> None:
     """Mend the model in place; a model without the known faults is unchanged."""
     _widen_rotary_caches(model)

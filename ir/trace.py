@@ -26,13 +26,13 @@ from typing import TypeGuard
 import onnx_ir
 import torch
 
-from . import dimensions, recurrent, traps
+from . import dimensions, indexing, recurrent, traps
 from .dimensions import Range
 from .dynamic import Dynamic, Plan, parsed
 from .errors import ModelError, OptionError, TersorError, UnsupportedError, nearest
 from .level import SEMANTIC_OPSET
 from .naming import name_dimensions, name_outputs, name_ports, name_transposed, transposed_weights
-from .repair import mend
+from .repair import mend, part_names
 
 _NARROWED = re.compile(r"^\s*(\w+) = Dim\('\w+'(?:, min=(\d+))?(?:, max=(\d+))?\)", re.MULTILINE)
 _SPECIALIZED = re.compile(r"You marked (\S+) as dynamic but your code specialized it to be a constant \((\d+)\)")
@@ -208,9 +208,10 @@ def _converted(program: torch.export.ExportedProgram, plan: Plan, opset: int) ->
                 opset_version=opset,
                 optimize=False,
                 verbose=False,
-                custom_translation_table=recurrent.translations(),
+                custom_translation_table={**recurrent.translations(), **indexing.translations()},
             )
             assert converted is not None
+            part_names(converted.model)
             origins = transposed_weights(converted.model)
             converted.optimize()
     except torch.onnx.OnnxExporterError as error:

@@ -1,4 +1,4 @@
-"""torch's ahead-of-time compiler: every name of `torch._inductor` that tersor uses. Tried with torch 2.13."""
+"""torch's ahead-of-time compiler: every private name of torch that this backend uses. Tried with torch 2.13."""
 
 from __future__ import annotations
 
@@ -35,15 +35,18 @@ def package(program: torch.export.ExportedProgram, path: Path, settings: Setting
         args, kwargs = program.example_inputs or ((), {})
         files = aot_compile(program.module(check_guards=False), args, kwargs, options=options)
         assert isinstance(files, list)
-        package_aoti(str(path), files)
+        # the sources, which name folders of this machine, are not read again
+        package_aoti(str(path), [file for file in files if not str(file).endswith(".cpp")])
 
 
-def load(path: Path, *, single_threaded: bool = False) -> Callable[..., object]:
-    """The function that a package holds. Raises whatever torch raises where it cannot be loaded."""
-    from torch._inductor import aoti_load_package
+def load(path: Path, *, single_threaded: bool = False) -> Callable[[list[torch.Tensor]], list[torch.Tensor]]:
+    """The function that a package holds, from its inputs to its outputs; it empties the list that it is given.
 
-    loaded: Callable[..., object] = aoti_load_package(str(path), run_single_threaded=single_threaded)
-    return loaded
+    `aoti_load_package` does this after it ran the C++ compiler, to learn what this machine is. Raises whatever torch
+    raises where the package cannot be loaded.
+    """
+    loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", single_threaded, 1, -1)
+    return loader.boxed_run
 
 
 def vector_extension(settings: Settings) -> tuple[str, str]:

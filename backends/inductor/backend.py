@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import onnx_ir as ir
 
+from ...ir.dimensions import names
 from ...ir.errors import ModelError, OptionError, TersorError, UnsupportedError
 from ..base import Interface, Session
 from ..torch_base import TorchBackend
@@ -61,8 +62,8 @@ class Inductor(TorchBackend):
         return "no C++ compiler to compile with; packages still open", "apt-get install g++, or set CXX to a compiler"
 
     def write(self, model: ir.Model, folder: Path) -> None:
-        """Write `model.pt2`, which `torch._inductor.aoti_load_package(path)` runs, and `runtime.json`: the device, the
-        names of inputs and outputs, and what the package was compiled for.
+        """Write `model.pt2`, which `torch._inductor.aoti_load_package(path)` runs without tersor, and `runtime.json`:
+        the device, the names of inputs and outputs, and what the package needs of a machine.
 
         Raises UnsupportedError where torch.export cannot express the model, where there is no C++ compiler, and where
         Inductor fails; PassError for one of `passes`.
@@ -72,14 +73,21 @@ class Inductor(TorchBackend):
         from .rewrite import rewritten
 
         self._check_device()
-        settings = self._settings()
+        settings, sizes = self._settings(), self._sizes()
+        for name in sizes:
+            if name not in names(model):
+                raise OptionError(f"inductor: option sizes: the model has no dimension {name!r}; {_known(model)}")
         module = self._module(model)
         lacking = self.obstacle()
         if lacking is not None:
             raise UnsupportedError(f"inductor: {'; '.join(lacking)}")
+
+        def again(rewrite: torch.fx.GraphModule) -> torch.export.ExportedProgram:
+            rewrite.meta["inputs"] = module.meta["inputs"]
+            return export(model, rewrite, sizes)
+
         try:
-            program = export(model, module, self._sizes())
-            program = rewritten(model, program, module.meta["inputs"], self.passes)
+            program = rewritten(export(model, module, sizes), again, self.passes)
         except ExportError as error:
             raise UnsupportedError(
                 f"inductor compiles what torch.export can express, and that is not this model: {error}; "
@@ -91,7 +99,7 @@ class Inductor(TorchBackend):
         except TersorError:
             raise
         except Exception as error:  # Inductor raises whatever its own code or the compilers do
-            raise UnsupportedError(f"inductor cannot compile the model: {_first_line(error)}") from error
+            raise UnsupportedError(f"inductor cannot compile the model: {_reason(error)}") from error
         runtime = {
             "program": PROGRAM,
             "device": self.device,
@@ -174,13 +182,17 @@ class Inductor(TorchBackend):
         return name, flags
 
 
-def _packed(loaded: Callable[..., object]) -> Callable[..., object]:
+def _packed(loaded: Callable[[list[torch.Tensor]], list[torch.Tensor]]) -> Callable[..., object]:
     """The function, for inputs of any strides: the code reads them as contiguous."""
 
     def call(*inputs: torch.Tensor) -> object:
-        return loaded(*(tensor.contiguous() for tensor in inputs))
+        return loaded([tensor.contiguous() for tensor in inputs])
 
     return call
+
+
+def _known(model: ir.Model) -> str:
+    return f"it has {', '.join(names(model)) or 'none that varies'}"
 
 
 def _runtime(folder: Path) -> dict[str, object]:
@@ -194,6 +206,12 @@ def _runtime(folder: Path) -> dict[str, object]:
     if not isinstance(found, dict):
         raise ModelError(f"{path} is not what tersor writes: compile the model again")
     return found
+
+
+def _reason(error: Exception) -> str:
+    """The first line, and which op it was about, which Inductor names below it."""
+    target = next((line.strip() for line in str(error).splitlines() if line.strip().startswith("target: ")), "")
+    return " ".join(filter(None, (_first_line(error).rstrip(": "), target and f"at {target.removeprefix('target: ')}")))
 
 
 def _first_line(error: Exception) -> str:

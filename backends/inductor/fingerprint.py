@@ -71,9 +71,7 @@ class Machine:
             features = stored.get("features")
             return cls(**{**stored, "features": None if features is None else tuple(features)})
         except TypeError as error:
-            raise ModelError(
-                f"{where} does not say what it was compiled for ({error}): compile the model again"
-            ) from error
+            raise ModelError(f"{where} does not say what it was compiled for ({error}): compile again") from error
 
     def to_dict(self) -> dict[str, object]:
         return asdict(self)
@@ -98,9 +96,7 @@ class Machine:
                 f"here is {here.capability or 'none'}{f' ({here.gpu})' if here.gpu else ''}"
             )
         if self.cuda is not None and self.cuda.partition(".")[0] != (here.cuda or "").partition(".")[0]:
-            wrong.append(
-                f"it was compiled for CUDA {self.cuda}, torch here has {f'CUDA {here.cuda}' if here.cuda else 'none'}"
-            )
+            wrong.append(f"it was compiled for CUDA {self.cuda}, torch here for CUDA {here.cuda or 'none'}")
         return wrong
 
 

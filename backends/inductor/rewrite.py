@@ -7,32 +7,37 @@ rewrite it is exported again, so that shapes are derived anew and a broken graph
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 
-import onnx_ir as ir
 import torch
 from torch import fx
 
 from ...ir import reference
 from ...ir.errors import PassError, TersorError
-from ...ir.fx.export import export
 
 Rewrite = Callable[[fx.GraphModule], object]
+Export = Callable[[fx.GraphModule], torch.export.ExportedProgram]
 
 _ATEN = torch.ops.aten
 
 
 def rewritten(
-    model: ir.Model, program: torch.export.ExportedProgram, inputs: tuple[str, ...], passes: tuple[str, ...]
+    program: torch.export.ExportedProgram, again: Export, passes: tuple[str, ...]
 ) -> torch.export.ExportedProgram:
-    """The program after our rewrites and those that `passes` name (`module:function`); `inputs` are the model's.
+    """The program after our rewrites and those that `passes` name (`module:function`); `again` exports what they leave.
 
     Raises OptionError for a function that is not there, PassError that names one which fails or breaks the graph.
     """
     found = {text: reference.resolve(text, "the fx pass") for text in passes}
-    program = _apply(model, program, inputs, "linear layers", fuse_bias)
+    program = _apply(program, again, "the rewrite of linear layers and scalars", _own)
     for text, function in found.items():
-        program = _apply(model, program, inputs, f"the fx pass {text!r}", function)
+        program = _apply(program, again, f"the fx pass {text!r}", function)
     return program
+
+
+def _own(module: fx.GraphModule) -> None:
+    fuse_bias(module)
+    fill_scalars(module)
 
 
 def fuse_bias(module: fx.GraphModule) -> None:
@@ -51,8 +56,22 @@ def fuse_bias(module: fx.GraphModule) -> None:
     module.graph.eliminate_dead_code()
 
 
+def fill_scalars(module: fx.GraphModule) -> None:
+    """expand(scalar, shape) -> full(shape, value) for weights: Inductor (torch 2.13) cannot slice the former."""
+    for node in module.graph.find_nodes(op="call_function", target=_ATEN.expand.default):
+        scalar, shape = node.args
+        if not _is_weight(scalar, 0):
+            continue
+        value = attrgetter(scalar.target)(module)
+        with module.graph.inserting_before(node):
+            options = {"dtype": value.dtype, "device": value.device}
+            full = module.graph.call_function(_ATEN.full.default, (shape, value.item()), options)
+        node.replace_all_uses_with(full)
+    module.graph.eliminate_dead_code()
+
+
 def _apply(
-    model: ir.Model, program: torch.export.ExportedProgram, inputs: tuple[str, ...], title: str, rewrite: Rewrite
+    program: torch.export.ExportedProgram, again: Export, title: str, rewrite: Rewrite
 ) -> torch.export.ExportedProgram:
     given = program.module(check_guards=False)
     assert isinstance(given, fx.GraphModule)
@@ -71,14 +90,13 @@ def _apply(
         made.recompile()
         if made is given and made.code == before:
             return program
-        made.meta["inputs"] = inputs
-        again = export(model, made)
+        left = again(made)
     except Exception as error:
         raise PassError(f"inductor: {title} broke the graph: {error}") from error
-    found, wanted = (len(one.graph_signature.user_outputs) for one in (again, program))
+    found, wanted = (len(one.graph_signature.user_outputs) for one in (left, program))
     if found != wanted:
         raise PassError(f"inductor: {title} left {found} outputs, expected {wanted}")
-    return again
+    return left
 
 
 def _is_product(node: object) -> bool:

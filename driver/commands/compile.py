@@ -40,8 +40,8 @@ def compile(
         typer.Option(
             "--target",
             metavar="TARGET",
-            help="A backend, with options as in 'onnxruntime{threads=2}'; cpu compiles for every installed one, times "
-            "them in turns and keeps the fastest.",
+            help="A backend, with options as in 'onnxruntime{threads=2}'; cpu compiles for those that are "
+            "installed and take seconds, cpu-all for inductor too; they are timed in turns and the fastest is kept.",
         ),
     ] = "cpu",
     passes: Annotated[

@@ -31,8 +31,18 @@ def attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, *, scale: float | None
 ) -> torch.Tensor:
     """softmax(query key^T * scale + mask) value, zero for a row that sees nothing; key heads may be grouped."""
+    if mask is not None and mask.requires_grad and not torch.is_grad_enabled():
+        # no fused kernel takes a mask that is a parameter, though nobody asks for its gradient
+        mask = mask.detach()
     grouped = query.shape[1] != key.shape[1]
     return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale, enable_gqa=grouped)
+
+
+def grouped(heads: torch.Tensor, key_heads: torch.Tensor) -> torch.Tensor:
+    """The product of [batch, heads, a, b] with [batch, key heads, b, c], each of which serves a row of heads."""
+    if heads.shape[1] == key_heads.shape[1]:
+        return heads @ key_heads
+    return (torch.unflatten(heads, 1, (key_heads.shape[1], -1)) @ key_heads.unsqueeze(2)).flatten(1, 2)
 
 
 def causal_mask(
@@ -98,42 +108,71 @@ def attention(
             raise ValueError("inputs of rank 3 need q_num_heads and kv_num_heads")
         query = split_heads(query, q_num_heads)
         key, value = split_heads(key, kv_num_heads), split_heads(value, kv_num_heads)
+    if (past_key is None) is not (past_value is None):
+        raise ValueError("past_key and past_value come together, found one of them")
+    if past_key is not None and lengths is not None:
+        raise ValueError("a past and nonpad_kv_seqlen exclude each other, found both")
+    window = _window(left_window_size, right_window_size, is_causal)
+    # the one new position of a decoding step sees all there is
+    whole = window == (-1, 0) and key.shape[2] == 1 and query.shape[2] == 1
     offset: int | torch.Tensor = 0
     if past_key is not None and past_value is not None:
         offset = past_key.shape[2]
         key, value = torch.cat([past_key, key], 2), torch.cat([past_value, value], 2)
     elif lengths is not None:
-        offset = lengths.reshape(-1) - query.shape[2]
-    rows, total = query.shape[2], key.shape[2]
-    windowed = left_window_size >= 0 or right_window_size >= 0
-    scores_wanted = outputs > 3
-    simple = not softcap and not scores_wanted and softmax_precision is None
-    if is_causal and mask is None and lengths is None and past_key is None and not windowed and simple:
-        result = functional.scaled_dot_product_attention(
-            query, key, value, is_causal=True, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
-        )
+        offset, whole = lengths.reshape(-1) - query.shape[2], False
+    if _fused(query, softcap, softmax_precision, outputs > 3):
+        if window == (-1, 0) and mask is None and lengths is None and past_key is None and not whole:
+            result = functional.scaled_dot_product_attention(
+                query, key, value, is_causal=True, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
+            )
+        else:
+            mask = _visible(mask, query, key, offset, lengths, (-1, -1) if whole else window)
+            result = attend(query, key, value, _like(mask, query), scale=scale)
         scores = None
     else:
-        mask = _padded(mask, total)
-        if is_causal:
-            mask = both(mask, causal_mask(rows, total, offset, query.device))
-        if windowed:
-            window = causal_mask(rows, total, offset, query.device, left=left_window_size, right=right_window_size)
-            mask = both(mask, window)
-        if lengths is not None:
-            filled = torch.arange(total, device=query.device) < lengths.reshape(-1, 1, 1, 1)
-            mask = both(mask, filled)
-        if simple:
-            result, scores = attend(query, key, value, _like(mask, query), scale=scale), None
-        else:
-            precision = None if softmax_precision is None else torch_dtype(softmax_precision)
-            result, scores = _spelled_out(query, key, value, mask, scale, softcap, precision, qk_matmul_output_mode)
+        mask = _visible(mask, query, key, offset, lengths, window)
+        precision = None if softmax_precision is None else torch_dtype(softmax_precision)
+        result, scores = _spelled_out(query, key, value, mask, scale, softcap, precision, qk_matmul_output_mode)
     result = merge_heads(result) if packed else result
     return result if outputs == 1 else (result, key, value, scores)
 
 
+def _fused(query: torch.Tensor, softcap: float, precision: int | None, scores: bool) -> bool:
+    """Whether torch's kernels do it: they take the softmax in float32 at least, and show no scores."""
+    enough = precision is None or query.dtype is torch.float64 or torch_dtype(precision) is not torch.float64
+    return not softcap and not scores and enough
+
+
+def _window(left: int, right: int, causal: int) -> tuple[int, int]:
+    """How far a position sees to the left and to the right, -1 for all the way."""
+    if left < -1 or right < -1:
+        raise ValueError(f"window sizes are {left} and {right}, expected -1 or more")
+    return left, 0 if causal else right
+
+
+def _visible(
+    mask: torch.Tensor | None,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    offset: int | torch.Tensor,
+    lengths: torch.Tensor | None,
+    window: tuple[int, int],
+) -> torch.Tensor | None:
+    """All that hides keys as one mask, as small as it broadcasts; None where nothing does."""
+    rows, total, (left, right) = query.shape[2], key.shape[2], window
+    mask = _padded(mask, total)
+    if left >= 0 or right >= 0:
+        mask = both(mask, causal_mask(rows, total, offset, query.device, left=left, right=right))
+    if lengths is not None:
+        mask = both(mask, torch.arange(total, device=query.device) < lengths.reshape(-1, 1, 1, 1))
+    return mask
+
+
 def _padded(mask: torch.Tensor | None, total: int) -> torch.Tensor | None:
-    """A mask shorter than the keys hides the rest."""
+    """A mask shorter than the keys hides the rest; torch's kernels take two axes or four."""
+    if mask is not None and mask.dim() in (1, 3):
+        mask = mask.unsqueeze(0)
     if mask is None or mask.shape[-1] == total:
         return mask
     hidden = False if mask.dtype is torch.bool else float("-inf")
@@ -155,11 +194,8 @@ def _spelled_out(
     mode: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention step by step, for what the fused kernel cannot do or show."""
-    repeats = query.shape[1] // key.shape[1]
-    if repeats > 1:
-        key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
     root = math.sqrt(1 / math.sqrt(query.shape[-1]) if scale is None else scale)
-    raw = (query * root) @ (key * root).transpose(-1, -2)
+    raw = grouped(query * root, (key * root).transpose(-1, -2))
     capped = torch.tanh(raw / softcap) * softcap if softcap else raw
     bias = torch.zeros((), dtype=raw.dtype, device=raw.device)
     if mask is not None:
@@ -172,7 +208,7 @@ def _spelled_out(
         blind = torch.isneginf(bias.amax(-1, keepdim=True)) if bias.dim() else torch.isneginf(bias)
         chances = torch.where(blind, 0.0, chances)
     chances = chances.to(query.dtype)
-    return chances @ value, (raw, capped, biased, chances)[mode]
+    return grouped(chances, value), (raw, capped, biased, chances)[mode]
 
 
 def rotate(

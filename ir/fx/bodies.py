@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 import onnx_ir as oir
 from torch import fx
 
-from . import control
+from . import iterate, sequence
 from .inverse import Call, UnwritableError
 
 if TYPE_CHECKING:
@@ -34,7 +34,10 @@ def _if(writer: Writer, node: fx.Node) -> Result:
     attributes = [oir.AttrGraph(f"{name}_branch", graph) for name, graph in zip(("then", "else"), graphs, strict=True)]
     call = Call("", "If", (), tuple(attributes), len(graphs[0].outputs), None)
     several = isinstance(_returned(modules[0]), tuple | list)
-    return writer.emit(node, call, [writer.needed(condition, f"{node.name}_condition", _BOOL)], several=several)
+    made = writer.emit(node, call, [writer.needed(condition, f"{node.name}_condition", _BOOL)], several=several)
+    for value, result in zip(made if isinstance(made, tuple) else (made,), graphs[0].outputs, strict=True):
+        value.type = value.type or result.type
+    return made
 
 
 def _loop(writer: Writer, node: fx.Node) -> Result:
@@ -65,6 +68,39 @@ def _scan(writer: Writer, node: fx.Node) -> Result:
             attributes.append(oir.AttrInt64s(name, list(numbers)))
     call = Call("", "Scan", (), tuple(attributes), len(graph.outputs), None)
     return writer.emit(node, call, given, several=True)
+
+
+def _batched_scan(writer: Writer, node: fx.Node) -> Result:
+    body, state, scanned, captured, lengths, backward = node.args
+    given = [writer.needed(item, f"{node.name}_{i}") for i, item in enumerate((*_row(state), *_row(scanned)))]
+    module = _owned(writer, body)
+    inner, inputs = _body(writer, module, len(given), captured)
+    graph = _graph(inner, module, inputs, f"{node.name}_body")
+    writer.faithful &= inner.faithful
+    attributes: list[oir.Attr] = [oir.AttrInt64("num_scan_inputs", len(_row(scanned))), oir.AttrGraph("body", graph)]
+    numbers = cast(Sequence[int], backward)
+    if any(numbers):
+        attributes.append(oir.AttrInt64s("directions", list(numbers)))
+    call = Call("", "Scan", (), tuple(attributes), len(graph.outputs), None)
+    return writer.emit(node, call, [writer.optional(lengths, f"{node.name}_lengths"), *given], several=True)
+
+
+def _map(writer: Writer, node: fx.Node) -> Result:
+    body, inputs, captured, _ = node.args
+    given = [writer.needed(item, f"{node.name}_{index}") for index, item in enumerate(_row(inputs))]
+    module = _owned(writer, body)
+    inner, entries = _body(writer, module, len(given), captured)
+    graph = _graph(inner, module, entries, f"{node.name}_body")
+    writer.faithful &= inner.faithful
+    call = Call("", "SequenceMap", (), (oir.AttrGraph("body", graph),), len(graph.outputs), None)
+    return writer.emit(node, call, given, several=True)
+
+
+def _optional(writer: Writer, node: fx.Node) -> Result:
+    if not node.args:
+        raise UnwritableError(f"{node.name} is an empty optional, whose type the graph does not say")
+    call = Call("", "Optional", (), (), 1, None)
+    return writer.emit(node, call, [writer.needed(node.args[0], node.name)], several=False)
 
 
 def _body(writer: Writer, module: fx.GraphModule, count: int, captured: object) -> tuple[Writer, list[oir.Value]]:
@@ -99,7 +135,10 @@ def _row(values: object) -> Sequence[object]:
 
 
 CONTROL: Mapping[object, Callable[[Writer, fx.Node], Result]] = {
-    control.branch: _if,
-    control.loop: _loop,
-    control.scan: _scan,
+    iterate.branch: _if,
+    iterate.loop: _loop,
+    iterate.scan: _scan,
+    iterate.batched_scan: _batched_scan,
+    sequence.sequence_map: _map,
+    sequence.optional: _optional,
 }

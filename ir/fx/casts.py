@@ -10,7 +10,6 @@ import torch
 from .dtypes import FLOAT8, TORCH, torch_dtype
 from .lowering import Lowering, Table, standard
 
-
 _LIMITS = {
     oir.DataType.INT4: (-8, 7),
     oir.DataType.UINT4: (0, 15),

@@ -69,6 +69,11 @@ def where(condition: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Te
     return torch.where(condition, a, b)
 
 
+def erf(x: torch.Tensor) -> torch.Tensor:
+    """Integers stay what they are."""
+    return torch.erf(x) if x.is_floating_point() else torch.erf(x).to(x.dtype)
+
+
 def gelu(x: torch.Tensor, *, approximate: str = "none") -> torch.Tensor:
     return functional.gelu(x, approximate=approximate)
 
@@ -174,7 +179,7 @@ ELEMENTWISE: Table = standard(
         "Div": div,
         "Elu": elu,
         "Equal": torch.eq,
-        "Erf": torch.erf,
+        "Erf": erf,
         "Exp": torch.exp,
         "Floor": torch.floor,
         "Gelu": gelu,

@@ -13,6 +13,7 @@ from torch import fx
 from ..errors import ModelError, UnsupportedError
 from ..text import place, spelled
 from . import host
+from .check import check
 from .coverage import domain_of, missing, opset_of, refuse, snake
 from .edge import holds_numbers
 from .host import HOST
@@ -72,11 +73,29 @@ def to_fx(model: oir.Model, *, copy: bool = False) -> fx.GraphModule:
     return module
 
 
+FAILURES = (
+    RuntimeError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AssertionError,
+    ArithmeticError,
+    AttributeError,
+    MemoryError,
+)
+"""What Python and torch raise over a node that cannot be read; a KeyError is a text that no table has."""
+
+MOST_NODES = 1 << 20
+
+
 class _Emitter:
     """Walks graphs and writes FX nodes."""
 
     def __init__(self, model: oir.Model) -> None:
         self.functions = model.functions
+        count = _unfolded(model, model.graph, {}, ())
+        if count > MOST_NODES:
+            raise ModelError(f"the calls of functions unfold to {count} nodes; at most {MOST_NODES} are inlined")
 
     def nodes(self, graph: oir.Graph | oir.Function | Sequence[oir.Node], scope: Scope) -> None:
         """Emit the nodes of a graph, a subgraph or a function, or some of them, into a scope."""
@@ -89,7 +108,7 @@ class _Emitter:
         for node in graph:
             try:
                 results = self._node(node, scope)
-            except (TypeError, ValueError, IndexError, AssertionError, ArithmeticError) as error:
+            except FAILURES as error:
                 raise ModelError(f"{place(node)}: the op cannot be read: {error}") from error
             for value, held in zip(node.outputs, results, strict=False):
                 scope.values[value] = held
@@ -106,6 +125,8 @@ class _Emitter:
         while inputs and inputs[-1] is None:
             inputs.pop()
         attributes = _attributes(node, scope)
+        if domain == "":
+            check(node, attributes, inputs)
         if _has_text(node, inputs, attributes):
             lowering = lookup(TEXT, domain, node.op_type, opset)
             if lowering is None:
@@ -145,6 +166,26 @@ class _Emitter:
             inner.names[value] = scope.name(wanted)
         self.nodes(function, inner)
         return [inner.get(value) for value in function.outputs]
+
+
+def _unfolded(
+    model: oir.Model,
+    scope: oir.Graph | oir.Function,
+    known: dict[oir.OperatorIdentifier, int],
+    calls: tuple[oir.OperatorIdentifier, ...],
+) -> int:
+    """How many nodes a graph has once functions are inlined; a call that comes back to itself counts as one."""
+    total = 0
+    for node in scope.all_nodes():
+        total += 1
+        name = node.op_identifier()
+        function = model.functions.get(name)
+        if function is None or name in calls:
+            continue
+        if name not in known:
+            known[name] = _unfolded(model, function, known, (*calls, name))
+        total += known[name]
+    return total
 
 
 def _on_device(
@@ -213,9 +254,17 @@ def _on_host(
     if lowering.many:
         extra["outputs"] = len(wanted)
     if known:
-        value = lowering.function(*args, **extra)
+        try:
+            value = lowering.function(*args, **extra)
+        except host.NoFormError:
+            return None
         values = value if lowering.many and len(wanted) > 1 else (value,)
         assert isinstance(values, tuple)
+        if not all(_fits(part, dtype) for part in values):
+            return None
+        # an empty list does not say what the other axes of a table are
+        if any(held.literal and host.rank(held.value) > 1 and not host.flat(part) for held in given for part in values):  # type: ignore[arg-type]
+            return None
         return [OnHost(part, dtype, True, scope.name(out)) for part, out in zip(values, wanted, strict=False)]
     call = _call(lowering.function, args, extra, node, wanted, scope)
     call.meta["onnx"] = _origin(node, inputs, scope)
@@ -237,6 +286,14 @@ def _type(value: oir.Value | None, held: Held | None) -> oir.DataType | None:
     if isinstance(held, OnDevice) and (kind := held.node.meta.get("onnx_type")) is not None:
         return cast(oir.TypeProtocol, kind).dtype
     return None if value is None else value.dtype
+
+
+def _fits(value: object, dtype: oir.DataType) -> bool:
+    """Whether the type holds the numbers; where one is too large it wraps around, which tensors do."""
+    if dtype is oir.DataType.BOOL:
+        return True
+    limit = 1 << (dtype.bitwidth - 1)
+    return all(-limit <= int(leaf) < limit for leaf in host.flat(value))  # type: ignore[arg-type]
 
 
 def _few(given: Sequence[OnHost]) -> bool:

@@ -86,11 +86,18 @@ def _taken(model: ir.Model, module: torch.fx.GraphModule, sizes: dict[str, int])
     """The sizes, or larger ones where the model wants more: a window of sound, say. As they are where none fit."""
     allowed = ranges(model)
     batches = {str(value.shape[0]) for value in model.graph.inputs if value.shape is not None and value.shape.rank()}
-    for scale in (1, 8, 64, 512):
-        grown = {name: size if name in batches else size * scale for name, size in sizes.items()}
-        larger = {name: clip(size, allowed.get(name, (1, None))) for name, size in grown.items()}
-        if _runs(model, module, larger):
-            return larger
+
+    def grown(scale: int) -> dict[str, int]:
+        larger = {name: size if name in batches else size * scale for name, size in sizes.items()}
+        return {name: clip(size, allowed.get(name, (1, None))) for name, size in larger.items()}
+
+    if _runs(model, module, sizes):
+        return sizes
+    for scale in (8, 64, 512):
+        # twice what is enough, if it can be: at the least size there are sizes of 1 inside, which torch would fix
+        for found in (grown(2 * scale), grown(scale)):
+            if _runs(model, module, found):
+                return found
     return sizes
 
 

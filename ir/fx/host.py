@@ -48,7 +48,13 @@ def flat(value: Nested) -> list[Leaf]:
     return [leaf for item in value for leaf in flat(item)]
 
 
+class NoFormError(ValueError):
+    """Nested lists have no form of this shape: below an axis of length 0 there are none."""
+
+
 def nest(leaves: list[Leaf], dims: Sequence[int]) -> Nested:
+    if any(isinstance(size, int) and size == 0 for size in dims[:-1]):
+        raise NoFormError(f"shape arithmetic has no form of shape {list(dims)}")
     if not dims:
         return leaves[0]
     step = math.prod(dims[1:])
@@ -252,8 +258,10 @@ def split(
     place, sizes = axis % rank(a), split
     if sizes is None:
         total, parts = extent(a)[place], num_outputs or outputs
+        if parts < 1:
+            raise ValueError(f"num_outputs is {parts}; expected at least 1")
         step = -(-total // parts)
-        sizes = [max(min(step, total - i * step), 0) for i in range(parts)]
+        sizes = [max(min(step, total - i * step), 0) for i in range(min(parts, outputs))]
     bounds = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
     pieces = tuple(
         _along(partial(_sliced, start=bounds[i], end=bounds[i + 1], step=1), a, place) for i in range(len(sizes))
@@ -277,7 +285,7 @@ def filled(dims: list[int], *, value: Literal = ZERO) -> Nested:
     return nest([leaf] * math.prod(dims), dims)
 
 
-def arange(start: int, limit: int, delta: int) -> Nested:
+def arange(start: int, limit: int, delta: int, *, stash_type: int = 1) -> Nested:
     return list(range(start, limit, delta))
 
 

@@ -21,11 +21,15 @@ def gather(data: torch.Tensor, indices: torch.Tensor | int | list[int], *, axis:
     if isinstance(indices, int):
         return data.select(axis, indices)
     place = axis % data.dim()
-    index = torch.tensor(indices, device=data.device) if isinstance(indices, list) else indices.long()
+    index = indices.long() if isinstance(indices, torch.Tensor) else _places(indices, data.device)
     if index.dim() == 0:
         # indexing by a scalar tensor would read it back
         return data.index_select(place, _forward(index, data.shape[place]).reshape(1)).squeeze(place)
     return data[(slice(None),) * place + (index,)]
+
+
+def _places(indices: list[int], device: torch.device) -> torch.Tensor:
+    return torch.tensor(indices, dtype=torch.int64, device=device)
 
 
 def gather_elements(data: torch.Tensor, indices: torch.Tensor, *, axis: int = 0) -> torch.Tensor:
@@ -69,7 +73,7 @@ def scatter_nd(
         row = row * n + _forward(indices[..., i], n)
     table = data.reshape(math.prod(dims), rest)
     index = row.reshape(-1, 1).expand(-1, rest)
-    table = table.scatter_reduce(0, index, updates.reshape(-1, rest), _REDUCTIONS[reduction])
+    table = table.scatter_reduce(0, index, updates.reshape(row.numel(), rest), _REDUCTIONS[reduction])
     return table.reshape(data.shape)
 
 
@@ -115,17 +119,26 @@ def _first(value: object) -> float:
 def cum_sum(x: torch.Tensor, axis: list[int] | int, *, exclusive: int = 0, reverse: int = 0) -> torch.Tensor:
     place = axis[0] if isinstance(axis, list) else axis
     y = x.flip(place) if reverse else x
+    if exclusive:
+        # not the sum less the element, which is NaN where that is infinite
+        y = _delayed(y, place, 0)
     result = y.cumsum(place).to(x.dtype)
-    result = result - y if exclusive else result
     return result.flip(place) if reverse else result
+
+
+def _delayed(x: torch.Tensor, axis: int, first: int) -> torch.Tensor:
+    """One place later, `first` in the first; the last falls out."""
+    if isinstance(x.shape[axis], int) and x.shape[axis] == 0:
+        return x
+    begin = torch.full_like(x.narrow(axis, 0, 1), first)
+    return torch.cat([begin, x.narrow(axis, 0, x.shape[axis] - 1)], axis)
 
 
 def cum_prod(x: torch.Tensor, axis: list[int] | int, *, exclusive: int = 0, reverse: int = 0) -> torch.Tensor:
     place = axis[0] if isinstance(axis, list) else axis
     y = x.flip(place) if reverse else x
     if exclusive:
-        first = torch.ones_like(y.narrow(place, 0, 1))
-        y = torch.cat([first, y.narrow(place, 0, y.shape[place] - 1)], place)
+        y = _delayed(y, place, 1)
     result = y.cumprod(place).to(x.dtype)
     return result.flip(place) if reverse else result
 
@@ -174,8 +187,11 @@ def constant_of_shape(dims: Sequence[int], *, value: Literal = ZERO, like: torch
     return torch.full(list(dims), leaf, dtype=torch_dtype(value.dtype), device=device)
 
 
-def arange(start: object, limit: object, delta: object, *, like: torch.Tensor | None = None) -> torch.Tensor:
-    """In the inputs' type; plain ints are int64 and plain floats float32."""
+def arange(
+    start: object, limit: object, delta: object, *, stash_type: int = 1, like: torch.Tensor | None = None
+) -> torch.Tensor:
+    """In the inputs' type; plain ints are int64 and plain floats float32. torch counts half types in float32 or wider,
+    whatever `stash_type` says."""
     given = [value for value in (start, limit, delta) if isinstance(value, torch.Tensor)]
     dtype = given[0].dtype if given else None
     device = given[0].device if given else like.device if like is not None else None

@@ -25,7 +25,16 @@ it returns takes the value's place for everything that runs after."""
 LIMIT = 8 << 30
 """Bytes that one value may take unless the interpreter is told otherwise."""
 
-_FAILURES = (RuntimeError, IndexError, ValueError, TypeError, AssertionError, ArithmeticError)
+_FAILURES = (
+    RuntimeError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AssertionError,
+    ArithmeticError,
+    AttributeError,
+    MemoryError,
+)
 
 
 class Interpreter:

@@ -19,7 +19,7 @@ from .coverage import snake
 from .host import HOST
 from .lowering import Function, HostLowering, Key, Literal, Lowering, lookup
 from .scope import Origin
-from .table import DEVICE, UNSIGNED
+from .table import DEVICE, TEXT, UNSIGNED
 
 
 class UnwritableError(Exception):
@@ -108,7 +108,8 @@ def _row(function: Function, origin: Origin | None, opsets: Mapping[str, int]) -
 
 
 def _rows(domain: str, op: str, opset: int) -> tuple[Row | None, ...]:
-    return lookup(DEVICE, domain, op, opset), lookup(UNSIGNED, domain, op, opset), lookup(HOST, domain, op, opset)
+    tables: tuple[Mapping[Key, Row], ...] = (DEVICE, UNSIGNED, TEXT, HOST)
+    return tuple(lookup(table, domain, op, opset) for table in tables)
 
 
 @functools.cache
@@ -126,6 +127,10 @@ def _inverse() -> Mapping[Function, tuple[Key, ...]]:
 def _attribute(name: str, value: object, schema: onnx.defs.OpSchema | None) -> oir.Attr:
     if isinstance(value, Literal):
         dtype = oir.DataType(value.dtype)
+        if dtype is oir.DataType.STRING:
+            texts = np.array(value.values, object)
+            items = [text.encode() if isinstance(text, str) else text for text in texts.ravel()]
+            return oir.AttrTensor(name, oir.StringTensor(items, shape=oir.Shape(texts.shape)))
         return oir.AttrTensor(name, oir.Tensor(np.array(value.values, dtype.numpy()), dtype=dtype))
     kind = (
         oir.AttributeType[str(schema.attributes[name].type).rpartition(".")[2]]
@@ -185,7 +190,7 @@ def output_type(call: Call, index: int, types: Sequence[oir.DataType | None]) ->
     if target:
         return oir.DataType(target)
     if call.schema is None or not call.schema.outputs:
-        return types[0] if types else None
+        return None
     outputs = call.schema.outputs
     variable = outputs[min(index, len(outputs) - 1)].type_str
     for other, dtype in enumerate(types):

@@ -43,7 +43,10 @@ class Limit(TorchDispatchMode):  # type: ignore[no-untyped-call,unused-ignore]
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if _bound(args) * _bound(tuple(kwargs.values())) * _WIDEST > self.cap:
+        bound = _bound(args) * _bound(tuple(kwargs.values())) * _WIDEST
+        if not args or not isinstance(args[0], torch.Tensor):
+            bound *= _steps(args)
+        if bound > self.cap:
             self._check(func, args, kwargs)
         return func(*args, **kwargs)
 
@@ -67,9 +70,13 @@ def _bound(values: object) -> float:
         return max(1, values.numel())
     if isinstance(values, list | tuple):
         return math.prod(map(_bound, values))
-    if isinstance(values, float) and values:
-        return max(abs(values), 1 / abs(values), 1) if math.isfinite(values) else math.inf
     return max(1, abs(values)) if type(values) is int else 1
+
+
+def _steps(values: Sequence[object]) -> float:
+    """As `_bound` for the floats of ops that make a tensor out of numbers: a range is as long as its step is small."""
+    given = [abs(value) for value in values if isinstance(value, float) and value]
+    return math.prod(max(value, 1 / value) if math.isfinite(value) else math.inf for value in given)
 
 
 def _meta(value: Any) -> Any:

@@ -41,7 +41,7 @@ def _times(x: torch.Tensor, factor: float) -> torch.Tensor:
 
 
 def einsum(*operands: torch.Tensor, equation: str) -> torch.Tensor:
-    return torch.einsum(equation.replace(" ", ""), *operands)
+    return torch.einsum(equation.replace(" ", ""), *operands).to(operands[0].dtype)
 
 
 def same_padding(sizes: Ints, kernel: Ints, strides: Ints, dilations: Ints, *, upper: bool) -> list[tuple[int, int]]:

@@ -121,7 +121,7 @@ def _trained(
         now_mean, now_variance = data.to(wide).mean(axes), data.to(wide).var(axes, correction=0)
     dims = [-1, *[1] * (data.dim() - 2)]
     none = isinstance(data.shape[1], int) and data.shape[1] == 0
-    if none or torch.is_grad_enabled() and (now_mean.requires_grad or now_variance.requires_grad):
+    if none or (torch.is_grad_enabled() and (now_mean.requires_grad or now_variance.requires_grad)):
         # torch's kernel has no derivative by the statistics, and does not take no channels
         factor = (now_variance.to(wide) + epsilon).rsqrt() * scale.to(wide)
         offset = bias.to(wide) - now_mean.to(wide) * factor
@@ -140,6 +140,8 @@ def _trained(
 
 
 def instance_norm(x: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor, *, epsilon: float = 1e-5) -> torch.Tensor:
+    if isinstance(x.shape[1], int) and x.shape[1] == 0:
+        return torch.zeros_like(x)
     # not functional.group_norm, which refuses channels of one element
     return torch.group_norm(x, x.shape[1], scale, bias, epsilon)
 

@@ -22,9 +22,9 @@ from opset {oldest} to {newest} (onnx {version}), {covered} have a lowering, eac
 a model's opset asks for. A model with an op that has none is refused, with the places of all such ops
 (`UnsupportedError`).
 
-**since** lists the versions of an operator's definition from opset {oldest} on; **rows** the versions at which our table
-starts a row of its own, where one row does not serve all of them. **host** marks ops that are also computed on Python
-ints, for shape arithmetic. **by** is the function that computes it.
+**since** lists the versions of an operator's definition from opset {oldest} on; **rows** the versions at which our
+table starts a row of its own, where one row does not serve all of them. **host** marks ops that are also computed on
+Python ints, for shape arithmetic. **by** is the function that computes it.
 """
 
 

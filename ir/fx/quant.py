@@ -90,7 +90,9 @@ def dequantize(
 
 def dynamic_quantize(x: Tensor, *, outputs: int) -> object:
     """x over its own range, widened to hold zero, as uint8; scale and zero point."""
-    low, high = x.amin().clamp(max=0), x.amax().clamp(min=0)
+    # the range holds zero; torch has no extremes of nothing
+    wide = x.new_zeros(1) if isinstance(x.numel(), int) and x.numel() == 0 else x
+    low, high = wide.amin().clamp(max=0), wide.amax().clamp(min=0)
     scale = (high - low) / 255
     scale = torch.where(scale == 0, 1.0, scale)
     zero = torch.round(-low / scale).clamp(0, 255)

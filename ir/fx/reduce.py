@@ -150,6 +150,12 @@ def _arg(x: torch.Tensor, axis: int, keepdims: int, last: int, *, largest: bool)
     return x.shape[axis] - 1 - place if last else place
 
 
+def determinant(x: torch.Tensor) -> torch.Tensor:
+    """Of each matrix [..., n, n]; torch has none of half types."""
+    found: torch.Tensor = torch.linalg.det(x if x.dtype in (torch.float32, torch.float64) else x.float())
+    return found.to(x.dtype)
+
+
 _REDUCTIONS: dict[str, Callable[..., torch.Tensor]] = {
     "ReduceL1": reduce_l1,
     "ReduceL2": reduce_l2,
@@ -167,5 +173,6 @@ REDUCE: Table = standard(
         **{op: Lowering(function=function, ints=(1,)) for op, function in _REDUCTIONS.items()},
         "ArgMax": arg_max,
         "ArgMin": arg_min,
+        "Det": determinant,
     }
 )

@@ -187,6 +187,8 @@ class Body:
         if isinstance(held, OnHost) and held.dtype is not oir.DataType.INT32:
             return held.value
         if isinstance(held, Stored) and held.tensor.dtype is oir.DataType.FLOAT and held.tensor.size <= SMALL:
+            if held.tensor.size == 0 and len(held.tensor.shape) > 1:
+                return self.tensor(held)
             return held.tensor.numpy().tolist()
         return self.tensor(held)
 

@@ -13,8 +13,9 @@ import onnx_ir as oir
 import torch
 
 from ..text import place
-from .control import EmitNodes, Form, Module
+from .control import EmitNodes, Form
 from .host import Nested, flat
+from .iterate import Module
 from .lowering import Key, Lowering, Table, standard
 from .scope import Body, Held, OnDevice, Scope
 

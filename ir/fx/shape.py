@@ -52,8 +52,14 @@ def unsqueeze(x: torch.Tensor, axes: Ints | int) -> torch.Tensor:
 
 
 def squeeze(x: torch.Tensor, axes: Ints | int | None = None) -> torch.Tensor:
+    """Raises ValueError for an axis that is longer than 1, which torch would leave alone."""
     places = _list(axes)
-    return x.squeeze() if places is None else x.squeeze(places)
+    if places is None:
+        return x.squeeze()
+    for place in places:
+        if isinstance(x.shape[place], int) and x.shape[place] != 1:
+            raise ValueError(f"axis {place} of size {x.shape[place]} cannot be squeezed")
+    return x.squeeze(places)
 
 
 def concat(*parts: torch.Tensor, axis: int) -> torch.Tensor:
@@ -68,10 +74,17 @@ def split(
     if sizes is None:
         count = num_outputs or outputs
         total = x.shape[axis]
+        if count < 1:
+            raise ValueError(f"num_outputs is {count}; expected at least 1")
         step = -(-total // count)
-        sizes = [step] * (count - 1) + [total - step * (count - 1)]
+        if isinstance(total, int):
+            # what nobody asks for stays one piece
+            sizes = [max(min(step, total - step * i), 0) for i in range(min(count, outputs))]
+            sizes.append(total - sum(sizes))
+        else:
+            sizes = [step] * (count - 1) + [total - step * (count - 1)]
     parts = tuple(torch.split(x, list(sizes), axis))
-    return parts[0] if outputs == 1 else parts
+    return parts[0] if outputs == 1 else parts[:outputs]
 
 
 def slice_(
@@ -119,9 +132,18 @@ def pad(
             return torch.where(inside, functional.pad(x, flat), value.reshape(()))
         return functional.pad(x, flat, value=_scalar(value))
     for axis, (before, after) in amounts.items():
+        x, before, after = _cropped(x, axis, before, after)
         if (before, after) != (0, 0):
             x = x.index_select(axis, _pad_index(x.shape[axis], before, after, mode, x.device))
     return x
+
+
+def _cropped(x: torch.Tensor, axis: int, before: int, after: int) -> tuple[torch.Tensor, int, int]:
+    """What is below zero taken off, so that the rest is repeated."""
+    low, high = (-amount if isinstance(amount, int) and amount < 0 else 0 for amount in (before, after))
+    if low or high:
+        x = x.narrow(axis, low, x.shape[axis] - low - high)
+    return x, before + low, after + high
 
 
 def _pad_index(n: int, before: int, after: int, mode: str, device: torch.device) -> torch.Tensor:

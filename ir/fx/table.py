@@ -11,8 +11,10 @@ from .control import FORMS as CONTROL
 from .control import Form
 from .detection import DETECTION
 from .elementwise import ELEMENTWISE
+from .flex import FLEX
 from .index import INDEX
 from .linear import LINEAR
+from .linear_attention import LINEAR_ATTENTION
 from .loss import LOSS
 from .lowering import Key, Table, merged
 from .ml import ML
@@ -44,7 +46,7 @@ FAMILIES: dict[str, Table] = {
     "Resampling": RESIZE,
     "Images": SPATIAL,
     "Detection": DETECTION,
-    "Attention": ATTENTION,
+    "Attention": merged(ATTENTION, LINEAR_ATTENTION),
     "Recurrence": RECURRENT,
     "Quantization": QUANT,
     "Signals": SIGNAL,
@@ -62,4 +64,4 @@ TEXT: Table = text_table(DEVICE)
 """What takes the place of a row where an input is a tensor of strings."""
 UNSIGNED: Table = unsigned_table(DEVICE)
 """What takes the place of a row where an input is of an unsigned type that torch has few kernels for."""
-FORMS: Mapping[Key, Form] = merged(CONTROL, SEQUENCE_FORMS, TRAINING_FORMS)
+FORMS: Mapping[Key, Form] = merged(CONTROL, SEQUENCE_FORMS, TRAINING_FORMS, FLEX)

@@ -10,7 +10,8 @@ import torch
 
 from ..errors import ModelError
 from ..text import place
-from .control import EmitNodes, Form, Module
+from .control import EmitNodes, Form
+from .iterate import Module
 from .lowering import Key, Lowering, Table, standard
 from .scope import Body, Held, OnDevice, Scope
 

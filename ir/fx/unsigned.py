@@ -56,7 +56,6 @@ def narrowed(y: Tensor, dtype: torch.dtype, read: Read) -> Tensor:
 
 def _divided(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Quotient and remainder of uint64, given and returned as int64 of the same bits."""
-    a, b = torch.broadcast_tensors(a, b)
     # a >> 1 is not negative, and twice its quotient falls short of the quotient of a by at most 1; a divisor of 2^63
     # or more, negative here, goes in at most once
     half = torch.div((a >> 1) & ~_LEAST, torch.where(b < 0, 1, b), rounding_mode="floor") << 1

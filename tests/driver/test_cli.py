@@ -222,7 +222,8 @@ def test_backends_say_what_is_installed_and_their_options(cli: Cli) -> None:
     row = next(row for row in rows if row["name"] == "onnxruntime")
     assert row["version"]
     assert {"name": "threads", "type": "int", "default": "0"} in row["options"]
-    assert document["groups"] == {"cpu": ["onnxruntime", "openvino", "torch"]}
+    quick = ["onnxruntime", "openvino", "torch"]
+    assert document["groups"] == {"cpu": quick, "cpu-all": [*quick, "inductor"]}
 
 
 def test_describe_spells_types_and_defaults_as_they_are_written() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir
 import onnxruntime
-from tersor.ir.repair import mend
+from tersor.ir.repair import mend, part_names
 from tersor.ir.text import graph, lines
 
 INPUTS = {"x": "float[batch, 2, sequence, 4]", "a": "float[1, sequence, 2]"}
@@ -33,3 +33,11 @@ def test_leaves_caches_of_the_right_batch_and_positions_alone() -> None:
         before = lines(model)
         mend(model)
         assert lines(model) == before
+
+
+def test_parts_the_names_of_weights_and_values() -> None:
+    model = graph("h = Add(x, val_1)", "y = Mul(h, val_1)", val_1=np.ones(2, np.float32))
+    (first, _) = model.graph
+    first.outputs[0].name = "val_1"
+    part_names(model)
+    assert lines(model) == ["val_1_1 = Add(x, val_1)", "y = Mul(val_1_1, val_1)"]

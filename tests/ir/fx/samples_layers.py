@@ -79,6 +79,22 @@ ATTENTION: tuple[Sample, ...] = (
         )
         for n in (0, 1)
     ),
+    sample(
+        "(y, s) = LinearAttention{q_num_heads=2, kv_num_heads=2}(q, k, v, p, d, b)",
+        **dict.fromkeys("qkv", "double[1, 3, 4]"),
+        p="double[1, 2, 2, 2]",
+        d="double[1, 3, 2] -0.9..-0.1",
+        b="double[1, 3, 2] 0.1..0.9",
+        opset=27,
+    ),
+    sample(
+        "(y, s) = CausalConvWithState{activation='silu'}(x, w, b, p)",
+        x="double[1, 2, 4]",
+        w="double[2, 1, 3]",
+        b="double[2]",
+        p="double[1, 2, 2]",
+        opset=27,
+    ),
 )
 
 

@@ -32,6 +32,7 @@ ELEMENTWISE: tuple[Sample, ...] = (
     *(sample(f"y = {op}(a, b, c)", a=X, b="double[3]", c="double[1] 2..2") for op in ("Sum", "Mean")),
     *(sample(f"y = {op}(x)", x="double[2, 3] 1.2..2") for op in ("Acosh", "Log", "Sqrt")),
     sample("y = Gelu{approximate='tanh'}(x)", x=X),
+    sample("y = SwiGLU(g, x)", g=X, x=X, opset=28),
     sample("y = PRelu(x, s)", x=X, s="double[3]"),
     sample("y = Pow(x, e)", x="double[2, 3] 0.5..2", e="double[3]"),
     sample("y = Pow(x, 3.0)", x=X),
@@ -102,6 +103,7 @@ PRODUCTS: tuple[Sample, ...] = (
     sample(
         "y = Gemm{transA=1, transB=1, alpha=0.5, beta=2.0}(a, b, c)", a="double[3, 2]", b="double[4, 3]", c="double[4]"
     ),
+    sample("y = Det(x)", x="double[2, 3, 3]"),
     sample("y = Einsum{equation='bij,bjk->ik'}(a, b)", a="double[2, 2, 3]", b="double[2, 3, 2]"),
     sample("y = Conv{pads=[1, 0, 0, 1], strides=[2, 1]}(x, w, b)", x=IMAGE, w="double[2, 2, 2, 2]", b="double[2]"),
     sample("y = Conv{group=2}(x, w)", x="double[1, 2, 4]", w="double[2, 1, 2]"),

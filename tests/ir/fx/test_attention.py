@@ -9,6 +9,7 @@ import pytest
 import torch
 from tersor.ir.fx import Interpreter, to_fx
 from tersor.ir.text import graph
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Check = Callable[..., dict[str, np.ndarray]]
 BATCH, HEADS, ROWS, TOTAL, HEAD = 2, 4, 3, 5, 8
@@ -38,7 +39,9 @@ def test_options_and_grouped_heads(options: str, key_heads: int) -> None:
     reference(graph(f"y = Attention{options}(q, k, v)"), qkv(key_heads))
 
 
-@pytest.mark.parametrize("shape", [(ROWS, TOTAL), (HEADS, ROWS, TOTAL), (BATCH, 1, 1, TOTAL), (BATCH, 1, ROWS, TOTAL)])
+@pytest.mark.parametrize(
+    "shape", [(TOTAL,), (ROWS, TOTAL), (HEADS, ROWS, TOTAL), (BATCH, 1, 1, TOTAL), (BATCH, 1, ROWS, TOTAL)]
+)
 @pytest.mark.parametrize("kind", ["bool", "float"])
 @pytest.mark.parametrize("causal", [0, 1])
 def test_masks_broadcast(shape: tuple[int, ...], kind: str, causal: int) -> None:
@@ -109,3 +112,88 @@ def test_rotary_embedding(interleaved: int, width: int) -> None:
     packed = {**feeds, "x": x.transpose(0, 2, 1, 3).reshape(BATCH, ROWS, -1)}
     line = f"y = RotaryEmbedding{{{options}, num_heads={HEADS}}}(x, c, s, p)"
     reference(graph(line, inputs={"p": "int64"}), packed)
+
+
+@pytest.mark.parametrize("window", [(2, 0), (0, 1), (-1, 2), (3, -1), (1, 1)])
+@pytest.mark.parametrize("causal", [0, 1])
+@pytest.mark.parametrize("past", [False, True])
+def test_windows(window: tuple[int, int], causal: int, past: bool) -> None:
+    rng = np.random.default_rng(4)
+    options = f"is_causal={causal}, left_window_size={window[0]}, right_window_size={window[1]}"
+    if past:
+        shape = (BATCH, HEADS, 4, HEAD)
+        cache = {name: rng.standard_normal(shape, np.float32) for name in ("pk", "pv")}
+        model = graph(f"(y, key, value) = Attention{{{options}}}(q, k, v, _, pk, pv)", opset=25)
+        reference(model, {**qkv(), **cache})
+    else:
+        reference(graph(f"y = Attention{{{options}}}(q, k, v)", opset=25), qkv())
+
+
+@pytest.mark.parametrize("causal", [0, 1])
+@pytest.mark.parametrize("mask", [False, True])
+def test_a_cache_filled_from_outside(causal: int, mask: bool) -> None:
+    """The second sequence has fewer positions than queries, so that some rows see nothing."""
+    lengths = np.array([TOTAL, ROWS - 1])
+    shown = {"m": np.random.default_rng(5).random((BATCH, 1, ROWS, TOTAL)) < 0.7} if mask else {}
+    text = f"y = Attention{{is_causal={causal}}}(q, k, v, {'m' if mask else '_'}, _, _, n)"
+    model = graph(text, inputs={"n": "int64", **dict.fromkeys(shown, "bool")}, opset=24)
+    reference(model, {"n": lengths, **shown, **qkv()})
+
+
+@pytest.mark.parametrize("precision", [1, 10, 11])
+def test_a_softmax_of_at_least_float32_stays_fused(precision: int) -> None:
+    module = to_fx(graph(f"y = Attention{{softmax_precision={precision}}}(q, k, v)"))
+    program = torch.export.export(module, tuple(torch.from_numpy(value) for value in qkv().values()))
+    names = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    assert ("aten.scaled_dot_product_attention.default" in names) is (precision != 11)
+    reference(graph(f"y = Attention{{softmax_precision={precision if precision != 10 else 1}}}(q, k, v)"), qkv())
+
+
+def test_a_decoding_step_has_no_mask() -> None:
+    rng = np.random.default_rng(6)
+    line = "(y, key, value) = Attention{is_causal=1}(q, k, v, _, pk, pv)"
+    feeds = {name: rng.standard_normal((BATCH, HEADS, 1, HEAD), np.float32) for name in "qkv"}
+    feeds |= {name: rng.standard_normal((BATCH, HEADS, 4, HEAD), np.float32) for name in ("pk", "pv")}
+    model = graph(line)
+    reference(model, feeds)
+    named = {f"{'past_' * (len(name) > 1)}{name[-1]}": torch.from_numpy(value) for name, value in feeds.items()}
+    program = torch.export.export(to_fx(model), tuple(named.values()))
+    (call,) = [node for node in program.graph.nodes if "scaled_dot_product" in str(node.target)]
+    assert len(call.args) == 3
+    assert not call.kwargs.get("is_causal")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("y = Attention{q_num_heads=4}(p, p, p)", "rank 3 need q_num_heads and kv_num_heads"),
+        ("y = Attention(q, k, v, _, k)", "past_key and past_value come together"),
+        ("y = Attention(q, k, v, _, k, v, n)", "exclude each other"),
+        ("y = Attention{left_window_size=-2}(q, k, v)", "window sizes are -2 and -1"),
+    ],
+)
+def test_inputs_that_contradict_each_other(line: str, message: str) -> None:
+    feeds = {"p": np.zeros((BATCH, ROWS, 32), np.float32), "n": np.array([1, 1]), **qkv()}
+    model = graph(line, inputs={"n": "int64"} if ", n)" in line else {}, opset=25)
+    names = {value.name for value in model.graph.inputs}
+    with pytest.raises(Exception, match=message):
+        Interpreter(to_fx(model)).run({name: value for name, value in feeds.items() if name in names})
+
+
+@pytest.mark.parametrize(
+    ("call", "key_heads", "mask"),
+    [
+        ("Attention(q, k, v)", HEADS, None),
+        ("Attention{is_causal=1}(q, k, v)", 2, None),
+        ("Attention{is_causal=1, left_window_size=2}(q, k, v)", 2, None),
+        ("Attention(q, k, v, m)", HEADS, np.ones(TOTAL, bool)),
+        ("Attention(q, k, v, m)", 2, np.ones((ROWS, TOTAL), bool)),
+        ("Attention(q, k, v, m)", HEADS, np.zeros((HEADS, ROWS, TOTAL), np.float32)),
+        ("Attention(q, k, v, m)", 2, np.ones((BATCH, 1, 1, TOTAL), bool)),
+    ],
+)
+def test_reaches_the_flash_kernel(call: str, key_heads: int, mask: np.ndarray | None) -> None:
+    """torch refuses to run where no kernel but flash is allowed and it does not fit."""
+    module = to_fx(graph(f"y = {call}", opset=25, **({} if mask is None else {"m": mask})))
+    with torch.no_grad(), sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        assert module(*(torch.from_numpy(value) for value in qkv(key_heads).values())).shape[-1] == HEAD

@@ -103,3 +103,24 @@ def test_qlinear_matmul_and_conv(check: Check) -> None:
         "d = ConvInteger(i, w, z)",
     )
     check(*lines, x="float[1]", constants=constants)
+
+
+@pytest.mark.parametrize("precision", [0, 1])
+def test_the_quotient_has_the_type_of_the_scale(precision: int) -> None:
+    """Near a half, float16 and float32 round to different sides."""
+    rng = np.random.default_rng(1)
+    x, scale = rng.standard_normal(4096).astype(np.float16), np.float16(0.0123)
+    told = f"{{precision={precision}}}" if precision else ""
+    model = graph(f"q = QuantizeLinear{told}(x, s, z)", inputs={"x": "float16[4096]"}, s=scale, z=np.int8(0))
+    reference(model, {"x": x})
+
+
+@pytest.mark.parametrize("kind", ["float6e2m3", "float6e3m2", "float4e2m1", "float8e4m3fn"])
+def test_quantize_to_small_floats(kind: str) -> None:
+    dtype = onnx_ir.DataType[kind.upper()]
+    model = graph(f"q = QuantizeLinear{{output_dtype={dtype.value}}}(x, 0.5)", inputs={"x": "float[64]"}, opset=28)
+    x = RNG.standard_normal(64).astype(np.float32)
+    found = Interpreter(to_fx(model)).run({"x": x})["q"]
+    (wanted,) = onnx.reference.ReferenceEvaluator(onnx_ir.serde.serialize_model(model)).run(None, {"x": x})
+    np.testing.assert_array_equal(found.astype(np.float32), np.asarray(wanted).astype(np.float32))
+    assert found.dtype == dtype.numpy()

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from tersor.ir.fx import to_fx
 from tersor.ir.text import graph
+from torch.fx import GraphModule
 
 Check = Callable[..., dict[str, np.ndarray]]
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -85,14 +87,100 @@ def test_batch_first_is_a_transpose() -> None:
     torch.testing.assert_close(h.transpose(0, 1), ht)
 
 
-def test_a_plain_lstm_exports_with_dynamic_batch() -> None:
-    rng = np.random.default_rng(0)
-    weights = {
-        "w": rng.standard_normal((1, 4 * HIDDEN, INPUT), np.float32),
-        "r": rng.standard_normal((1, 4 * HIDDEN, HIDDEN), np.float32),
-    }
-    module = to_fx(graph("(y, h, c) = LSTM{hidden_size=6}(x, w, r)", **weights))
+def layer(op: str, options: str = "", *, directions: int = 1, dtype: type = np.float32, extra: str = "") -> GraphModule:
+    """The op with random weights, without bias, on an input of any length and batch."""
+    rng, gates = np.random.default_rng(0), GATES[op] * HIDDEN
+    w, r = (rng.standard_normal((directions, gates, n)).astype(dtype) for n in (INPUT, HIDDEN))
+    outputs = "(y, h, c)" if op == "LSTM" else "(y, h)"
+    name = {np.float32: "float", np.float64: "double", np.float16: "float16"}[dtype]
+    inputs = {"x": f"{name}[s, b, {INPUT}]", **({"n": "int32[b]"} if "n" in extra else {})}
+    return to_fx(graph(f"{outputs} = {op}{{hidden_size={HIDDEN}{options}}}(x, w, r{extra})", inputs=inputs, w=w, r=r))
+
+
+@pytest.mark.parametrize("op", GATES)
+def test_stepping_is_what_the_kernel_does(op: str) -> None:
+    """Lengths that hide nothing keep the layer from torch's kernel."""
+    options = ", direction='bidirectional', linear_before_reset=1" if op == "GRU" else ", direction='bidirectional'"
+    x = torch.randn(STEPS, BATCH, INPUT, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    kernel = layer(op, options, directions=2, dtype=np.float64)(x)
+    stepped = layer(op, options, directions=2, dtype=np.float64, extra=", _, n")(x, torch.full((BATCH,), STEPS))
+    for found, wanted in zip(stepped, kernel, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("op", GATES)
+def test_half_precision_stays_half(op: str) -> None:
+    x = torch.randn(STEPS, BATCH, INPUT, generator=torch.Generator().manual_seed(0))
+    half = layer(op, dtype=np.float16)(x.half())[0]
+    assert half.dtype is torch.float16
+    torch.testing.assert_close(half.float(), layer(op)(x)[0], rtol=2e-2, atol=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (", direction='bidirectional'", "takes weights"),
+        (", activations=['Tanh']", "1 activations, expected 3"),
+        (", activations=['Tanh', 'Tanh', 'Cosine']", "unknown activation 'cosine'"),
+    ],
+)
+def test_attributes_that_make_no_sense(options: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        layer("LSTM", options)(torch.zeros(STEPS, BATCH, INPUT))
+
+
+def test_a_hidden_size_that_is_not_the_weights() -> None:
+    weights = {"w": np.zeros((1, 24, INPUT), np.float32), "r": np.zeros((1, 24, HIDDEN), np.float32)}
+    module = to_fx(graph("y = LSTM{hidden_size=7}(x, w, r)", **weights))
+    with pytest.raises(ValueError, match="hidden_size is 7, the recurrence weight is of 6"):
+        module(torch.zeros(STEPS, BATCH, INPUT))
+
+
+@pytest.mark.parametrize(
+    ("op", "options"),
+    [
+        ("LSTM", ""),
+        ("LSTM", ", direction='bidirectional'"),
+        ("GRU", ""),
+        ("GRU", ", linear_before_reset=1"),
+        ("RNN", ", direction='reverse'"),
+    ],
+)
+@pytest.mark.parametrize("extra", ["", ", _, n"])
+def test_export_keeps_length_and_batch(op: str, options: str, extra: str) -> None:
+    module = layer(op, options, directions=1 + ("bi" in options), extra=extra)
+    auto = torch.export.Dim.AUTO
+
+    def arguments(steps: int, batch: int) -> tuple[torch.Tensor, ...]:
+        x = torch.randn(steps, batch, INPUT, generator=torch.Generator().manual_seed(0))
+        return (x, torch.arange(1, batch + 1, dtype=torch.int32).clamp(max=steps)) if extra else (x,)
+
+    shapes = ({0: auto, 1: auto}, {0: auto}) if extra else ({0: auto, 1: auto},)
+    with torch.no_grad():
+        program = torch.export.export(module, arguments(4, 3), dynamic_shapes=shapes, strict=False).module()
+        for steps, batch in ((1, 1), (7, 2), (40, 5)):
+            given = arguments(steps, batch)
+            for found, wanted in zip(program(*given), module(*given), strict=True):
+                torch.testing.assert_close(found, wanted)
+
+
+def test_a_length_that_is_known_keeps_the_kernel() -> None:
+    module = layer("LSTM")
     batch = torch.export.Dim("batch", min=2)
     program = torch.export.export(module, (torch.zeros(STEPS, 3, INPUT),), dynamic_shapes=({1: batch},))
-    x = torch.from_numpy(rng.standard_normal((STEPS, 7, INPUT), np.float32))
+    assert any(str(node.target) == "aten.lstm.input" for node in program.graph.nodes)
+    x = torch.randn(STEPS, 7, INPUT, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(program.module()(x)[0], module(x)[0])
+
+
+@pytest.mark.slow
+def test_inductor_compiles_any_length(tmp_path: Path) -> None:
+    module, auto = layer("GRU", ", direction='bidirectional'", directions=2), torch.export.Dim.AUTO
+    with torch.no_grad():
+        shapes = ({0: auto, 1: auto},)
+        program = torch.export.export(module, (torch.zeros(4, 3, INPUT),), dynamic_shapes=shapes, strict=False)
+        package = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "layer.pt2"))
+        compiled = torch._inductor.aoti_load_package(package)
+        for steps, batch in ((1, 1), (5, 2), (30, 4)):
+            x = torch.randn(steps, batch, INPUT, generator=torch.Generator().manual_seed(0))
+            torch.testing.assert_close(compiled(x)[0], module(x)[0])

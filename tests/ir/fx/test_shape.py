@@ -228,3 +228,8 @@ def test_host_ops_match_numpy() -> None:
     assert slice_(a, [-1], [-9], [1], [-2]) == np.array(a)[:, ::-2].tolist()
     assert concat(a, a, axis=1) == np.concatenate([a, a], 1).tolist()
     assert gather(a, [[0, -1]], axis=1) == np.array(a)[:, [[0, -1]]].tolist()
+
+
+@pytest.mark.parametrize("mode", ["edge", "reflect", "wrap"])
+def test_pads_below_zero_crop_before_the_rest_repeats(check: Check, mode: str) -> None:
+    check(f"y = Pad{{mode='{mode}'}}(x, pads)", opset=19, x="float[3, 5]", constants={"pads": np.array([0, -1, 0, 2])})
