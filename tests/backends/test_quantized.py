@@ -64,7 +64,9 @@ def encoder() -> ir.Model:
     )
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "backend", [pytest.param(name, marks=pytest.mark.slow) if name == "inductor" else name for name in BACKENDS]
+)
 @pytest.mark.parametrize("rows", [False, True])
 @pytest.mark.parametrize("embeddings", [False, True])
 @pytest.mark.parametrize("headroom", ["pairs", "bits"])

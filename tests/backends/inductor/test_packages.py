@@ -54,6 +54,14 @@ GRAPHS = {
         scale=np.full(8, 0.01, np.float32),
     ),
     "half": graph("a = Mul(x, x)", "y = Relu(a)", inputs={"x": "float16[n]"}),
+    "gru": graph(
+        "(y, h) = GRU{hidden_size=4}(x, w, r, b)",
+        inputs={"x": "float[s, batch, 3]"},
+        outputs=["y", "h"],
+        w=normal(1, 12, 3),
+        r=normal(1, 12, 4),
+        b=normal(1, 24),
+    ),
     "unread input": graph("y = Relu(x)", inputs={"x": "float[n]", "z": "int64[n]"}),
     "convolution": graph(
         "c = Conv{kernel_shape=[3, 3], pads=[1, 1, 1, 1]}(x, w, b)",

@@ -49,9 +49,8 @@ def test_cross_entropy_with_log_probabilities(check: Check, attributes: str) -> 
 
 def test_an_unknown_reduction_is_refused() -> None:
     line = "y = NegativeLogLikelihoodLoss{reduction='median'}(x, t)"
-    module = to_fx(graph(line, inputs={"x": "float[2, 3]", "t": "int64[2]"}))
-    with pytest.raises(ModelError, match="reduction is 'median'; ONNX has none, sum and mean"):
-        Interpreter(module).run({"x": np.zeros((2, 3), np.float32), "t": np.zeros(2, np.int64)})
+    with pytest.raises(ModelError, match="reduction is 'median'; expected one of mean, none, sum"):
+        to_fx(graph(line, inputs={"x": "float[2, 3]", "t": "int64[2]"}))
 
 
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
