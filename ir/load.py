@@ -92,7 +92,7 @@ def _from_torch(
     # A torch object can only be given once torch is imported.
     if "torch" in sys.modules:
         from . import trace
-        from .fx.back import from_fx, is_ours
+        from .fx.inverse.back import from_fx, is_ours
 
         if is_ours(source) and not (args or kwargs or dynamic):
             return _taken_in(from_fx(source), type(source).__name__)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import onnx
 
-from .control import FORMS
+from .flow.control import FORMS
 from .host import HOST
 from .lowering import Function, Key, Lowering, Table
 from .table import FAMILIES

@@ -4,35 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .attention import ATTENTION
-from .casts import CASTS
-from .contrib import CONTRIB
-from .control import FORMS as CONTROL
-from .control import Form
-from .detection import DETECTION
-from .elementwise import ELEMENTWISE
-from .flex import FLEX
-from .index import INDEX
-from .linear import LINEAR
-from .linear_attention import LINEAR_ATTENTION
-from .loss import LOSS
+from .flow.control import FORMS as CONTROL
+from .flow.control import Form
 from .lowering import Key, Table, merged
-from .ml import ML
-from .norm import NORM
-from .pool import POOL
-from .quant import QUANT
-from .random import RANDOM
-from .recurrent import RECURRENT
-from .reduce import REDUCE
-from .resize import RESIZE
-from .sequence import SEQUENCE, SEQUENCE_FORMS
-from .shape import SHAPE
-from .signal import SIGNAL
-from .spatial import SPATIAL
-from .strings import STRINGS
-from .text import text_table
-from .training import TRAINING, TRAINING_FORMS
-from .unsigned import unsigned_table
+from .ops.attention import ATTENTION
+from .ops.casts import CASTS
+from .ops.contrib import CONTRIB
+from .ops.detection import DETECTION
+from .ops.elementwise import ELEMENTWISE
+from .ops.flex import FLEX
+from .ops.index import INDEX
+from .ops.linear import LINEAR
+from .ops.linear_attention import LINEAR_ATTENTION
+from .ops.loss import LOSS
+from .ops.ml import ML
+from .ops.norm import NORM
+from .ops.pool import POOL
+from .ops.quant import QUANT
+from .ops.random import RANDOM
+from .ops.recurrent import RECURRENT
+from .ops.reduce import REDUCE
+from .ops.resize import RESIZE
+from .ops.sequence import SEQUENCE, SEQUENCE_FORMS
+from .ops.shape import SHAPE
+from .ops.signal import SIGNAL
+from .ops.spatial import SPATIAL
+from .ops.strings import STRINGS
+from .ops.text import text_table
+from .ops.training import TRAINING, TRAINING_FORMS
+from .ops.unsigned import unsigned_table
 
 FAMILIES: dict[str, Table] = {
     "Elementwise": ELEMENTWISE,

@@ -15,7 +15,8 @@ import torch
 from tersor.ir.dimensions import ranges, set_ranges
 from tersor.ir.errors import ModelError
 from tersor.ir.feeds import random_feeds
-from tersor.ir.fx import Interpreter, elementwise, reduce, to_fx
+from tersor.ir.fx import Interpreter, to_fx
+from tersor.ir.fx.ops import elementwise, reduce
 from tersor.ir.level import Level, check, detect
 from tersor.ir.text import graph, lines
 

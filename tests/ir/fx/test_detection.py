@@ -9,7 +9,7 @@ import pytest
 import torch
 from tersor.ir.errors import ModelError
 from tersor.ir.fx import Interpreter, to_fx
-from tersor.ir.fx.detection import non_max_suppression, roi_align
+from tersor.ir.fx.ops.detection import non_max_suppression, roi_align
 from tersor.ir.text import graph
 
 Check = Callable[..., dict[str, np.ndarray]]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from tersor.ir.errors import ModelError
 from tersor.ir.fx import Interpreter, to_fx
-from tersor.ir.fx.index import bit_cast
+from tersor.ir.fx.ops.index import bit_cast
 from tersor.ir.text import graph
 
 Check = Callable[..., dict[str, np.ndarray]]

@@ -6,8 +6,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from tersor.ir.fx import kernels, to_fx
-from tersor.ir.fx.prepack import prepack
+from tersor.ir.fx import to_fx
+from tersor.ir.fx.kernels import products
+from tersor.ir.fx.kernels.prepack import prepack
 from tersor.ir.text import graph
 
 VECTORS = torch.backends.cpu.get_cpu_capability() != "DEFAULT"
@@ -40,21 +41,21 @@ def test_integer_product_is_exact(
     a_type: torch.dtype,
     b_type: torch.dtype,
 ) -> None:
-    monkeypatch.setattr(kernels, "has_vnni", lambda: vnni)
+    monkeypatch.setattr(products, "has_vnni", lambda: vnni)
     a, b = integers(a_type, 2, 3, 40), integers(b_type, 40, 6, seed=1)
     zeros = [None if z is None else torch.tensor(z, dtype=t) for z, t in ((p, a_type), (q, b_type))]
-    found = kernels.integer_product(a, b, *zeros)
+    found = products.integer_product(a, b, *zeros)
     left, right = (x.long() - (0 if z is None else z.long()) for x, z in zip((a, b), zeros, strict=True))
     assert found.dtype is torch.int32
     torch.testing.assert_close(found.long(), left @ right, rtol=0, atol=0)
 
 
 def test_a_zero_point_per_row_goes_the_plain_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "has_vnni", lambda: True)
+    monkeypatch.setattr(products, "has_vnni", lambda: True)
     monkeypatch.setattr(torch, "_int_mm", None)
     a, b, zero = integers(torch.uint8, 3, 8), integers(torch.int8, 8, 5), torch.tensor([1, 2, 3], dtype=torch.uint8)
     wanted = (a.long() - zero.long().unsqueeze(1)) @ b.long()
-    torch.testing.assert_close(kernels.integer_product(a, b, zero).long(), wanted, rtol=0, atol=0)
+    torch.testing.assert_close(products.integer_product(a, b, zero).long(), wanted, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def test_a_zero_point_per_row_goes_the_plain_way(monkeypatch: pytest.MonkeyPatch
     [(64, 128, 16, torch.bfloat16), (60, 128, 32, torch.bfloat16), (64, 128, 32, torch.float32)],
 )
 def test_int4_kernel_is_for_some_shapes_and_types(rows: int, columns: int, group: int, dtype: torch.dtype) -> None:
-    assert not kernels.int4_fits(rows, columns, group, dtype, torch.device("cpu"))
+    assert not products.int4_fits(rows, columns, group, dtype, torch.device("cpu"))
 
 
 def int4() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -71,7 +72,7 @@ def int4() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     scales = (torch.rand(64, 4, generator=torch.Generator().manual_seed(3)) * 0.1).bfloat16()
     zeros = torch.randint(0, 16, (64, 4), generator=torch.Generator().manual_seed(4))
     plain = (codes - zeros.repeat_interleave(32, 1)).double() * scales.double().repeat_interleave(32, 1)
-    return (*kernels.int4_pack(codes, scales, zeros), plain, torch.randn(2, 3, 128).bfloat16())
+    return (*products.int4_pack(codes, scales, zeros), plain, torch.randn(2, 3, 128).bfloat16())
 
 
 def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
@@ -80,7 +81,7 @@ def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
 
 def test_int4_linear_is_the_product_with_the_dequantized_weight() -> None:
     weight, pairs, plain, x = int4()
-    found = kernels.int4_linear(x, weight, pairs, group=32)
+    found = products.int4_linear(x, weight, pairs, group=32)
     assert found.dtype is torch.bfloat16
     assert relative(found, x.double() @ plain.T) < 2**-8
 
@@ -88,7 +89,7 @@ def test_int4_linear_is_the_product_with_the_dequantized_weight() -> None:
 def test_int4_linear_is_differentiable() -> None:
     weight, pairs, plain, x = int4()
     x.requires_grad_()
-    y = kernels.int4_linear(x, weight, pairs, group=32)
+    y = products.int4_linear(x, weight, pairs, group=32)
     y.sum().backward()
     assert x.grad is not None
     assert relative(x.grad, plain.sum(0).expand(x.shape)) < 2**-7
@@ -99,12 +100,12 @@ def test_int4_linear_is_differentiable() -> None:
 def test_int8_linear(dtype: torch.dtype) -> None:
     x, weight, scales = torch.randn(2, 3, 40, dtype=dtype), integers(torch.int8, 24, 40), torch.rand(24)
     wanted = x.double() @ (weight.double() * scales.to(dtype).double().unsqueeze(1)).T
-    assert relative(kernels.int8_linear(x, weight, scales), wanted) < (2**-8 if dtype is torch.bfloat16 else 1e-6)
+    assert relative(products.int8_linear(x, weight, scales), wanted) < (2**-8 if dtype is torch.bfloat16 else 1e-6)
 
 
 def test_float8_product() -> None:
     a, b = torch.randn(2, 3, 32).to(torch.float8_e4m3fn), torch.randn(32, 16).to(torch.float8_e4m3fn)
-    found = kernels.float8_product(a, b, torch.tensor(0.5), torch.tensor([2.0]), dtype=torch.float32)
+    found = products.float8_product(a, b, torch.tensor(0.5), torch.tensor([2.0]), dtype=torch.float32)
     torch.testing.assert_close(found, a.float() @ b.float())
 
 
@@ -134,7 +135,7 @@ def test_prepack_matmul_nbits() -> None:
         before = module(x)
         assert prepack(module) == 1
         after = module(x)
-    assert kernels.int4_linear in targets(module)
+    assert products.int4_linear in targets(module)
     assert relative(after, before.double()) < 2**-7
     assert sorted(module.meta["initializers"]) == ["b", "s", "w", "z"]
     assert all(hasattr(module, path) for path in module.meta["initializers"].values())
@@ -160,7 +161,7 @@ def test_prepack_int8_weights() -> None:
         before = module(x)
         assert prepack(module) == 1
         assert relative(module(x), before.double()) < 2**-6
-    assert kernels.int8_linear in targets(module)
+    assert products.int8_linear in targets(module)
 
 
 def test_prepack_float8() -> None:
@@ -180,5 +181,5 @@ def test_prepack_float8() -> None:
     x = torch.randn(3, 32)
     before = module(x)
     assert prepack(module) == 1
-    assert kernels.float8_product in targets(module)
+    assert products.float8_product in targets(module)
     torch.testing.assert_close(module(x), before)

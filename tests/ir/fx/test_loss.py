@@ -7,7 +7,7 @@ import pytest
 import torch
 from tersor.ir.errors import ModelError
 from tersor.ir.fx import Interpreter, to_fx
-from tersor.ir.fx.loss import nll_loss, softmax_cross_entropy_loss
+from tersor.ir.fx.ops.loss import nll_loss, softmax_cross_entropy_loss
 from tersor.ir.text import graph
 from torch.nn import functional
 

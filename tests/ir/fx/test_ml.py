@@ -8,8 +8,8 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 from tersor.ir.fx import Interpreter, to_fx
-from tersor.ir.fx.ml import imputer, label_encoder, one_hot_encoder
-from tersor.ir.fx.trees import post_transformed, tree_ensemble_regressor
+from tersor.ir.fx.ops.ml import imputer, label_encoder, one_hot_encoder
+from tersor.ir.fx.ops.trees import post_transformed, tree_ensemble_regressor
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((7, 4)).astype(np.float32)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tersor.ir.fx import Interpreter, to_fx
-from tersor.ir.fx.norm import batch_norm, batch_norm_7, local_response_norm, lp_norm
+from tersor.ir.fx.ops.norm import batch_norm, batch_norm_7, local_response_norm, lp_norm
 from tersor.ir.text import graph
 
 Check = Callable[..., dict[str, np.ndarray]]

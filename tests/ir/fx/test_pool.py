@@ -9,7 +9,7 @@ import pytest
 import torch
 from tersor.ir.errors import ModelError
 from tersor.ir.fx import Interpreter, to_fx
-from tersor.ir.fx.pool import average_pool, global_lp_pool, lp_pool, max_pool, max_roi_pool, max_unpool
+from tersor.ir.fx.ops.pool import average_pool, global_lp_pool, lp_pool, max_pool, max_roi_pool, max_unpool
 from tersor.ir.text import graph
 
 Check = Callable[..., dict[str, np.ndarray]]

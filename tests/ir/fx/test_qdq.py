@@ -7,8 +7,9 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from tersor.ir.fx import qdq, to_fx
-from tersor.ir.fx.qdq import lower_qdq
+from tersor.ir.fx import to_fx
+from tersor.ir.fx.kernels import qdq
+from tersor.ir.fx.kernels.qdq import lower_qdq
 from tersor.ir.text import graph
 
 RNG = np.random.default_rng(0)

@@ -6,7 +6,7 @@ import onnx_ir
 import pytest
 import torch
 from tersor.ir.fx import Interpreter, to_fx
-from tersor.ir.fx.random import bernoulli, dropout, multinomial
+from tersor.ir.fx.ops.random import bernoulli, dropout, multinomial
 from tersor.ir.text import graph
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tersor.ir.errors import ModelError
 from tersor.ir.fx import Interpreter, to_fx
-from tersor.ir.fx.resize import resize
+from tersor.ir.fx.ops.resize import resize
 from tersor.ir.text import graph
 
 Check = Callable[..., dict[str, np.ndarray]]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from tersor.ir.errors import ModelError
 from tersor.ir.fx import Interpreter, to_fx
-from tersor.ir.fx.signal import dft, stft
+from tersor.ir.fx.ops.signal import dft, stft
 from tersor.ir.text import graph
 
 RNG = np.random.default_rng(0)

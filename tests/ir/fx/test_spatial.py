@@ -11,8 +11,8 @@ import pytest
 import torch
 from tersor.ir.errors import ModelError
 from tersor.ir.fx import Interpreter, to_fx
-from tersor.ir.fx.linear import conv
-from tersor.ir.fx.spatial import col2im, deform_conv, grid_sample
+from tersor.ir.fx.ops.linear import conv
+from tersor.ir.fx.ops.spatial import col2im, deform_conv, grid_sample
 from tersor.ir.text import graph
 
 Check = Callable[..., dict[str, np.ndarray]]

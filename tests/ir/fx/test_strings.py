@@ -10,9 +10,9 @@ import pytest
 import torch
 from tersor.ir.errors import ModelError, UnsupportedError
 from tersor.ir.fx import Interpreter, to_fx
-from tersor.ir.fx.regex import compiled
-from tersor.ir.fx.strings import cast, string_normalizer, string_split, unique
-from tersor.ir.fx.tfidf import tf_idf_vectorizer
+from tersor.ir.fx.ops.regex import compiled
+from tersor.ir.fx.ops.strings import cast, string_normalizer, string_split, unique
+from tersor.ir.fx.ops.tfidf import tf_idf_vectorizer
 
 HEADER = '<ir_version: 10, opset_import: ["" : 21, "ai.onnx.ml" : 4, "own" : 1]>'
 

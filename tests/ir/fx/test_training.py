@@ -6,7 +6,7 @@ import pytest
 import torch
 from tersor.ir.errors import ModelError
 from tersor.ir.fx import Interpreter, to_fx
-from tersor.ir.fx.training import adagrad, adam, momentum
+from tersor.ir.fx.ops.training import adagrad, adam, momentum
 
 DOMAIN = "ai.onnx.preview.training"
 HEADER = f'<ir_version: 10, opset_import: ["" : 21, "{DOMAIN}" : 1]>'

@@ -1,0 +1,1 @@
+"""Control flow: bodies run step by step in the interpreter, as torch.cond, while_loop and scan under export."""

@@ -1,0 +1,1 @@
+"""Real kernels for low-bit products, and the torch.fx passes that bring a graph to them."""

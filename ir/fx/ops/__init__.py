@@ -1,0 +1,1 @@
+"""The lowerings, one table per op family."""
