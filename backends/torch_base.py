@@ -46,13 +46,16 @@ class TorchBackend(Backend, ABC):
         return missing(model)
 
     def _module(self, model: ir.Model) -> torch.fx.GraphModule:
-        """The FX form, on the CPU. Raises UnsupportedError with every op that has none."""
+        """The FX form, on the CPU, its linear layers fused. Raises UnsupportedError with every op that has none."""
         from ..ir.fx import to_fx
+        from ..ir.fx.kernels.linear import fuse_linears
 
         missing = self.supports(model)
         if missing:
             raise unsupported(self.name, missing, "rewrite them with a pass before this target, or choose another")
-        return to_fx(model)
+        module = to_fx(model)
+        fuse_linears(module)
+        return module
 
     def _placed(self, program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
         """The program with the tensors that it makes itself on the device; weights alone would leave those behind."""

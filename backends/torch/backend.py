@@ -69,9 +69,11 @@ class Torch(TorchBackend):
         raise ModelError(f"{folder} is no artifact for torch: expected {PROGRAM} or {GRAPH} in it")
 
     def _session(self, module: torch.nn.Module, interface: Interface) -> Session:
+        from ...ir.fx.kernels.weights import quicken
         from ..torch_session import TorchSession
 
         self._check_device()
         module = module.to(self.device)
         weights = (*module.parameters(), *module.buffers())
+        quicken(module)
         return TorchSession(module, interface, device=self.device, threads=self.threads, weights=weights)

@@ -74,6 +74,25 @@ def finish(module: fx.GraphModule) -> None:
     module.recompile()
 
 
+def drop_unread(module: fx.GraphModule) -> None:
+    """Let go of the weights that the graph reads no more, and of the modules that held nothing else."""
+    read = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
+    for path in [name for name, _ in (*module.named_parameters(), *module.named_buffers()) if name not in read]:
+        owner, _, leaf = path.rpartition(".")
+        delattr(module.get_submodule(owner), leaf)
+    kept = module.meta.get("initializers", {})
+    module.meta["initializers"] = {name: path for name, path in kept.items() if path in read}
+
+
+def quicken(module: torch.nn.Module) -> None:
+    """Let attribute lookup find weights at once rather than by `Module.__getattr__`, which takes as long as a small
+    kernel; for a module that will neither be moved nor changed any more."""
+    for owner in module.modules():
+        owner.__dict__.update(owner._modules)
+        owner.__dict__.update(owner._parameters)
+        owner.__dict__.update(owner._buffers)
+
+
 def _arguments(values: tuple[object, ...]) -> tuple[Argument, ...]:
     return values  # type: ignore[return-value]
 
