@@ -1,9 +1,11 @@
-"""What tests of passes share: apply one, read its misses, and hold it to its contract."""
+"""What tests share: apply a pass, read its misses, hold it to its contract; the code of a page."""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -131,3 +133,9 @@ def arithmetic(assignment: str) -> list[str]:
     last = value(statement.value)
     made[-1] = made[-1].replace(f"{last} =", f"{name} =")
     return made
+
+
+def page_code(name: str) -> str:
+    """The Python blocks of a page in docs/, one after the other."""
+    page = Path(__file__).parents[1] / "docs" / name
+    return "\n\n".join(re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL))

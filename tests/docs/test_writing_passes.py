@@ -7,21 +7,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from tersor.tests.support import page_code
 
-PAGE = Path(__file__).parents[2] / "docs" / "writing-passes.md"
-
-
-def _program() -> str:
-    return "\n\n".join(re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL))
+PROGRAM = page_code("writing-passes.md")
 
 
 def test_the_page_runs_and_its_tests_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "test_page.py").write_text(_program(), encoding="utf-8")
+    (tmp_path / "test_page.py").write_text(PROGRAM, encoding="utf-8")
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     code = pytest.main(["-q", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib", str(tmp_path)])
     assert code == pytest.ExitCode.OK
 
 
 def test_it_shows_the_three_parts_of_a_pass_test() -> None:
-    names = re.findall(r"^def (test_\w+)", _program(), re.MULTILINE)
+    names = re.findall(r"^def (test_\w+)", PROGRAM, re.MULTILINE)
     assert names == ["test_removes_the_multiplication", "test_leaves_alone", "test_holds_numerically"]
