@@ -21,7 +21,6 @@ REASONS: dict[str, str] = {
         "float16 throughout: a few results differ by one rounding, and are the closer ones to float64 where ONNX's "
         "expansion is not used"
     ),
-    r"^test_image_decoder": "decoding image files needs a library of codecs, and none is a dependency",
 }
 
 _ROW = re.compile(r"^\| `(?P<kind>[\w-]+)` \| `(?P<name>\w+)` \|", re.MULTILINE)

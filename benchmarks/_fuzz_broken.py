@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from hypothesis import strategies as st
 from onnx import AttributeProto, TensorProto, helper
-from tersor.benchmarks._fuzz_graph import Draw, Example
+from tersor.benchmarks._fuzz_graph import Draw, Example, Given
 
 _ODD_INTS = (0, -1, 1, 2, -7, 99, 2**31 - 1, -(2**31), 2**40, 2**62, -(2**63), 2**63 - 1)
 _OPS = (
@@ -28,12 +28,17 @@ _OPS = (
     "Resize",
 )
 
+_ODD_FLOATS = (0.0, -0.0, -1.0, -2.5, 1e-30, 1e9, 1e30, float("inf"), float("-inf"), float("nan"))
+
 Mutation = Callable[[Draw, onnx.ModelProto], str]
 
 
 def _node(draw: Draw, model: onnx.ModelProto) -> onnx.NodeProto:
-    node: onnx.NodeProto = draw(st.sampled_from(list(model.graph.node)))
-    return node
+    """One of the graph, of its bodies or of its functions."""
+    inner = [node for function in model.functions for node in function.node]
+    inner += [node for outer in model.graph.node for attribute in outer.attribute for node in attribute.g.node]
+    found: onnx.NodeProto = draw(st.sampled_from([*model.graph.node, *inner]))
+    return found
 
 
 def _names(model: onnx.ModelProto) -> list[str]:
@@ -141,6 +146,73 @@ def odd_constant(draw: Draw, model: onnx.ModelProto) -> str:
     return f"{tensor.name} holds {array[:8].tolist()}"
 
 
+def odd_number(draw: Draw, model: onnx.ModelProto) -> str:
+    """Scales, bounds, ratios and the like out of all proportion."""
+    found = [tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT and tensor.raw_data]
+    if not found:
+        return ""
+    tensor = draw(st.sampled_from(found))
+    array = np.frombuffer(tensor.raw_data, np.float32).copy()
+    if not array.size:
+        return ""
+    array[draw(st.integers(0, array.size - 1))] = draw(st.sampled_from(_ODD_FLOATS))
+    tensor.raw_data = array.tobytes()
+    return f"{tensor.name} holds {array[:8].tolist()}"
+
+
+def odd_body(draw: Draw, model: onnx.ModelProto) -> str:
+    """A branch or body with another number of inputs, outputs or nodes."""
+    found = [attribute.g for node in model.graph.node for attribute in node.attribute if attribute.HasField("g")]
+    if not found:
+        return ""
+    body = draw(st.sampled_from(found))
+    part = draw(st.sampled_from(["input", "output", "node"]))
+    values = getattr(body, part)
+    if values and draw(st.booleans()):
+        del values[draw(st.integers(0, len(values) - 1))]
+        return f"{body.name} lost an {part}"
+    if values:
+        values.append(values[0])
+    return f"{body.name} has its first {part} twice"
+
+
+def recursion(draw: Draw, model: onnx.ModelProto) -> str:
+    """A function that reaches itself, by itself or through another."""
+    node = _node(draw, model)
+    count = draw(st.integers(1, 3))
+    names = [f"again{i}" for i in range(count)]
+    for name, following in zip(names, [*names[1:], names[0]], strict=True):
+        body = [helper.make_node(following, ["a"], ["b"], domain="own")]
+        function = helper.make_function("own", name, ["a"], ["b"], body, [helper.make_opsetid("own", 1)])
+        model.functions.append(function)
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    node.op_type, node.domain = names[0], "own"
+    del node.attribute[:]
+    return f"{node.name} calls a function that reaches itself in {count} steps"
+
+
+def untrue_shape(draw: Draw, model: onnx.ModelProto) -> str:
+    """Shapes and types noted for values in between, and for outputs, that contradict what is computed."""
+    name = draw(st.sampled_from(_names(model)[:-2] or ["nowhere"]))
+    kind = draw(st.sampled_from([1, 7, 9, 10]))
+    dims = draw(st.lists(st.sampled_from([0, 1, 2, 7, -1, 2**40]), max_size=3))
+    model.graph.value_info.append(helper.make_tensor_value_info(name, kind, dims))
+    return f"{name} is noted as {kind}{dims}"
+
+
+def elsewhere(draw: Draw, model: onnx.ModelProto) -> str:
+    """A constant whose data is said to be in a file."""
+    if not model.graph.initializer:
+        return ""
+    tensor = draw(st.sampled_from(list(model.graph.initializer)))
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    path = draw(st.sampled_from(["nowhere.bin", "/dev/zero", "../../../../dev/zero", "", "/"]))
+    for key, value in (("location", path), ("offset", draw(st.sampled_from(["0", "-1", "x"]))), ("length", "99999999")):
+        tensor.external_data.add(key=key, value=value)
+    return f"{tensor.name} lies in {path!r}"
+
+
 def torn_constant(draw: Draw, model: onnx.ModelProto) -> str:
     if not model.graph.initializer:
         return ""
@@ -200,8 +272,34 @@ def turned_around(draw: Draw, model: onnx.ModelProto) -> str:
 MUTATIONS: tuple[Mutation, ...] = (
     *(other_input, more_inputs, fewer_inputs, other_op, other_attribute, odd_attribute, odd_attribute, new_attribute),
     *(less_attributes, odd_constant, odd_constant, torn_constant, lost_constant, other_opset, doubled_output),
-    *(odd_declaration, turned_around),
+    *(odd_declaration, turned_around, odd_number, odd_number, odd_body, recursion, untrue_shape, elsewhere),
 )
+
+
+def other_feeds(draw: Draw, example: Example) -> tuple[dict[str, Given], str]:
+    """Feeds of another shape or type, too many or too few."""
+    feeds = dict(example.feeds)
+    if not feeds:
+        return feeds, ""
+    name = draw(st.sampled_from(sorted(feeds)))
+    how = draw(st.sampled_from(["missing", "extra", "shape", "type", "empty", "numbers"]))
+    value = feeds[name]
+    if how == "missing":
+        del feeds[name]
+    elif how == "extra":
+        feeds["unasked"] = value
+    elif not isinstance(value, np.ndarray):
+        feeds[name] = None
+    elif how == "shape":
+        feeds[name] = np.stack([value, value])
+    elif how == "type":
+        feeds[name] = np.ones(value.shape, draw(st.sampled_from(["float32", "float64", "int64", "bool", "complex64"])))
+    elif how == "empty":
+        feeds[name] = np.zeros((0, *value.shape[1:]), value.dtype)
+    elif value.dtype.kind == "i":
+        limits = np.iinfo(value.dtype)
+        feeds[name] = np.full(value.shape, draw(st.sampled_from([limits.min, limits.max, -1, 0, 99])), value.dtype)
+    return feeds, f"feed {name}: {how}"
 
 
 def broken(examples: st.SearchStrategy[Example]) -> st.SearchStrategy[Example]:
@@ -214,6 +312,10 @@ def broken(examples: st.SearchStrategy[Example]) -> st.SearchStrategy[Example]:
         model.CopyFrom(example.model)
         chosen = draw(st.lists(st.sampled_from(MUTATIONS), min_size=1, max_size=2))
         told = [text for mutation in chosen if (text := mutation(draw, model))]
-        return replace(example, model=model, broken="; ".join(told))
+        feeds = example.feeds
+        if not draw(st.integers(0, 4)):
+            feeds, text = other_feeds(draw, example)
+            told.append(text)
+        return replace(example, model=model, feeds=feeds, broken="; ".join(filter(None, told)))
 
     return strategy().filter(lambda example: bool(example.broken))

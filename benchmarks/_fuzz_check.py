@@ -1,56 +1,69 @@
-"""What FX and the oracle say about an example, and whether that is the same.
+"""What FX and the oracles say about an example, and whether that is the same.
 
-The oracle is ONNX Runtime without optimizations, node by node where it refuses the graph, and ONNX's reference
-evaluator for a node it has no kernel for. All values of a graph are outputs. Where one differs, its node alone is run
-again on the oracle's inputs: only if it still differs has this node a fault, else it passed on what rounding did.
+The oracle is ONNX Runtime, node by node where it refuses the graph, and ONNX's reference evaluator for a node it has no
+kernel for. All values of a graph are outputs. A node where they differ is run again alone on the oracle's inputs: only
+if it still differs has it a fault, else it passed on what rounding did. Then the other oracle is asked as well.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import onnx
-import onnx.reference
 import onnx_ir
-import onnxruntime
 from onnx import helper, numpy_helper
-from tersor.benchmarks._fuzz_graph import Example
-from tersor.ir.errors import TersorError
-from tersor.ir.fx import Interpreter, to_fx
-from tersor.ir.load import load
+from tersor.benchmarks._fuzz_engines import (
+    CAP,
+    REFERENCE,
+    RUNTIME,
+    Arrays,
+    Engines,
+    Refused,
+    given,
+    opset,
+    replaced,
+    single,
+)
+from tersor.benchmarks._fuzz_graph import Example, Given
 from tersor.ir.text import format_model
 
-Array = np.ndarray
-Arrays = dict[str, Array]
+_TOLERANCE = {"float16": 4e-3, "float32": 3e-5, "float64": 1e-9, "bfloat16": 3e-2}
 
-#: Bytes of one value that FX may use for an example.
-CAP = 1 << 26
+#: Ops whose values nobody can foretell: only type and shape are compared.
+_RANDOM = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial"})
 
-_TOLERANCE = {"float16": 4e-3, "float32": 3e-5, "float64": 1e-9}
+#: What the oracle that was asked second says.
+WITH_FX, WITH_ORACLE, OTHERWISE, NOTHING = "as FX", "as the first", "a third answer", "nothing"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How a node on these inputs differs: `kind` is refused, raised, value, shape or type."""
+    """How a node on these inputs differs: `kind` is refused, value, shape or type.
+
+    `oracle` differs from FX, `second` is what the other oracle says.
+    """
 
     kind: str
+    alone: Example
     node: onnx.NodeProto | None
-    opset: int
-    inputs: tuple[Array | None, ...]
-    found: Array | None
-    wanted: Array | None
+    inputs: tuple[Given | None, ...]
+    found: Given | None
+    wanted: Given | None
     oracle: str
     text: str
+    second: str = NOTHING
 
     @property
     def op(self) -> str:
         return "" if self.node is None else self.node.op_type
+
+    @property
+    def opset(self) -> int:
+        return opset(self.alone.model)
 
     def attribute(self, name: str, absent: object = None) -> Any:
         for attribute in () if self.node is None else self.node.attribute:
@@ -58,13 +71,19 @@ class Difference:
                 return helper.get_attribute_value(attribute)
         return absent
 
+    def array(self, index: int) -> np.ndarray | None:
+        """An input that is a tensor."""
+        value = self.inputs[index] if index < len(self.inputs) else None
+        return value if isinstance(value, np.ndarray) else None
+
     def __str__(self) -> str:
-        return f"{self.op or 'the graph'} (opset {self.opset}) {self.kind}: {self.text}"
+        head = f"{self.op or 'the graph'} (opset {self.opset}) {self.kind}: {self.text}"
+        return f"{head} ({self.oracle}; the other says {self.second})"
 
 
 @dataclass
 class Verdict:
-    """What came of an example: `ran` on both sides, what was `alone` on the FX side, and differences."""
+    """What came of an example: why FX or the oracle refused it, what FX ran `alone`, and differences."""
 
     fx: str = ""
     oracle: str = ""
@@ -72,62 +91,9 @@ class Verdict:
     alone: list[str] = field(default_factory=list)
 
 
-class Refused(Exception):  # noqa: N818
-    """An engine does not take the model or cannot run it; not a fault."""
-
-
-def runtime(example: Example) -> Arrays:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    run = onnxruntime.RunOptions()
-    run.log_severity_level = 4
-    try:
-        session = onnxruntime.InferenceSession(
-            example.model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        names = [output.name for output in session.get_outputs()]
-        return dict(zip(names, session.run(names, dict(example.feeds), run), strict=True))
-    except Exception as error:
-        raise Refused(f"ONNX Runtime: {str(error).splitlines()[0][:300]}") from error
-
-
-def reference(example: Example) -> Arrays:
-    try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            evaluator = onnx.reference.ReferenceEvaluator(example.model)
-            values = evaluator.run(None, dict(example.feeds))
-    except Exception as error:
-        raise Refused(f"reference: {type(error).__name__} {str(error)[:200]}") from error
-    arrays = {name: np.asarray(value) for name, value in zip(evaluator.output_names, values, strict=True)}
-    if any(array.dtype == object for array in arrays.values()):
-        raise Refused("reference: no array")
-    return arrays
-
-
 @dataclass(frozen=True)
-class Judge:
-    """Compares; `note` is told who gets which example next, so that a crash can be laid at somebody's door."""
-
-    note: Callable[[str, Example], None] = lambda who, example: None
-
-    def fx(self, example: Example) -> Arrays:
-        """Raises Refused for what tersor raises on purpose, and lets everything else through."""
-        self.note("FX", example)
-        try:
-            return Interpreter(to_fx(load(example.model)), limit=CAP).run(example.feeds)
-        except TersorError as error:
-            raise Refused(f"{type(error).__name__}: {error}") from error
-
-    def runtime(self, example: Example) -> Arrays:
-        self.note("ONNX Runtime", example)
-        return runtime(example)
-
-    def reference(self, example: Example) -> Arrays:
-        self.note("the reference evaluator", example)
-        return reference(example)
+class Judge(Engines):
+    """Compares."""
 
     def judged(self, example: Example) -> Verdict:
         """Both sides' answers compared. Raises whatever FX raises that is no TersorError."""
@@ -143,7 +109,7 @@ class Judge:
         if example.broken:
             return verdict
         try:
-            wanted = self.runtime(example)
+            wanted = self.ask(RUNTIME, example)
         except Refused as error:
             verdict.oracle = str(error)
             verdict.differences.extend(self._one_by_one(example, verdict))
@@ -151,46 +117,58 @@ class Judge:
         if found is None:
             verdict.differences.append(self._refusal(example, wanted, verdict.fx))
             return verdict
-        verdict.differences.extend(self._first(example, found, wanted))
+        verdict.differences.extend(self._each(example, found, wanted))
         return verdict
 
-    def _first(self, example: Example, found: Arrays, wanted: Arrays) -> Iterator[Difference]:
-        """The first node whose answer differs on the same inputs."""
-        values = _given(example) | wanted
+    def same_on(self, difference: Difference, arrays: Mapping[str, Given]) -> bool:
+        """Whether FX and the oracle agree once the node's inputs are these."""
+        other = replaced(difference.alone, arrays)
+        try:
+            wanted = self.ask(difference.oracle, other)
+        except Refused:
+            return False
+        return self._node(other, wanted, difference.oracle, second=False) is None
+
+    def _each(self, example: Example, found: Arrays, wanted: Arrays) -> Iterator[Difference]:
+        """Every node whose answer differs on the same inputs."""
+        values = given(example) | wanted
         for node in example.model.graph.node:
             outputs = [name for name in node.output if name in wanted]
-            if not any(_differs(found[name], wanted[name], _scale(node, values)) for name in outputs):
+            if not any(_differs(node, found[name], wanted[name], values) for name in outputs):
                 continue
-            alone = single(example, node, values)
-            difference = self._node(alone, {name: wanted[name] for name in outputs}, "ONNX Runtime")
+            try:
+                alone = single(example, node, values)
+            except Refused as error:
+                if not any(other.op_type in _RANDOM for other in example.model.graph.node):
+                    yield _whole("value", str(error), example)
+                continue
+            difference = self._node(alone, {name: wanted[name] for name in outputs}, RUNTIME)
             if difference is not None:
                 yield difference
-                return
 
     def _refusal(self, example: Example, wanted: Arrays, message: str) -> Difference:
-        values = _given(example) | wanted
+        values = given(example) | wanted
         for node in example.model.graph.node:
-            try:
-                self.fx(single(example, node, values))
-            except Refused as error:
-                return _difference("refused", node, example, values, None, None, "ONNX Runtime", str(error))
+            with contextlib.suppress(Refused):
+                difference = self._node(single(example, node, values), {}, RUNTIME)
+                if difference is not None:
+                    return difference
         return _whole("refused", message, example)
 
     def _one_by_one(self, example: Example, verdict: Verdict) -> Iterator[Difference]:
         """Each node alone, on the oracle's values as far as there are any, else on FX's."""
-        values = _given(example)
+        values = given(example)
         for node in example.model.graph.node:
-            if any(name and name not in values for name in _read(node)):
-                return
-            alone = single(example, node, values)
-            for engine in (self.runtime, self.reference):
+            try:
+                alone = single(example, node, values)
+            except Refused:
+                continue
+            for oracle in (RUNTIME, REFERENCE):
                 try:
-                    wanted = engine(alone)
+                    wanted = self.ask(oracle, alone)
                 except Refused:
                     continue
-                difference = self._node(
-                    alone, wanted, "ONNX Runtime" if engine == self.runtime else "the reference evaluator"
-                )
+                difference = self._node(alone, wanted, oracle)
                 if difference is not None:
                     yield difference
                 break
@@ -198,105 +176,92 @@ class Judge:
                 try:
                     wanted = self.fx(alone)
                 except Refused:
-                    return
+                    continue
                 verdict.alone.append(f"{node.op_type}")
             values |= wanted
 
-    def _node(self, alone: Example, wanted: Mapping[str, Array], oracle: str) -> Difference | None:
+    def _node(self, alone: Example, wanted: Arrays, oracle: str, *, second: bool = True) -> Difference | None:
+        """How FX differs on a node alone; None where it does not."""
         (node,) = alone.model.graph.node
-        values = _given(alone)
+        values = given(alone)
+        inputs = tuple(values.get(name) for name in node.input)
         try:
             found = self.fx(alone)
         except Refused as error:
-            return _difference("refused", node, alone, values, None, None, oracle, str(error))
+            other = self._second(alone, None, wanted, oracle) if second else NOTHING
+            return Difference("refused", alone, node, inputs, None, None, oracle, str(error), other)
         for name in node.output:
-            if name in wanted and (text := _differs(found[name], wanted[name], _scale(node, values))):
+            if name in wanted and (text := _differs(node, found[name], wanted[name], values)):
                 kind, _, text = text.partition(": ")
-                return _difference(kind, node, alone, values, found[name], wanted[name], oracle, text)
+                other = self._second(alone, found, wanted, oracle) if second else NOTHING
+                return Difference(kind, alone, node, inputs, found[name], wanted[name], oracle, text, other)
         return None
 
-
-def _difference(
-    kind: str,
-    node: onnx.NodeProto,
-    example: Example,
-    values: Mapping[str, Array],
-    found: Array | None,
-    wanted: Array | None,
-    oracle: str,
-    text: str,
-) -> Difference:
-    inputs = tuple(values.get(name) for name in node.input)
-    return Difference(kind, node, _opset(example), inputs, found, wanted, oracle, text)
+    def _second(self, alone: Example, found: Arrays | None, wanted: Arrays, oracle: str) -> str:
+        try:
+            answer = self.ask(REFERENCE if oracle == RUNTIME else RUNTIME, alone)
+        except Refused:
+            return NOTHING
+        (node,) = alone.model.graph.node
+        for said, theirs in ((WITH_FX, found), (WITH_ORACLE, wanted)):
+            if theirs is not None and not any(
+                _differs(node, theirs[name], answer[name], given(alone)) for name in theirs if name in answer
+            ):
+                return said
+        return OTHERWISE
 
 
 def _whole(kind: str, text: str, example: Example) -> Difference:
-    return Difference(kind, None, _opset(example), (), None, None, "", text)
+    return Difference(kind, example, None, (), None, None, "", text)
 
 
-def _opset(example: Example) -> int:
-    return next((item.version for item in example.model.opset_import if not item.domain), 0)
-
-
-def _given(example: Example) -> Arrays:
-    fixed = {tensor.name: numpy_helper.to_array(tensor) for tensor in example.model.graph.initializer}
-    return {**fixed, **example.feeds}
-
-
-def _read(node: onnx.NodeProto) -> set[str]:
-    """The values a node reads, those that its bodies take from outside too."""
-    names = {name for name in node.input if name}
-    for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            inside = {value.name for value in attribute.g.input}
-            for inner in attribute.g.node:
-                names |= _read(inner) - inside
-                inside |= set(inner.output)
-    return names
-
-
-def single(example: Example, node: onnx.NodeProto, values: Mapping[str, Array]) -> Example:
-    """A model of this node alone, with the same initializers and these values fed."""
-    names = _read(node)
-    fixed = [tensor for tensor in example.model.graph.initializer if tensor.name in names]
-    feeds = {name: values[name] for name in sorted(names - {tensor.name for tensor in fixed})}
-    inputs = [
-        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), list(array.shape))
-        for name, array in feeds.items()
-    ]
-    outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
-    body = helper.make_graph([node], "alone", inputs, outputs, fixed)
-    model = helper.make_model(body, opset_imports=list(example.model.opset_import), ir_version=10)
-    return Example(model, feeds)
-
-
-def _scale(node: onnx.NodeProto, values: Mapping[str, Array]) -> float:
+def _scale(node: onnx.NodeProto, values: Mapping[str, Given]) -> float:
     """The greatest finite number that goes into a node: rounding is relative to it where terms cancel."""
-    arrays = [values[name] for name in node.input if name in values and values[name].dtype.kind == "f"]
-    finite = [np.abs(array[np.isfinite(array)].astype(np.float64)) for array in arrays]
+    arrays = [array for name in node.input if isinstance(array := values.get(name), np.ndarray)]
+    finite = [np.abs(wide[np.isfinite(wide)]) for array in arrays if (wide := _floats(array)) is not None]
     return max((float(part.max()) for part in finite if part.size), default=1.0)
 
 
-def _differs(found: Array, wanted: Array, scale: float) -> str:
+def _floats(array: np.ndarray) -> np.ndarray | None:
+    """Floats of any type as float64; None for others."""
+    if array.dtype.kind == "f" or array.dtype.name == "bfloat16":
+        with np.errstate(all="ignore"):
+            return array.astype(np.float64)
+    return None
+
+
+def _differs(node: onnx.NodeProto, found: Given, wanted: Given, values: Mapping[str, Given]) -> str:
     """`kind: what`, or nothing where both are the same up to rounding."""
+    return _compared(found, wanted, _scale(node, values), values=node.op_type not in _RANDOM)
+
+
+def _compared(found: Given, wanted: Given, scale: float, *, values: bool) -> str:
     if not isinstance(found, np.ndarray) or not isinstance(wanted, np.ndarray):
-        return ""
+        if not isinstance(found, list) or not isinstance(wanted, list):
+            return "" if found is None and wanted is None else f"type: {type(found)}, not {type(wanted)}"
+        if len(found) != len(wanted):
+            return f"shape: {len(found)} items, not {len(wanted)}"
+        pairs = zip(found, wanted, strict=True)
+        return next((text for a, b in pairs if (text := _compared(a, b, scale, values=values))), "")
     if found.dtype != wanted.dtype:
         return f"type: {found.dtype}, not {wanted.dtype}"
     if found.shape != wanted.shape:
         return f"shape: {list(found.shape)}, not {list(wanted.shape)}"
-    if found.dtype.kind not in "fc":
-        same = found == wanted
-    else:
-        tolerance = _TOLERANCE.get(found.dtype.name, 1e-5)
-        with np.errstate(all="ignore"):
-            a, b = (array.astype(np.complex128 if array.dtype.kind == "c" else np.float64) for array in (found, wanted))
-            near = np.abs(a - b) <= tolerance * (np.abs(b) + max(1.0, scale))
-        same = near | (a == b) | (np.isnan(a) & np.isnan(b))
-    if same.all():
+    same = _same(found, wanted, scale)
+    if not values or same.all():
         return ""
     place = tuple(int(i) for i in np.unravel_index(int(np.argmin(same)), np.shape(same)))
     return f"value: {found[place]!r}, not {wanted[place]!r}, at {list(place)}"
+
+
+def _same(found: np.ndarray, wanted: np.ndarray, scale: float) -> np.ndarray:
+    if found.dtype.kind in "biuO":
+        return np.asarray(found == wanted)
+    tolerance = _TOLERANCE.get(found.dtype.name, 1e-5)
+    with np.errstate(all="ignore"):
+        a, b = (array.astype(np.complex128 if array.dtype.kind == "c" else np.float64) for array in (found, wanted))
+        near = np.abs(a - b) <= tolerance * (np.abs(b) + max(1.0, scale))
+    return np.asarray(near | (a == b) | (np.isnan(a) & np.isnan(b)))
 
 
 def shown(example: Example, difference: Difference | None = None) -> str:
@@ -320,6 +285,8 @@ def shown(example: Example, difference: Difference | None = None) -> str:
     return "\n".join(lines)
 
 
-def _brief(array: Array) -> str:
-    text = np.array2string(array, separator=", ", threshold=24, precision=8).replace("\n", "")
-    return f"{array.dtype}{list(array.shape)} {text}"
+def _brief(value: Given) -> str:
+    if not isinstance(value, np.ndarray):
+        return "None" if value is None else "; ".join(map(_brief, value))
+    text = np.array2string(value, separator=", ", threshold=24, precision=8).replace("\n", "")
+    return f"{value.dtype}{list(value.shape)} {text}"

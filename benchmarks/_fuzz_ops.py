@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
-from tersor.benchmarks._fuzz_graph import DTYPES, FLOATS, Builder, Recipe, Unfit, Value
+from onnx import numpy_helper
+from tersor.benchmarks._fuzz_graph import DTYPES, FLOATS, Builder, Recipe, Unfit, Value, code_of
 
 _UNARY = (
     *("Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Ceil", "Celu", "Cos", "Cosh", "Elu"),
@@ -100,7 +100,7 @@ def where(g: Builder) -> None:
 
 def cast(g: Builder) -> None:
     x, to = g.pick(g.types("Cast")), g.choose(DTYPES)
-    g.node("Cast", [x], to=int(helper.np_dtype_to_tensor_dtype(to)))
+    g.node("Cast", [x], to=code_of(to))
 
 
 def cast_like(g: Builder) -> None:
@@ -136,9 +136,10 @@ def along(g: Builder) -> None:
 
 
 def cumulated(g: Builder) -> None:
-    x = g.pick(g.types("CumSum"), least=1)
+    op = g.choose(["CumSum", "CumProd"]) if g.opset >= 26 else "CumSum"
+    x = g.pick(g.types(op), least=1)
     axis = g.give(np.array(g.axis(x.rank), g.choose([np.int64, np.int32])))
-    g.node("CumSum", [x, axis], **g.attributes("CumSum", exclusive=1, reverse=1))
+    g.node(op, [x, axis], **g.attributes(op, exclusive=1, reverse=1))
 
 
 def top(g: Builder) -> None:

@@ -16,19 +16,24 @@ from tersor.benchmarks._common import options, publish
 from tersor.benchmarks._fuzz_broken import broken
 from tersor.benchmarks._fuzz_flow import FLOW
 from tersor.benchmarks._fuzz_graph import Example, examples
+from tersor.benchmarks._fuzz_images import IMAGES
+from tersor.benchmarks._fuzz_kinds import KINDS
 from tersor.benchmarks._fuzz_layers import LAYERS
 from tersor.benchmarks._fuzz_ops import ANY_SHAPE
 from tersor.benchmarks._fuzz_run import Report, batch
+from tersor.benchmarks._fuzz_tokens import TOKENS
 
 #: Examples in one child.
 _BATCH = 100
 
+_EVERY = (*ANY_SHAPE, *FLOW, *LAYERS, *IMAGES, *TOKENS, *KINDS)
+
 #: Batches take turns with these.
 STRATEGIES: tuple[st.SearchStrategy[Example], ...] = (
-    examples((*ANY_SHAPE, *FLOW, *LAYERS)),
-    examples((*ANY_SHAPE, *FLOW), nodes=3),
-    examples(LAYERS, nodes=2),
-    broken(examples((*ANY_SHAPE, *FLOW, *LAYERS), nodes=4)),
+    examples(_EVERY),
+    examples((*ANY_SHAPE, *FLOW, *KINDS), nodes=3),
+    examples((*LAYERS, *IMAGES, *TOKENS), nodes=2),
+    broken(examples(_EVERY, nodes=4)),
 )
 
 
@@ -53,6 +58,7 @@ def main() -> None:
         report.add(found)
     rows: list[dict[str, object]] = [{"outcome": name, "count": n} for name, n in sorted(report.counts.items())]
     rows += [{"outcome": f"explained: {name}", "count": n} for name, n in report.explained.most_common()]
+    rows += [{"outcome": f"two against one, {name}", "count": n} for name, n in report.settled.most_common()]
     rows += [{"outcome": f"FX alone ran {name}", "count": n} for name, n in report.alone.most_common()]
     rows += [{"outcome": "not explained", "count": len(report.findings)}]
     rows += [{"outcome": "oracle crashed", "count": len(report.crashes)}]

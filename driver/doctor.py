@@ -29,6 +29,7 @@ PACKAGES: Mapping[str, tuple[str, bool]] = {
     "transformers": ("pip install 'tersor[hf]'", False),
     "safetensors": ("pip install 'tersor[hf]'", False),
     "tokenizers": ("pip install tokenizers", False),
+    "pillow": ("pip install 'tersor[image]'", False),
 }
 
 #: CPU flags that decide which kernels run: x86 names, then Arm names.

@@ -8,6 +8,7 @@ ends included, `null` for no upper end.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 
 import onnx_ir
@@ -58,6 +59,23 @@ def set_ranges(model: onnx_ir.Model, mapping: Mapping[str, Range]) -> None:
     merged = ranges(model) | {name: _range(name, pair) for name, pair in mapping.items()}
     if merged:
         model.metadata_props[KEY] = json.dumps({name: list(pair) for name, pair in sorted(merged.items())})
+
+
+def rename(model: onnx_ir.Model, mapping: Mapping[str, str]) -> None:
+    """Give dimensions other names wherever they stand, in expressions and ranges too."""
+    word = re.compile(r"[A-Za-z_]\w*")
+
+    def renamed(text: str) -> str:
+        return mapping.get(text) or word.sub(lambda found: mapping.get(found[0], found[0]), text)
+
+    values = [value for graph in model.graphs() for value in (*graph.inputs, *graph.initializers.values())]
+    for value in (*values, *(value for node in model.graph.all_nodes() for value in node.outputs)):
+        if value.shape is not None:
+            dims = [dim if isinstance(dim, int) else dim.value for dim in value.shape]
+            value.shape = onnx_ir.Shape([renamed(dim) if isinstance(dim, str) else dim for dim in dims])
+    before = ranges(model)
+    if before:
+        model.metadata_props[KEY] = json.dumps({renamed(name): list(pair) for name, pair in sorted(before.items())})
 
 
 def check_sizes(sizes: Mapping[str, int], allowed: Mapping[str, Range]) -> None:

@@ -1,7 +1,8 @@
 """What a model must hold to be taken in, and the tidying that makes any taken-in model alike.
 
 `check` refuses, naming every offender; `tidy` puts right what runtimes forgive: unsorted nodes, missing opset imports
-of contrib domains, unnamed or equally named nodes, weights that are also listed as inputs, weights nobody reads.
+of contrib domains, unnamed or equally named nodes, weights that are also listed as inputs, weights nobody reads,
+dimensions of -1, as some converters write what they do not know.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ def check(model: onnx_ir.Model, where: str) -> None:
     """Raise ModelError, beginning with `where`, for what no runtime could run.
 
     These are: an opset before OLDEST_OPSET or after the newest that the installed onnx knows, operators that nobody
-    defines, inputs and outputs that nobody produces, outputs listed twice, and cycles.
+    defines, inputs and outputs that nobody produces, outputs listed twice, negative dimensions, and cycles.
     """
-    for problem in (_opsets, _unknown, _unproduced, _repeated, _cycles):
+    for problem in (_opsets, _unknown, _unproduced, _repeated, _negative, _cycles):
         message = problem(model)
         if message:
             raise ModelError(f"{where}: {message}")
@@ -41,6 +42,7 @@ def tidy(model: onnx_ir.Model) -> None:
     """Put the imported level's invariants in place; see the module's text. Expects a model that `check` passed."""
     _import_domains(model)
     _release_inputs(model)
+    _open_dimensions(model)
     for scope in _scopes(model):
         scope.sort()
         _name_nodes(scope)
@@ -146,6 +148,18 @@ def _repeated(model: onnx_ir.Model) -> str | None:
     return None
 
 
+def _negative(model: onnx_ir.Model) -> str | None:
+    """Weights of a negative size, and declared sizes below -1, which stands for one that is not known."""
+    found: list[str] = []
+    for graph in model.graphs():
+        for value in _defined_in(graph):
+            least, shape = (0, value.const_value.shape) if value.const_value is not None else (-1, value.shape)
+            dims = list(shape or ())
+            if any(isinstance(dim, int) and dim < least for dim in dims):
+                found.append(f"{value.name!r} of shape [{', '.join(map(str, dims))}]")
+    return f"negative dimensions: {_some(found)}; the file is damaged, export the model again" if found else None
+
+
 def _cycles(model: onnx_ir.Model) -> str | None:
     for scope in _scopes(model):
         flow: graphlib.TopologicalSorter[onnx_ir.Node] = graphlib.TopologicalSorter()
@@ -204,6 +218,13 @@ def _release_inputs(model: onnx_ir.Model) -> None:
     for value in [value for value in inputs if value.is_initializer()]:
         inputs.remove(value)
     model.ir_version = 4
+
+
+def _open_dimensions(model: onnx_ir.Model) -> None:
+    for graph in model.graphs():
+        for value in (*_defined_in(graph), *graph.outputs):
+            if value.shape is not None and -1 in value.shape.dims:
+                value.shape = onnx_ir.Shape([None if dim == -1 else dim for dim in value.shape])
 
 
 def _name_nodes(scope: _Scope) -> None:

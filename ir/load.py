@@ -54,7 +54,8 @@ def load(
     `args` and `kwargs` are the example inputs that a torch module is traced with, `dynamic` names the dimensions that
     may differ from them: `{"input_ids": {0: "batch", 1: ("sequence", 2, 512)}}`. Weights of files stay mapped; those
     of modules stay shared with the module. An `onnx_ir.Model` is returned as it is. A GraphModule that `to_fx` made
-    needs no example inputs: its nodes become the ONNX ops that they were made from, its weights are those of now.
+    needs no example inputs: its nodes become the ONNX ops that they were made from, its weights are those of now. So
+    does a program that `ir/fx/export.py` exported from one, saved or not.
 
     Raises ModelError for a source that is no usable model, UnsupportedError where an optional package or a
     translation is missing, OptionError for a `dynamic` that does not fit.
@@ -91,11 +92,16 @@ def _from_torch(
 ) -> onnx_ir.Model:
     # A torch object can only be given once torch is imported.
     if "torch" in sys.modules:
+        from torch.export import ExportedProgram
+
         from . import trace
-        from .fx.inverse.back import from_fx, is_ours
+        from .fx.inverse.back import from_fx, from_program
+        from .fx.inverse.model import is_ours
 
         if is_ours(source) and not (args or kwargs or dynamic):
             return _taken_in(from_fx(source), type(source).__name__)
+        if isinstance(source, ExportedProgram) and not (args or kwargs):
+            return _taken_in(from_program(source, dynamic), type(source).__name__)
         if trace.is_traceable(source):
             model = trace.trace(source, args, kwargs, dynamic)
             return _taken_in(model, type(source).__name__)
@@ -113,9 +119,10 @@ def _from_path(path: Path, dynamic: Dynamic | None) -> onnx_ir.Model:
     if not os.access(path, os.R_OK):
         raise ModelError(f"{path} cannot be read: check its permissions")
     if path.suffix == ".pt2":
-        from . import pt2, trace
+        from . import pt2
+        from .fx.inverse.back import from_program
 
-        return _taken_in(trace.trace(pt2.read(path), dynamic=dynamic), str(path))
+        return _taken_in(from_program(pt2.read(path), dynamic), str(path))
     if path.suffix in _PICKLES:
         raise ModelError(
             f"{path} has the ending of a pickle, and pickles are never loaded: a pickle can run any code. Export the "

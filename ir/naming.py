@@ -12,10 +12,11 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 
 from .dimensions import Range
 from .dimensions import names as dimension_names
-from .dynamic import Plan
+from .dynamic import Plan, addends
 
 # Where the module's source lies on the tracer's disk: nobody else's business.
 _STACK = "pkg.torch.onnx.stack_trace"
+_SYMBOL = re.compile(r"[A-Za-z_]\w*")
 
 
 def transposed_weights(model: onnx_ir.Model) -> dict[str, str]:
@@ -84,26 +85,30 @@ def name_dimensions(model: onnx_ir.Model, program: torch.export.ExportedProgram,
     A symbol that nobody named, which an ExportedProgram may have, is named after the first input it is found in.
     """
     names: dict[str, str] = {}
-    pattern = re.compile(r"[A-Za-z_]\w*")
     for value in model.graph.inputs:
         for axis, dim in enumerate(value.shape or ()):
             if isinstance(dim, onnx_ir.SymbolicDim) and dim.value is not None:
                 chosen = plan.axes.get((str(value.name), axis), f"{value.name}_{axis}")
-                symbols, labels = pattern.findall(dim.value), pattern.findall(chosen)
+                symbols, labels = _SYMBOL.findall(dim.value), _SYMBOL.findall(chosen)
                 # A dimension may be asked for as a multiple: 2*s44 is 2*half.
-                if len(symbols) == len(labels) == 1 and ((value.name, axis) in plan.axes or symbols[0] not in names):
+                asked = (value.name, axis) in plan.axes
+                if asked and len(symbols) == 1 and len(addends(chosen)) > 1:
+                    names[symbols[0]] = chosen
+                elif len(symbols) == len(labels) == 1 and (asked or symbols[0] not in names):
                     names[symbols[0]] = labels[0]
     for value in _values(model):
         if value.shape is not None and any(isinstance(dim, onnx_ir.SymbolicDim) for dim in value.shape):
             value.shape = onnx_ir.Shape(
                 [
-                    pattern.sub(lambda found: names.get(found[0], found[0]), dim.value)
+                    _renamed(dim.value, names)
                     if isinstance(dim, onnx_ir.SymbolicDim) and dim.value is not None
                     else dim
                     for dim in value.shape
                 ]
             )
     known = dimension_names(model)
+    # a sum is within what its addends are
+    known = tuple(name for name in known if len(addends(name)) == 1)
     found = {name: pair for name, pair in plan.ranges.items() if name in known}
     for symbol, span in program.range_constraints.items():
         name = names.get(str(symbol))
@@ -111,6 +116,16 @@ def name_dimensions(model: onnx_ir.Model, program: torch.export.ExportedProgram,
             low, high = plan.ranges.get(name, (1, None))
             found[name] = max(low, _size(span.lower) or 0), _least(high, _size(span.upper))
     return found
+
+
+def _renamed(dim: str, names: Mapping[str, str]) -> str:
+    """A dimension with its symbols' names; a name that is a sum stands in brackets inside of an expression."""
+
+    def named(found: re.Match[str]) -> str:
+        name = names.get(found[0], found[0])
+        return f"({name})" if len(addends(name)) > 1 and found[0] != dim else name
+
+    return _SYMBOL.sub(named, dim)
 
 
 def _size(bound: object) -> int | None:

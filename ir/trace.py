@@ -27,12 +27,14 @@ import onnx_ir
 import torch
 
 from . import dimensions, indexing, recurrent, traps
+from .caches import as_tensors
 from .dimensions import Range
 from .dynamic import Dynamic, Plan, parsed
 from .errors import ModelError, OptionError, TersorError, UnsupportedError, nearest
 from .level import SEMANTIC_OPSET
 from .naming import name_dimensions, name_outputs, name_ports, name_transposed, transposed_weights
 from .repair import mend, part_names
+from .selective import whole_scans
 
 _NARROWED = re.compile(r"^\s*(\w+) = Dim\('\w+'(?:, min=(\d+))?(?:, max=(\d+))?\)", re.MULTILINE)
 _SPECIALIZED = re.compile(r"You marked (\S+) as dynamic but your code specialized it to be a constant \((\d+)\)")
@@ -56,8 +58,9 @@ def trace(
 ) -> onnx_ir.Model:
     """The ONNX model of a module called with example inputs, or of an exported program.
 
-    `args` and `kwargs` hold tensors, and lists, tuples and dicts of them; None, True, False and strings are taken as
-    settings. For an exported program `dynamic` only names the dimensions that it has.
+    `args` and `kwargs` hold tensors, lists, tuples and dicts of them, and caches of transformers (`ir/caches.py`);
+    None, True, False and strings are taken as settings. For an exported program `dynamic` only names the dimensions
+    that it has.
 
     Raises ModelError for what cannot be traced faithfully, OptionError for a `dynamic` that does not fit the inputs,
     UnsupportedError for an operator that torch's exporter has no translation of.
@@ -69,15 +72,16 @@ def trace(
         traps.check_modes(source)
         return _converted(source, _program_plan(source, dynamic or {}), opset)
     traps.check_module(source)
-    call = traps.Call.of(source, positional, dict(kwargs or {}))
-    call.check()
-    plan = Plan.of(dynamic or {}, call.tensors)
-    if plan.axes and call.loose:
-        raise ModelError(
-            f"{type(source).__name__}.forward takes {', '.join(call.loose)} in **{call.spread}, and torch.export "
-            "cannot make those dynamic: wrap the module in one whose forward names its inputs"
-        )
-    program, plan = _exported(source, call, plan)
+    with as_tensors(source, positional, kwargs or {}) as (positional, named):
+        call = traps.Call.of(source, positional, named)
+        call.check()
+        plan = Plan.of(dynamic or {}, call.tensors, call.groups)
+        if plan.axes and call.loose:
+            raise ModelError(
+                f"{type(source).__name__}.forward takes {', '.join(call.loose)} in **{call.spread}, and torch.export "
+                "cannot make those dynamic: wrap the module in one whose forward names its inputs"
+            )
+        program, plan = _exported(source, call, plan)
     traps.check_modes(program)
     return _converted(program, plan, opset)
 
@@ -89,7 +93,7 @@ def _exported(module: torch.nn.Module, call: traps.Call, plan: Plan) -> tuple[to
     for attempt in range(_ATTEMPTS):
         shapes = wide.shaped(plan.shapes()) if plan.axes else None
         try:
-            with _quiet(), torch.no_grad(), recurrent.WholeLayers():
+            with _quiet(), torch.no_grad(), recurrent.WholeLayers(), whole_scans(module):
                 program = torch.export.export(module, wide.args, wide.kwargs, dynamic_shapes=shapes, strict=False)
             return program, plan
         except Exception as error:
@@ -149,6 +153,7 @@ def _wanted(message: str) -> str:
     told = []
     for line in suggestions.splitlines():
         name, found, fix = (part.strip() for part in line.partition(" = "))
+        name = name.replace("_plus_", " + ")
         if not found or name.startswith("_"):
             continue
         multiple, bounds = _MULTIPLE.fullmatch(fix), _NARROWED.match(line)
@@ -158,7 +163,7 @@ def _wanted(message: str) -> str:
             low, high = bounds[2], bounds[3]
             told.append(f"{name} to be {f'from {low} ' if low else ''}{f'up to {high}' if high else 'up'}")
         else:
-            told.append(f"{name} to be {fix}")
+            told.append(f"{name} to be {fix.replace('_plus_', ' + ')}")
     return " and ".join(told) or "fewer sizes"
 
 
@@ -201,7 +206,8 @@ def _program_plan(program: torch.export.ExportedProgram, dynamic: Dynamic) -> Pl
 
 def _converted(program: torch.export.ExportedProgram, plan: Plan, opset: int) -> onnx_ir.Model:
     try:
-        with _quiet():
+        # as in tracing: with gradients, attention would be taken apart by another kernel, whose results lie otherwise
+        with _quiet(), torch.no_grad():
             converted = torch.onnx.export(
                 program,
                 dynamo=True,

@@ -55,6 +55,15 @@ class Call:
         """The tensors among the example inputs, by input name."""
         return {name: value for name, value in self.leaves if isinstance(value, torch.Tensor)}
 
+    @property
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """The names of the tensors in each parameter that holds several."""
+        found = {}
+        for name, value in self.bound.items():
+            if isinstance(value, Mapping | list | tuple) and name != self.spread:
+                found[name] = tuple(label for label, leaf in _leaves(name, value) if isinstance(leaf, torch.Tensor))
+        return found
+
     def check(self) -> None:
         """Raise ModelError for inputs that tracing would fuse, bake in, or cannot run."""
         if not self.tensors:
@@ -82,14 +91,14 @@ class Call:
         return {name: _mapped(value, lambda leaf: places.get(id(leaf))) for name, value in self.bound.items()}
 
     def widened(self, widths: Mapping[str, Mapping[int, int]]) -> Call:
-        """This call with the named tensors repeated along their axes to the given sizes."""
+        """This call with the named tensors repeated along their axes up to the given sizes."""
         if not widths:
             return self
         wide: dict[int, torch.Tensor] = {}
         for name, axes in widths.items():
             tensor = self.tensors[name].detach()
             for axis, size in axes.items():
-                tensor = tensor.repeat_interleave(size, dim=axis)
+                tensor = tensor.index_select(axis, torch.arange(size, device=tensor.device) % tensor.shape[axis])
             wide[id(self.tensors[name])] = tensor
 
         def replaced(leaf: object) -> object:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -12,6 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
+
+#: A size in a guard of torch.export: L['x'].size()[0]
+_SIZE = re.compile(r"L\['(\w+)'\]\.size\(\)\[(\d+)\]")
 
 Settings = Mapping[str, bool | int | str]
 
@@ -37,6 +41,29 @@ def package(program: torch.export.ExportedProgram, path: Path, settings: Setting
         assert isinstance(files, list)
         # the sources, which name folders of this machine, are not read again
         package_aoti(str(path), [file for file in files if not str(file).endswith(".cpp")])
+
+
+def conditions(program: torch.export.ExportedProgram) -> list[str]:
+    """What the program takes for granted of its inputs' sizes, as text over `shapes[input][axis]`.
+
+    Raises ValueError for a condition on anything else.
+    """
+    names = program.graph_signature.user_inputs
+    inputs = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
+    found: dict[str, None] = {}
+    for place, node in enumerate(inputs):
+        for axis, size in enumerate(getattr(node.meta["val"], "shape", ())):
+            limit = program.range_constraints.get(size.node.expr) if isinstance(size, torch.SymInt) else None
+            low, high = (str(limit.lower), str(limit.upper)) if limit is not None else ("", "")
+            # 2 stands for any smallest size
+            found |= {f"shapes[{place}][{axis}] >= {low}": None} if low.isdigit() and int(low) > 2 else {}
+            found |= {f"shapes[{place}][{axis}] <= {high}": None} if high.isdigit() else {}
+    # the guards have the inputs' names as they were before export, which writes them in small letters
+    places = {node.name: place for place, node in enumerate(inputs)}
+    for guard in program._guards_code:
+        text = _SIZE.sub(lambda size: f"shapes[{places.get(size[1].lower(), places.get(size[1]))}][{size[2]}]", guard)
+        found[text.replace("\n", " ")] = None
+    return list(found)
 
 
 def load(path: Path, *, single_threaded: bool = False) -> Callable[[list[torch.Tensor]], list[torch.Tensor]]:

@@ -12,9 +12,11 @@ import onnx_ir as ir
 
 from ...ir.dimensions import names
 from ...ir.errors import ModelError, OptionError, TersorError, UnsupportedError
+from ...ir.level import Signature
 from ..base import Interface, Session
 from ..torch_base import TorchBackend
 from .fingerprint import Machine
+from .sizes import Sizes
 
 if TYPE_CHECKING:
     import torch
@@ -87,7 +89,7 @@ class Inductor(TorchBackend):
             return export(model, rewrite, sizes)
 
         try:
-            program = rewritten(export(model, module, sizes), again, self.passes)
+            program = rewritten(export(model, module, sizes), again, self.passes, check=self.device == "cpu")
         except ExportError as error:
             raise UnsupportedError(
                 f"inductor compiles what torch.export can express, and that is not this model: {error}; "
@@ -95,6 +97,8 @@ class Inductor(TorchBackend):
             ) from error
         try:
             needs = Machine.here(self.device).needed(*self._vectors(settings))
+            conditions = aoti.conditions(program)
+            Sizes(conditions, Signature.of(model))
             aoti.package(self._placed(program), folder / PROGRAM, settings)
         except TersorError:
             raise
@@ -105,6 +109,7 @@ class Inductor(TorchBackend):
             "device": self.device,
             "inputs": list(module.meta["inputs"]),
             "outputs": list(module.meta["outputs"]),
+            "conditions": conditions,
             "needs": needs.to_dict(),
         }
         (folder / RUNTIME).write_text(json.dumps(runtime, indent=2) + "\n", encoding="utf-8")
@@ -127,11 +132,12 @@ class Inductor(TorchBackend):
         unmet = needs.unmet(Machine.here(self.device))
         if unmet:
             raise UnsupportedError(f"inductor: {folder} does not run on this machine: {'; '.join(unmet)}; {_AGAIN}")
+        sizes = _sizes(runtime, interface, folder / RUNTIME)
         try:
             loaded = aoti.load(folder / PROGRAM, single_threaded=self.cuda_graphs)
         except Exception as error:
             raise ModelError(f"{folder / PROGRAM} cannot be loaded: {_first_line(error)}; {_AGAIN}") from error
-        call = _packed(loaded)
+        call = _packed(loaded, sizes)
         if self.cuda_graphs:
             from .graphs import Replayed
 
@@ -182,10 +188,12 @@ class Inductor(TorchBackend):
         return name, flags
 
 
-def _packed(loaded: Callable[[list[torch.Tensor]], list[torch.Tensor]]) -> Callable[..., object]:
-    """The function, for inputs of any strides: the code reads them as contiguous."""
+def _packed(loaded: Callable[[list[torch.Tensor]], list[torch.Tensor]], sizes: Sizes) -> Callable[..., object]:
+    """The function, for inputs of any strides, which the code reads as contiguous; sizes that it does not take are a
+    ModelError."""
 
     def call(*inputs: torch.Tensor) -> object:
+        sizes.check(tuple(tensor.shape for tensor in inputs))
         return loaded([tensor.contiguous() for tensor in inputs])
 
     return call
@@ -206,6 +214,17 @@ def _runtime(folder: Path) -> dict[str, object]:
     if not isinstance(found, dict):
         raise ModelError(f"{path} is not what tersor writes: compile the model again")
     return found
+
+
+def _sizes(runtime: dict[str, object], interface: Interface, path: Path) -> Sizes:
+    """The conditions on sizes of a package."""
+    stored = runtime.get("conditions")
+    if not isinstance(stored, list):
+        raise ModelError(f"{path} does not say which sizes the package takes: compile the model again")
+    try:
+        return Sizes([str(condition) for condition in stored], interface.signature)
+    except ValueError as error:
+        raise ModelError(f"{path}: {error}: compile the model again") from error
 
 
 def _reason(error: Exception) -> str:

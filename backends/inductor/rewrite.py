@@ -14,6 +14,7 @@ from torch import fx
 
 from ...ir import reference
 from ...ir.errors import PassError, TersorError
+from .indices import check_indices
 
 Rewrite = Callable[[fx.GraphModule], object]
 Export = Callable[[fx.GraphModule], torch.export.ExportedProgram]
@@ -22,9 +23,11 @@ _ATEN = torch.ops.aten
 
 
 def rewritten(
-    program: torch.export.ExportedProgram, again: Export, passes: tuple[str, ...]
+    program: torch.export.ExportedProgram, again: Export, passes: tuple[str, ...], *, check: bool = False
 ) -> torch.export.ExportedProgram:
     """The program after our rewrites and those that `passes` name (`module:function`); `again` exports what they leave.
+
+    `check` has indices checked outside of the kernels at last, as code for the CPU needs it.
 
     Raises OptionError for a function that is not there, PassError that names one which fails or breaks the graph.
     """
@@ -32,7 +35,7 @@ def rewritten(
     program = _apply(program, again, "the rewrite of linear layers and scalars", _own)
     for text, function in found.items():
         program = _apply(program, again, f"the fx pass {text!r}", function)
-    return program
+    return _apply(program, again, "the check of indices", check_indices) if check else program
 
 
 def _own(module: fx.GraphModule) -> None:

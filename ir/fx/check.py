@@ -43,6 +43,12 @@ POSITIVE = frozenset(
     }
 )
 
+#: Attributes that are counts of elements too, and may be zero or below.
+_AMOUNTS = POSITIVE | {"pads", "output_padding"}
+
+#: More elements than any tensor has along an axis; torch's kernels multiply such numbers without looking.
+_MOST = 1 << 40
+
 #: Ops whose `axis` addresses an axis of the first input.
 _ALONG = frozenset(
     {
@@ -69,6 +75,8 @@ def check(node: oir.Node, attributes: Mapping[str, object], inputs: Sequence[Hel
         numbers = value if isinstance(value, tuple) else (value,)
         if name in POSITIVE and any(isinstance(number, int) and number < 1 for number in numbers):
             raise ValueError(f"{name} is {_shown(value)}; expected 1 or more")
+        if name in _AMOUNTS and any(isinstance(number, int) and abs(number) > _MOST for number in numbers):
+            raise ValueError(f"{name} is {_shown(value)}; expected at most 2^40")
     deep = _rank(node, inputs)
     if deep is not None:
         _check_axes(op, attributes, inputs, deep)

@@ -9,9 +9,11 @@ import onnx_ir as oir
 from ..errors import MissingOp, UnsupportedError, unsupported
 from ..text import spelled
 from .lowering import keywords, lookup
+from .ops.contrib.absent import ABSENT
 from .table import DEVICE, FORMS, TEXT
 
 STANDARD = ("", "ai.onnx")
+CONTRIB_DOMAIN = "com.microsoft."
 
 
 def domain_of(node: oir.Node) -> str:
@@ -36,9 +38,11 @@ def missing(model: oir.Model) -> list[MissingOp]:
 
 
 def refuse(absent: list[MissingOp]) -> UnsupportedError:
-    """The error that lists them, one line an op."""
+    """The error that lists them, one line an op, and why ONNX Runtime's own among them have none."""
+    known = dict.fromkeys(item.op for item in absent if item.op.removeprefix(CONTRIB_DOMAIN) in ABSENT)
+    reasons = [f"{op}: {ABSENT[op.removeprefix(CONTRIB_DOMAIN)]}" for op in known]
     hint = "decompose them into standard ops first, or add a row to the table of their family in ir/fx"
-    return unsupported("torch.fx", absent, hint)
+    return unsupported("torch.fx", absent, "\n  ".join([hint, *reasons]))
 
 
 def _missing(

@@ -90,6 +90,9 @@ def to_torch(array: np.ndarray) -> torch.Tensor:
         array = array.copy()
     if array.dtype.byteorder == ">":
         array = array.astype(array.dtype.newbyteorder("="))
+    if array.dtype.char in "qQpP":
+        # C's long long: the same integers as numpy's int64 by another name, which torch does not know
+        array = array.view(array.dtype.str)
     bits, dtype = _VIEWS.get(array.dtype, (None, None))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")

@@ -17,7 +17,8 @@ from .check import check
 from .coverage import domain_of, missing, opset_of, refuse, snake
 from .edge import holds_numbers
 from .host import HOST
-from .lowering import Function, HostLowering, Literal, Lowering, lookup
+from .inverse.note import Meta
+from .lowering import FAILURES, Function, HostLowering, Literal, Lowering, lookup
 from .scope import (
     HOST_TYPES,
     SMALL,
@@ -70,20 +71,9 @@ def to_fx(model: oir.Model, *, copy: bool = False) -> fx.GraphModule:
     module.meta["output_types"] = tuple(value.dtype for value in graph.outputs)
     module.meta["initializers"] = dict(body.initializers)
     module.meta["onnx"] = Kept.of(model)
+    module.meta = Meta(module)
     return module
 
-
-FAILURES = (
-    RuntimeError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AssertionError,
-    ArithmeticError,
-    AttributeError,
-    MemoryError,
-)
-"""What Python and torch raise over a node that cannot be read; a KeyError is a text that no table has."""
 
 MOST_NODES = 1 << 20
 
@@ -127,6 +117,8 @@ class _Emitter:
         attributes = _attributes(node, scope)
         if domain == "":
             check(node, attributes, inputs)
+        if not lowering.many and len(_wanted(node)) > 1:
+            raise ValueError(f"it has {len(_wanted(node))} outputs; expected one")
         if _has_text(node, inputs, attributes):
             lowering = lookup(TEXT, domain, node.op_type, opset)
             if lowering is None:
@@ -144,8 +136,15 @@ class _Emitter:
     def _call(self, node: oir.Node, scope: Scope) -> Sequence[Held]:
         """Inline a call of a model-local function."""
         function = self.functions[node.op_identifier()]
+        title = f"function {function.domain}.{function.name}"
         if function.identifier() in scope.calls:
-            raise ModelError(f"{place(node)}: function {function.domain}.{function.name} calls itself")
+            raise ModelError(f"{place(node)}: {title} calls itself")
+        for given, taken, kind in (
+            (len(node.inputs), len(function.inputs), "inputs"),
+            (len(_wanted(node)), len(function.outputs), "outputs"),
+        ):
+            if given > taken:
+                raise ModelError(f"{place(node)}: {title} has {taken} {kind}, the call {given}")
         attributes: dict[str, oir.Attr] = {
             name: attribute for name, attribute in function.attributes.items() if attribute.value is not None
         }
@@ -156,8 +155,8 @@ class _Emitter:
         prefix = f"{scope.prefix}{node.name or node.outputs[0].name}/"
         calls = (*scope.calls, function.identifier())
         inner = Scope(scope.body, function.opset_imports, prefix, None, attributes, calls)
-        given = [scope.optional(value) for value in node.inputs]
-        for value, held in itertools.zip_longest(function.inputs, given):
+        entries = [scope.optional(value) for value in node.inputs]
+        for value, held in itertools.zip_longest(function.inputs, entries):
             if held is None:
                 inner.absent.add(value)
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 import onnx_ir as ir
@@ -11,6 +12,7 @@ from ..dimensions import Range, clip, names, ranges
 from ..errors import TersorError, UnsupportedError
 from ..feeds import default_sizes, random_feeds
 from .dtypes import to_torch
+from .inverse.note import sign
 
 #: torch.export takes sizes 0 and 1 to behave as larger ones do, and writes 2 for a smallest size below it.
 _SMALLEST = 2
@@ -31,6 +33,9 @@ def export(
 ) -> torch.export.ExportedProgram:
     """The program of `module`, the FX form of `model`, with the model's dynamic dimensions.
 
+    The program carries a note of what the model is beyond its operators, by which `tersor.load` knows it again
+    (`inverse/note.py`); plain torch does not read it.
+
     `sizes` are those of dimensions in the example inputs, which differ from each other; small ones where not given.
 
     Raises ExportError where control flow depends on data, where a dimension would be fixed or narrowed, or where no
@@ -46,12 +51,36 @@ def export(
     shapes = tuple(_dynamic(inputs[name], allowed) for name in module.meta["inputs"])
     try:
         with torch.no_grad():
-            program = torch.export.export(module, arguments, dynamic_shapes=shapes, strict=False)
+            program = torch.export.export(_tied(module, inputs), arguments, dynamic_shapes=shapes, strict=False)
     except Exception as error:  # torch raises whatever the traced code or its own solver raises
         raise ExportError(f"torch.export: {_first_line(error)}") from error
     _check_sizes(program, shapes, model, module, chosen)
     _check_runs(program, model, module)
+    sign(program, module)
     return program
+
+
+def _tied(module: torch.fx.GraphModule, inputs: Mapping[str | None, ir.Value]) -> torch.fx.GraphModule:
+    """The module with what the model says of its sizes, dimensions of one name are equal, said first: torch.export has
+    a symbol for each axis of each input, and compares those that it does not know to be the same."""
+    places: dict[str, list[tuple[torch.fx.Node, int]]] = {}
+    graph = copy.deepcopy(module.graph)
+    entries = graph.find_nodes(op="placeholder")
+    for name, entry in zip(module.meta["inputs"], entries, strict=True):
+        for axis, dim in enumerate(inputs[name].shape or ()):
+            if not isinstance(dim, int) and dim.value is not None:
+                places.setdefault(dim.value, []).append((entry, axis))
+    with graph.inserting_after(entries[-1] if entries else None):
+        for found in places.values():
+            if len(found) > 1:
+                graph.call_function(_check_equal, tuple(found))
+    return torch.fx.GraphModule(module, graph)
+
+
+def _check_equal(*places: tuple[torch.Tensor, int]) -> None:
+    (first, at), *others = places
+    for tensor, axis in others:
+        torch._check(tensor.shape[axis] == first.shape[at])  # type: ignore[no-untyped-call]
 
 
 def _distinct(model: ir.Model, given: Mapping[str, int]) -> dict[str, int]:

@@ -20,6 +20,9 @@ Ints = Sequence[int]
 Leaf = int | bool | torch.SymInt | torch.SymBool
 Nested = Leaf | list["Nested"]
 
+#: The larger of two sizes that may be symbolic; max() would tie the graph to one of them.
+larger: Callable[[int, int], int] = torch.sym_max
+
 
 def rank(value: Nested) -> int:
     depth = 0

@@ -16,6 +16,7 @@ from ..errors import ModelError, OptionError, nearest
 from .dtypes import to_numpy
 from .edge import enter, holds_values, leave
 from .limit import Limit
+from .lowering import FAILURES
 
 Tap = Callable[[str, torch.Tensor], torch.Tensor | None]
 """Called with a value's ONNX name and the value, in the order of execution; keep a clone, not the tensor. A tensor that
@@ -24,17 +25,6 @@ it returns takes the value's place for everything that runs after."""
 
 LIMIT = 8 << 30
 """Bytes that one value may take unless the interpreter is told otherwise."""
-
-_FAILURES = (
-    RuntimeError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AssertionError,
-    ArithmeticError,
-    AttributeError,
-    MemoryError,
-)
 
 
 class Interpreter:
@@ -104,7 +94,7 @@ class Interpreter:
         try:
             # not the module's own call, which prints the generated code where that fails
             return self.module.forward(*inputs)
-        except _FAILURES:
+        except FAILURES:
             return self._walk(self.module, inputs, None, frozenset())
 
     def _feed(self, feeds: Mapping[str, np.ndarray | torch.Tensor]) -> list[torch.Tensor]:
@@ -154,10 +144,7 @@ class Interpreter:
             else:
                 values[node] = _call(node, args, fx.map_arg(node.kwargs, value_of))
             if watch is not None and node.meta.get("tap") and node.meta["onnx_name"] in wanted:
-                shown = _shown(values[node])
-                forced = None if shown is None else watch(node.meta["onnx_name"], shown)
-                if forced is not None and isinstance(values[node], torch.Tensor):
-                    values[node] = forced
+                values[node] = _seen(watch, node.meta["onnx_name"], values[node])
             for other in dead:
                 del values[other]
         raise AssertionError("an FX graph ends in an output")
@@ -197,7 +184,7 @@ def _call(node: fx.Node, args: Sequence[object], kwargs: Mapping[str, object]) -
     assert callable(node.target)
     try:
         return node.target(*args, **kwargs)
-    except _FAILURES as error:
+    except FAILURES as error:
         given = ", ".join(_described(value) for value in args)
         text = str(error).strip().split("\n")[0]
         raise ModelError(f"{node.meta['source']} cannot run on ({given}): {text}") from error
@@ -215,6 +202,13 @@ def _tappable(module: fx.GraphModule) -> Iterable[str]:
             for node in child.graph.nodes:
                 if node.meta.get("tap"):
                     yield node.meta["onnx_name"]
+
+
+def _seen(watch: Tap, name: str, value: object) -> object:
+    """The value, or what the tap puts in its place. Of neither does anything stay behind here."""
+    shown = _shown(value)
+    forced = None if shown is None else watch(name, shown)
+    return forced if forced is not None and isinstance(value, torch.Tensor) else value
 
 
 def _shown(value: object) -> torch.Tensor | None:

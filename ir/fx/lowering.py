@@ -76,6 +76,18 @@ class Literal(NamedTuple):
 
 ZERO = Literal([0.0], oir.DataType.FLOAT.value)
 
+FAILURES = (
+    RuntimeError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AssertionError,
+    ArithmeticError,
+    AttributeError,
+    MemoryError,
+)
+"""What Python and torch raise over an op that cannot be read or run; a KeyError is a text that no table has."""
+
 
 Table = Mapping[Key, Lowering]
 HostTable = Mapping[Key, HostLowering]

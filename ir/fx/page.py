@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import onnx
 
-from .flow.control import FORMS
 from .host import HOST
 from .lowering import Function, Key, Lowering, Table
-from .table import FAMILIES
+from .ops.contrib import CONTRIB
+from .ops.contrib.absent import ABSENT, ALIASES
+from .table import FAMILIES, FORMS
 
 #: The oldest opset that the page speaks of.
 _OLDEST = 7
@@ -27,6 +28,9 @@ table starts a row of its own, where one row does not serve all of them. **host*
 Python ints, for shape arithmetic. **by** is the function that computes it.
 """
 
+_CONTRIB = """Of the {count} ops of ONNX Runtime's domain `com.microsoft` (1.31), {covered} have a lowering:
+"""
+
 
 def page() -> str:
     """The page's text."""
@@ -37,7 +41,7 @@ def page() -> str:
     head = _HEAD.format(
         count=count, covered=count - len(absent), oldest=_OLDEST, newest=newest, version=onnx.__version__
     )
-    parts = [head, "## Not converted\n", *_absent(absent)]
+    parts = [head, "## Not converted\n", *_absent(absent), _contrib()]
     for family, table in FAMILIES.items():
         parts.append(f"## {family}\n")
         parts.append("\n".join(_table(table, defined)) + "\n")
@@ -69,6 +73,17 @@ def _rows() -> Iterator[Key]:
 
 def _absent(names: list[str]) -> list[str]:
     return [f"{', '.join(f'`{name}`' for name in names)}\n" if names else "None.\n"]
+
+
+def _contrib() -> str:
+    """Which of ONNX Runtime's own ops are left out, one line a reason."""
+    reasons: dict[str, list[str]] = {}
+    for op, reason in sorted(ABSENT.items()):
+        reasons.setdefault(reason, []).append(op)
+    own = {op for domain, op, _ in CONTRIB if domain == "com.microsoft"} - set(ALIASES)
+    lines = [_CONTRIB.format(count=len(own | set(ABSENT)), covered=len(own)), "| op | why not |", "| --- | --- |"]
+    lines += [_line(", ".join(f"`{op}`" for op in ops), reason) for reason, ops in reasons.items()]
+    return "\n".join(lines) + "\n"
 
 
 def _table(table: Table, defined: Mapping[str, list[int]]) -> Iterator[str]:

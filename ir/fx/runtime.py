@@ -13,7 +13,9 @@ def as_tensor(value: Nested, dtype: torch.dtype, *, like: torch.Tensor | None = 
     """Shape arithmetic as a tensor, on the device of `like`."""
     device = like.device if like is not None else None
     leaves = flat(value)
-    if not any(isinstance(leaf, torch.SymInt | torch.SymBool) for leaf in leaves):
+    known = not any(isinstance(leaf, torch.SymInt | torch.SymBool) for leaf in leaves)
+    # a constant inside of a branch cannot be saved (torch 2.13)
+    if known and not (torch.compiler.is_exporting() and leaves):
         return torch.tensor(value, dtype=dtype, device=device)
     parts = [torch.scalar_tensor(cast(int, leaf), dtype=dtype, device=device) for leaf in leaves]
     return torch.stack(parts).reshape(extent(value)) if isinstance(value, list) else parts[0]

@@ -13,6 +13,7 @@ from .ops.contrib import CONTRIB
 from .ops.detection import DETECTION
 from .ops.elementwise import ELEMENTWISE
 from .ops.flex import FLEX
+from .ops.image import IMAGE
 from .ops.index import INDEX
 from .ops.linear import LINEAR
 from .ops.linear_attention import LINEAR_ATTENTION
@@ -44,7 +45,7 @@ FAMILIES: dict[str, Table] = {
     "Normalization": NORM,
     "Pooling": POOL,
     "Resampling": RESIZE,
-    "Images": SPATIAL,
+    "Images": merged(SPATIAL, IMAGE),
     "Detection": DETECTION,
     "Attention": merged(ATTENTION, LINEAR_ATTENTION),
     "Recurrence": RECURRENT,

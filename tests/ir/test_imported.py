@@ -195,3 +195,25 @@ def test_refuses_broken_graphs(proto: onnx.ModelProto, message: str) -> None:
     with pytest.raises(ModelError, match=message) as caught:
         load(proto)
     assert str(caught.value).startswith("the ModelProto")
+
+
+def _declared(*dims: int) -> onnx.ModelProto:
+    proto = _proto(relu)
+    proto.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", FLOAT, dims))
+    return proto
+
+
+def test_a_dimension_of_minus_one_is_not_known() -> None:
+    shape = load(_declared(-1, 3)).graph.inputs[0].shape
+    assert shape is not None
+    assert [dim if isinstance(dim, int) else dim.value for dim in shape] == [None, 3]
+
+
+def test_refuses_negative_dimensions() -> None:
+    with pytest.raises(ModelError, match=r"negative dimensions: 'x' of shape \[-2, 3\]"):
+        load(_declared(-2, 3))
+    weight = onnx.TensorProto(name="w", dims=[-1, 3], data_type=FLOAT, float_data=[1, 2, 3])
+    proto = _proto(helper.make_node("Add", ["x", "w"], ["y"]))
+    proto.graph.initializer.append(weight)
+    with pytest.raises(ModelError, match=r"negative dimensions: 'w' of shape \[-1, 3\]"):
+        load(proto)

@@ -362,8 +362,8 @@ def test_refuses_a_projecting_lstm() -> None:
     [
         ({"y": {0: "batch"}}, "dynamic names the input 'y', which forward has not: known: x"),
         ({"x": {3: "batch"}}, r"x axis 3: the example input has shape \[2, 3, 4\]"),
-        ({"x": {0: "batch size"}}, "expected a name or"),
-        ({"x": {0: ("batch", 1)}}, "expected a name or"),
+        ({"x": {0: "batch size"}}, "expected a name, a sum of names or"),
+        ({"x": {0: ("batch", 1)}}, "expected a name, a sum of names or"),
         ({"x": {0: ("batch", 9, 2)}}, "is 9..2, the smallest size comes first"),
         ({"x": {0: ("batch", "1", "2")}}, "sizes are whole numbers"),
         ({"x": {0: "batch", 1: "batch"}}, "'batch' has size 2 at x axis 0 and 3 at x axis 1"),

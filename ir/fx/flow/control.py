@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import onnx_ir as oir
 from torch import fx
 
-from ...errors import UnsupportedError
+from ...errors import ModelError, UnsupportedError
 from ...text import place
 from ..edge import string_tensor
 from ..lowering import Key
@@ -26,7 +26,9 @@ Form = Callable[[oir.Node, Scope, EmitNodes], Sequence[Held]]
 
 def emit_constant(node: oir.Node, scope: Scope, _: EmitNodes) -> Sequence[Held]:
     """Constant: stored, not trainable, or shape arithmetic where it is small and integer."""
-    name, attribute = next(iter(node.attributes.items()))
+    if len(node.attributes) != 1:
+        raise ModelError(f"{place(node)}: it has {len(node.attributes)} attributes; expected its value alone")
+    ((name, attribute),) = node.attributes.items()
     if attribute.is_ref():
         attribute = scope.attributes[attribute.ref_attr_name or ""]
     if name == "value":
@@ -46,7 +48,9 @@ def emit_if(node: oir.Node, scope: Scope, emit: EmitNodes) -> Sequence[Held]:
     """If: the branch itself where the condition is known, else a choice at run time."""
     assert node.inputs[0] is not None
     condition = scope.get(node.inputs[0])
-    graphs = [node.attributes[name].as_graph() for name in ("then_branch", "else_branch")]
+    graphs = [_body(node, name) for name in ("then_branch", "else_branch")]
+    for graph in graphs:
+        _expect(node, "outputs of a branch", len(graph.outputs), len(node.outputs))
     if isinstance(condition, OnHost) and condition.literal:
         taken = graphs[0 if truth(condition.value) else 1]
         inner = scope.inside()
@@ -83,7 +87,9 @@ def emit_if(node: oir.Node, scope: Scope, emit: EmitNodes) -> Sequence[Held]:
 def emit_loop(node: oir.Node, scope: Scope, emit: EmitNodes) -> Sequence[Held]:
     """Loop; the iteration number is a Python int."""
     trips, condition, *carried = [scope.optional(value) for value in node.inputs]
-    graph = node.attributes["body"].as_graph()
+    graph = _body(node, "body")
+    _expect(node, "inputs of the body", len(graph.inputs), 2 + len(carried))
+    _expect(node, "outputs of the body", len(graph.outputs), 1 + max(len(carried), len(node.outputs)), more=True)
     inner = scope.inside(Body(outer=scope.body, copy=scope.body.copy))
     for index, value in enumerate(graph.inputs):
         entry = inner.body.placeholder(value.name or "", place(node), host=index == 0)
@@ -115,8 +121,8 @@ def emit_loop(node: oir.Node, scope: Scope, emit: EmitNodes) -> Sequence[Held]:
 def emit_scan(node: oir.Node, scope: Scope, emit: EmitNodes) -> Sequence[Held]:
     """Scan over tensors."""
     held = [scope.body.tensor(scope.get(value)) for value in node.inputs if value is not None]
+    scanned = _scanned(node, len(held))
     graph, inner, entry = _scan_body(node, scope, emit)
-    scanned = node.attributes["num_scan_inputs"].as_int()
     states = len(held) - scanned
 
     def ints(name: str, count: int) -> tuple[int, ...]:
@@ -137,8 +143,8 @@ def emit_batched_scan(node: oir.Node, scope: Scope, emit: EmitNodes) -> Sequence
     """Scan of opset 8, whose first input is the length of each entry of the batch."""
     first, *rest = [scope.optional(value) for value in node.inputs]
     held = [scope.body.tensor(value) for value in rest if value is not None]
+    scanned = _scanned(node, len(held))
     graph, inner, entry = _scan_body(node, scope, emit)
-    scanned = node.attributes["num_scan_inputs"].as_int()
     states = len(held) - scanned
     backward = tuple(node.attributes["directions"].as_ints()) if "directions" in node.attributes else (0,) * scanned
     lengths = None if first is None else scope.body.tensor(first)
@@ -148,8 +154,30 @@ def emit_batched_scan(node: oir.Node, scope: Scope, emit: EmitNodes) -> Sequence
     return [OnDevice(part) for part in _split(call, node, scope, always=True)]
 
 
+def _scanned(node: oir.Node, given: int) -> int:
+    count = node.attributes["num_scan_inputs"].as_int()
+    if not 1 <= count <= given:
+        raise ModelError(f"{place(node)}: num_scan_inputs is {count}; expected 1 to {given}, the inputs there are")
+    graph = _body(node, "body")
+    _expect(node, "inputs of the body", len(graph.inputs), given)
+    _expect(node, "outputs of the body", len(graph.outputs), max(given - count, len(node.outputs)), more=True)
+    return count
+
+
+def _body(node: oir.Node, name: str) -> oir.Graph:
+    attribute = node.attributes.get(name)
+    if attribute is None or attribute.type != oir.AttributeType.GRAPH:
+        raise ModelError(f"{place(node)}: no graph is given as {name}")
+    return attribute.as_graph()
+
+
+def _expect(node: oir.Node, what: str, found: int, wanted: int, *, more: bool = False) -> None:
+    if found < wanted or (found > wanted and not more):
+        raise ModelError(f"{place(node)}: {found} {what}, expected {wanted}{' or more' if more else ''}")
+
+
 def _scan_body(node: oir.Node, scope: Scope, emit: EmitNodes) -> tuple[oir.Graph, Scope, fx.Node]:
-    graph = node.attributes["body"].as_graph()
+    graph = _body(node, "body")
     inner = scope.inside(Body(outer=scope.body, copy=scope.body.copy))
     for value in graph.inputs:
         inner.values[value] = OnDevice(inner.body.placeholder(value.name or "", place(node)))

@@ -17,10 +17,12 @@ from ..dtypes import TORCH, to_numpy
 from ..host import Nested, flat
 from ..scope import SMALL, Origin, written
 from .bodies import CONTROL
+from .fused import FUSED
 from .plain import known
 from .table import Call, UnwritableError, literal_type, output_type, read
 
 Result = oir.Value | tuple[oir.Value, ...]
+Sources = dict[oir.Value, tuple[torch.Tensor, bool]]
 _BOOL, _INT = oir.DataType.BOOL, oir.DataType.INT64
 
 
@@ -64,14 +66,15 @@ def _free(name: str, taken: Mapping[str, object] | set[str]) -> str:
 class Writer:
     """Writes a graph's nodes in order. Raises UnwritableError at a call that is no op of the tables.
 
-    `faithful` says that nothing was edited since `to_fx`, so that what the model declared of types and shapes holds.
+    `faithful` says that nothing was edited since `to_fx`, so that what the model declared of types and shapes holds;
+    `sources` gets the tensor that each initializer is, and whether it is that tensor transposed.
     """
 
-    def __init__(self, module: fx.GraphModule, names: Names, opsets: dict[str, int]) -> None:
+    def __init__(self, module: fx.GraphModule, names: Names, opsets: dict[str, int], sources: Sources) -> None:
         self.nodes: list[oir.Node] = []
         self.initializers: list[oir.Value] = []
         self.faithful = True
-        self._module, self._names, self._opsets = module, names, opsets
+        self._module, self._names, self._opsets, self._sources = module, names, opsets, sources
         self._values: dict[fx.Node, Result] = {}
         self._trusted: set[fx.Node] = set()
         self._constants: dict[tuple[object, ...], oir.Value] = {}
@@ -135,6 +138,8 @@ class Writer:
             self._values[node] = self._as_tensor(node)
         elif target in CONTROL:
             self._values[node] = CONTROL[target](self, node)
+        elif target in FUSED:
+            self._values[node] = FUSED[target](self, node)
         else:
             self._values[node] = self._call(node)
 
@@ -156,7 +161,7 @@ class Writer:
         origin: Origin | None = node.meta.get("onnx")
         parts = _parts(node) if several else {}
         labels: list[fx.Node | None] = [parts.get(index) for index in range(call.outputs)] if several else [node]
-        names = ["" if label is None else _name(label) for label in labels]
+        names = ["" if label is None or _is_unread(label) else _name(label) for label in labels]
         made = self._node(call, inputs, names, (origin.name if origin else "") or node.name, origin)
         types = [None if value is None else value.dtype for value in inputs]
         for index, (value, label) in enumerate(zip(made, labels, strict=True)):
@@ -165,6 +170,24 @@ class Writer:
             if value.type is None and (dtype := output_type(call, index, types)) is not None:
                 value.type = oir.TensorType(dtype)
         return tuple(made) if several else made[0]
+
+    def one(
+        self, node: fx.Node, op: str, inputs: Sequence[oir.Value | None], attributes: Sequence[oir.Attr] = ()
+    ) -> oir.Value:
+        """Write a standard op of one output for an FX node."""
+        made = self.emit(node, Call("", op, (), tuple(attributes), 1, None), inputs, several=False)
+        assert isinstance(made, oir.Value)
+        made.type = made.type or (inputs[0].type if inputs[0] is not None else None)
+        return made
+
+    def step(
+        self, node: fx.Node, op: str, inputs: Sequence[oir.Value | None], attributes: Sequence[oir.Attr] = ()
+    ) -> oir.Value:
+        """Write a standard op that computes something on the way to what an FX node computes."""
+        name = f"{_name(node)}_{op}"
+        (made,) = self._node(Call("", op, (), tuple(attributes), 1, None), inputs, [name], name, None)
+        made.type = inputs[0].type if inputs[0] is not None else None
+        return made
 
     def _node(
         self,
@@ -281,7 +304,29 @@ class Writer:
                 dtype = None
             array = to_numpy(held, dtype)
             self._stored[path] = self._constant(oir.Tensor(array, dtype=dtype), name)
+            self._sources[self._stored[path]] = held, False
         self._values[node] = self._stored[path]
+
+    def transposed(self, node: object) -> oir.Value | None:
+        """A matrix that the module owns as the initializer that is its transpose; None for what a node computes."""
+        held = self.owned(node) if isinstance(node, fx.Node) and node.op == "get_attr" else None
+        if not isinstance(node, fx.Node) or not isinstance(held, torch.Tensor):
+            return None
+        path = str(node.target)
+        label = f"{path}.T"
+        if label not in self._stored:
+            name, _ = self._module.meta.get("stored", {}).get(self._made(path), (label, None))
+            self._stored[label] = self._constant(oir.Tensor(to_numpy(held).T), name)
+            self._sources[self._stored[label]] = held, True
+        return self._stored[label]
+
+    def made(self, node: object) -> bool:
+        """Whether a pass made this tensor out of another that the module had, a weight transposed."""
+        return isinstance(node, fx.Node) and node.op == "get_attr" and self._made(str(node.target)) is not None
+
+    def _made(self, path: str) -> str | None:
+        sources: Mapping[str, str] = self._module.meta.get("made", {})
+        return sources.get(path)
 
     def owned(self, node: fx.Node) -> object:
         """What a get_attr node reads from the module."""
@@ -304,7 +349,7 @@ class Writer:
 
     def inside(self, module: fx.GraphModule) -> Writer:
         """The writer of a branch's or loop's body, which sees this graph's values."""
-        return Writer(module, self._names, self._opsets)
+        return Writer(module, self._names, self._opsets, self._sources)
 
     def entry(self, node: fx.Node) -> oir.Value:
         """A new value for a placeholder: an input of a loop's body."""
@@ -325,6 +370,11 @@ def _parts(node: fx.Node) -> dict[int, fx.Node]:
         if user.target is operator.getitem and user.args[0] is node and isinstance(user.args[1], int):
             taken.setdefault(user.args[1], user)
     return taken
+
+
+def _is_unread(node: fx.Node) -> bool:
+    """An output that the model leaves out, and nobody reads."""
+    return node.meta.get("onnx_name") == "" and not node.users
 
 
 def _name(node: fx.Node) -> str:

@@ -14,17 +14,7 @@ from ...dynamic import Dimension
 from ...errors import ModelError, TersorError
 from ..dtypes import torch_dtype
 from ..scope import Kept, identifier
-
-
-def signature(module: fx.GraphModule) -> list[oir.Value]:
-    """The module's inputs as the model had them; one that a user added has no type."""
-    found = []
-    for node in module.graph.find_nodes(op="placeholder"):
-        value = oir.Value(name=node.meta.get("onnx_name") or str(node.target), type=node.meta.get("onnx_type"))
-        shape = node.meta.get("onnx_shape")
-        value.shape = None if shape is None else shape.copy()
-        found.append(value)
-    return found
+from .model import signature
 
 
 def retraced(module: fx.GraphModule, reason: str) -> oir.Model:

@@ -47,6 +47,7 @@ class Rewriter:
             number += 1
             name = f"{base}_{number}"
         self.module.register_buffer(name, tensor, persistent=True)
+        self.module.meta.setdefault("made", {})[name] = str(source.target)
         with self.module.graph.inserting_before(self.node):
             made = self.module.graph.get_attr(name)
         return self._described(made)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast
+import functools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, cast
 
 import torch
 
@@ -107,28 +108,31 @@ def roi_align(
 ) -> torch.Tensor:
     """x [batch, channels, height, width], rois [n, 4] of (x1, y1, x2, y2); [n, channels, output_height, output_width].
 
-    Bilinear interpolation and the mean over a bin's samples work on one axis at a time, so a bin is a row of weights
-    for each axis. The maximum is over each sample's four weighted corners, as ONNX's reference and its tests have it.
+    A bin is the mean of its samples, each interpolated from four neighbours. The maximum is over each sample's four
+    weighted neighbours, as ONNX's reference and its tests have it.
     """
     if mode not in ("avg", "max"):
         raise ValueError(f"mode {mode!r} is neither avg nor max")
     half = coordinate_transformation_mode == "half_pixel"
     corners = rois * spatial_scale - (0.5 if half else 0.0)
-    images = x[batch_indices.long()]
+    images = batch_indices.long()
     rows = _samples(corners[:, 1], corners[:, 3], output_height, x.shape[2], sampling_ratio, grow=not half)
     columns = _samples(corners[:, 0], corners[:, 2], output_width, x.shape[3], sampling_ratio, grow=not half)
-    if mode == "avg":
-        vertical, horizontal = (_mean_weights(part, n) for part, n in ((rows, x.shape[2]), (columns, x.shape[3])))
-        return vertical.unsqueeze(1) @ images @ horizontal.transpose(1, 2).unsqueeze(1)
-    return _greatest(images, rows, columns)
+    return (_mean if mode == "avg" else _greatest)(x, images, rows, columns)
 
 
-_Samples = tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor], torch.Tensor, torch.Tensor]
+class _Samples(NamedTuple):
+    """Along one axis: two (place, weight) pairs [rois, bins, samples], which samples lie in the image
+    [rois, bins, samples], which there are [rois, 1, samples], and how many [rois]."""
+
+    pairs: tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+    inside: torch.Tensor
+    used: torch.Tensor
+    taken: torch.Tensor
 
 
 def _samples(start: torch.Tensor, end: torch.Tensor, bins: int, n: int, ratio: int, *, grow: bool) -> _Samples:
-    """Along one axis of length n: two (place, weight) pairs [rois, bins, samples], which samples there are
-    [rois, 1, samples], and how many [rois, 1]."""
+    """Where bins of an axis of length n are read."""
     length = (end - start).clamp(min=1.0) if grow else end - start
     step = (length / bins).reshape(-1, 1, 1)
     if ratio > 0:
@@ -144,40 +148,43 @@ def _samples(start: torch.Tensor, end: torch.Tensor, bins: int, n: int, ratio: i
     at = at.clamp(0, n - 1)
     low = at.floor()
     far = at - low
-    first = (low.long(), (1 - far) * inside)
-    second = ((low.long() + 1).clamp(max=n - 1), far * inside)
-    return first, second, used, count.reshape(-1, 1)
+    pairs = (low.long(), 1 - far), ((low.long() + 1).clamp(max=n - 1), far)
+    return _Samples(pairs, inside, used, count.reshape(-1))
 
 
-def _mean_weights(samples: _Samples, n: int) -> torch.Tensor:
-    """[rois, bins, n]"""
-    first, second, _, count = samples
-    weights = first[1].new_zeros(*first[1].shape[:2], n)
-    for place, weight in (first, second):
-        weights = weights.scatter_add(2, place, weight)
-    return weights / count.clamp(min=1).unsqueeze(-1)
+def _corners(x: torch.Tensor, images: torch.Tensor, rows: _Samples, columns: _Samples) -> Iterator[torch.Tensor]:
+    """The four weighted neighbours of each sample, zero for samples outside [rois, rows, columns, channels]."""
+    image = images.reshape(-1, 1, 1)
+    inside = rows.inside.flatten(1).unsqueeze(2) & columns.inside.flatten(1).unsqueeze(1)
+    for down, tall in rows.pairs:
+        for across, wide in columns.pairs:
+            found = x[image, :, down.flatten(1).unsqueeze(2), across.flatten(1).unsqueeze(1)]
+            weight = tall.flatten(1).unsqueeze(2) * wide.flatten(1).unsqueeze(1)
+            # what lies outside counts as nothing, infinite as it may be
+            yield torch.where(inside.unsqueeze(-1), found * weight.unsqueeze(-1), 0.0)
 
 
-def _greatest(images: torch.Tensor, rows: _Samples, columns: _Samples) -> torch.Tensor:
-    *tall, used_rows, _ = rows
-    *wide, used_columns, _ = columns
-    number, bins_down, down = tall[0][0].shape
-    _, bins_across, across = wide[0][0].shape
-    if down * across == 0:
-        return images.new_zeros(number, images.shape[1], bins_down, bins_across)
-    roi = torch.arange(number, device=images.device).reshape(-1, 1, 1)
-    best: torch.Tensor | None = None
-    for down_place, down_weight in tall:
-        for across_place, across_weight in wide:
-            # [rois, rows, columns, channels]
-            found = images[roi, :, down_place.flatten(1).unsqueeze(2), across_place.flatten(1).unsqueeze(1)]
-            weight = down_weight.flatten(1).unsqueeze(2) * across_weight.flatten(1).unsqueeze(1)
-            value = found * weight.unsqueeze(-1)
-            best = value if best is None else torch.maximum(best, value)
-    assert best is not None
-    best = best.permute(0, 3, 1, 2).reshape(number, -1, bins_down, down, bins_across, across)
-    used = used_rows.reshape(number, 1, 1, down, 1, 1) & used_columns.reshape(number, 1, 1, 1, 1, across)
-    greatest = best.masked_fill(~used, float("-inf")).amax((3, 5))
+def _in_bins(values: torch.Tensor, rows: _Samples, columns: _Samples) -> torch.Tensor:
+    """[rois, rows, columns, channels] as [rois, channels, bins, samples, bins, samples]."""
+    (_, bins_down, down), (_, bins_across, across) = rows.inside.shape, columns.inside.shape
+    number, *_, channels = values.shape
+    return values.permute(0, 3, 1, 2).reshape(number, channels, bins_down, down, bins_across, across)
+
+
+def _mean(x: torch.Tensor, images: torch.Tensor, rows: _Samples, columns: _Samples) -> torch.Tensor:
+    values = functools.reduce(torch.add, _corners(x, images, rows, columns))
+    count = (rows.taken.clamp(min=1) * columns.taken.clamp(min=1)).reshape(-1, 1, 1, 1)
+    return _in_bins(values, rows, columns).sum((3, 5)) / count
+
+
+def _greatest(x: torch.Tensor, images: torch.Tensor, rows: _Samples, columns: _Samples) -> torch.Tensor:
+    best = functools.reduce(torch.maximum, _corners(x, images, rows, columns))
+    bins = _in_bins(best, rows, columns)
+    number, channels, down, tall, across, wide = bins.shape
+    if tall * wide == 0:
+        return x.new_zeros(number, channels, down, across)
+    used = rows.used.reshape(number, 1, 1, tall, 1, 1) & columns.used.reshape(number, 1, 1, 1, 1, wide)
+    greatest = bins.masked_fill(~used, float("-inf")).amax((3, 5))
     return greatest.masked_fill(~used.any(3).any(-1), 0.0)
 
 

@@ -7,9 +7,14 @@ import functools
 import torch
 from torch.nn import functional
 
+from ..dtypes import FLOAT8
 from ..lowering import Lowering, Table, standard
 
 Number = torch.Tensor | float | int
+
+# float attributes are float32, and so are their defaults
+_FIFTH = 0.20000000298023224
+_HUNDREDTH = 0.009999999776482582
 
 
 def identity(x: torch.Tensor) -> torch.Tensor:
@@ -17,8 +22,14 @@ def identity(x: torch.Tensor) -> torch.Tensor:
 
 
 def div(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Integers divide toward zero."""
-    return a / b if a.is_floating_point() or a.is_complex() else torch.div(a, b, rounding_mode="trunc")
+    """Integers divide toward zero; the least one by -1 is itself."""
+    if a.is_floating_point() or a.is_complex():
+        return a / b
+    if a.dtype not in (torch.int32, torch.int64):
+        return torch.div(a, b, rounding_mode="trunc")
+    # the processor traps where a quotient does not fit these types
+    negated = b == -1
+    return torch.where(negated, -a, torch.div(a, torch.where(negated, 1, b), rounding_mode="trunc"))
 
 
 def mod(a: torch.Tensor, b: torch.Tensor, *, fmod: int = 0) -> torch.Tensor:
@@ -30,6 +41,11 @@ def power(base: torch.Tensor, exponent: Number | list[Number]) -> torch.Tensor:
     """The result has the type of the base, whatever the exponent's; of integers to negative powers too."""
     if isinstance(exponent, list) or not (base.is_floating_point() or isinstance(exponent, torch.Tensor)):
         exponent = torch.tensor(exponent, device=base.device)
+    if isinstance(exponent, torch.Tensor) and exponent.dtype != base.dtype:
+        # left to itself torch has a base without axes follow the exponent's type
+        wide = torch.promote_types(base.dtype, exponent.dtype)
+        base, exponent, kept = base.to(wide), exponent.to(wide), base.dtype
+        return torch.pow(base, exponent).to(kept)
     return torch.pow(base, exponent).to(base.dtype)
 
 
@@ -52,17 +68,24 @@ def mean(*values: torch.Tensor) -> torch.Tensor:
 def clip(x: torch.Tensor, min: Number | None = None, max: Number | None = None) -> torch.Tensor:
     """Both bounds, one or none; the upper one wins where they cross."""
     if min is not None:
-        x = torch.maximum(x, min) if isinstance(min, torch.Tensor) else torch.clamp(x, min=_scalar(min))
+        low = _scalar(min)
+        x = torch.maximum(x, low) if isinstance(low, torch.Tensor) else torch.clamp(x, min=low)
     if max is not None:
-        x = torch.minimum(x, max) if isinstance(max, torch.Tensor) else torch.clamp(x, max=_scalar(max))
+        high = _scalar(max)
+        x = torch.minimum(x, high) if isinstance(high, torch.Tensor) else torch.clamp(x, max=high)
     return x
 
 
-def _scalar(value: object) -> float:
-    while isinstance(value, list):
-        value = value[0]
-    assert isinstance(value, int | float)
-    return value
+def _scalar(bound: object) -> Number:
+    """A bound without axes; files exist that write it as a vector of one, which ONNX Runtime takes too."""
+    if isinstance(bound, torch.Tensor):
+        return bound.reshape(()) if bound.dim() else bound
+    while isinstance(bound, list):
+        if len(bound) != 1:
+            raise ValueError(f"a bound is {bound}; expected one number")
+        bound = bound[0]
+    assert isinstance(bound, int | float)
+    return bound
 
 
 def where(condition: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -78,7 +101,7 @@ def gelu(x: torch.Tensor, *, approximate: str = "none") -> torch.Tensor:
     return functional.gelu(x, approximate=approximate)
 
 
-def leaky_relu(x: torch.Tensor, *, alpha: float = 0.01) -> torch.Tensor:
+def leaky_relu(x: torch.Tensor, *, alpha: float = _HUNDREDTH) -> torch.Tensor:
     return torch.where(x < 0, x * alpha, x)
 
 
@@ -100,7 +123,12 @@ def selu(
     return gamma * torch.where(x > 0, x, alpha * torch.expm1(x))
 
 
-def hard_sigmoid(x: torch.Tensor, *, alpha: float = 0.2, beta: float = 0.5) -> torch.Tensor:
+def sign(x: torch.Tensor) -> torch.Tensor:
+    """Of NaN, NaN: torch has zero there."""
+    return torch.where(torch.isnan(x), x, torch.sign(x)) if x.is_floating_point() else torch.sign(x)
+
+
+def hard_sigmoid(x: torch.Tensor, *, alpha: float = _FIFTH, beta: float = 0.5) -> torch.Tensor:
     return torch.clamp(alpha * x + beta, 0, 1)
 
 
@@ -129,6 +157,7 @@ def shrink(x: torch.Tensor, *, bias: float = 0.0, lambd: float = 0.5) -> torch.T
 
 
 def is_inf(x: torch.Tensor, *, detect_negative: int = 1, detect_positive: int = 1) -> torch.Tensor:
+    x = x.float() if x.dtype in FLOAT8 else x
     found = torch.isinf(x)
     if not detect_negative:
         found = found & (x > 0)
@@ -210,7 +239,7 @@ ELEMENTWISE: Table = standard(
         "Selu": selu,
         "Shrink": shrink,
         "Sigmoid": torch.sigmoid,
-        "Sign": torch.sign,
+        "Sign": sign,
         "Sin": torch.sin,
         "Sinh": torch.sinh,
         "Softplus": softplus,

@@ -69,8 +69,12 @@ def scatter_nd(
     deep = indices.shape[-1]
     dims, rest = data.shape[:deep], math.prod(data.shape[deep:])
     row = torch.zeros_like(indices[..., 0], dtype=torch.long)
+    beyond = torch.zeros_like(row, dtype=torch.bool)
     for i, n in enumerate(dims):
-        row = row * n + _forward(indices[..., i], n)
+        at = _forward(indices[..., i], n)
+        row, beyond = row * n + at, beyond | (at < 0) | (at >= n)
+    # an index beyond its axis would be a place in another row; beyond the table it is refused
+    row = torch.where(beyond, math.prod(dims), row)
     table = data.reshape(math.prod(dims), rest)
     index = row.reshape(-1, 1).expand(-1, rest)
     table = table.scatter_reduce(0, index, updates.reshape(row.numel(), rest), _REDUCTIONS[reduction])
@@ -93,7 +97,11 @@ def tensor_scatter(
     index = torch.remainder(index, n) if mode == "circular" else index
     dims = [1] * past.dim()
     dims[0], dims[axis] = index.shape[0], length
-    return past.scatter(axis, index.reshape(dims).expand(update.shape).long(), update)
+    places = index.reshape(dims).expand(update.shape).long()
+    if past.dtype.itemsize == 1 and past.is_floating_point():
+        # torch scatters no float8
+        return past.view(torch.uint8).scatter(axis, places, update.view(torch.uint8)).view(past.dtype)
+    return past.scatter(axis, places, update)
 
 
 def one_hot(indices: torch.Tensor, depth: object, values: torch.Tensor, *, axis: int = -1) -> torch.Tensor:
@@ -209,6 +217,8 @@ def arange(
 
 
 def eye_like(x: torch.Tensor, *, dtype: int | None = None, k: int = 0) -> torch.Tensor:
+    if x.dim() != 2:
+        raise ValueError(f"the input has shape {list(x.shape)}; expected two axes")
     kind = x.dtype if dtype is None else torch_dtype(dtype)
     rows = torch.arange(x.shape[0], device=x.device).unsqueeze(1)
     columns = torch.arange(x.shape[1], device=x.device)

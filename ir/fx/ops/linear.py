@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch.nn import functional
 
+from ..host import larger
 from ..lowering import Table, standard
 
 Ints = Sequence[int]
-
-# the comparison of sizes that may be symbolic
-_larger: Callable[[int, int], int] = torch.sym_max
 
 
 def gemm(
@@ -31,13 +29,12 @@ def gemm(
         if c is not None:
             return torch.addmm(c, left, right, beta=beta, alpha=alpha)
         return alpha * (left @ right) if alpha != 1 else left @ right
-    product = _times(left @ right, alpha)
-    return product if c is None else product + _times(c, beta)
-
-
-def _times(x: torch.Tensor, factor: float) -> torch.Tensor:
-    """Integers times a float in the integers' own type; left alone by one, as float32 holds no more than 24 bits."""
-    return x if factor == 1 else (factor * x).to(x.dtype)
+    product = left @ right
+    if alpha == 1 and (c is None or beta == 1):
+        return product if c is None else product + c
+    # integers meet float factors in float64 and are cut off once, at the end
+    whole = alpha * product.double()
+    return (whole if c is None else whole + beta * c.double()).to(a.dtype)
 
 
 def einsum(*operands: torch.Tensor, equation: str) -> torch.Tensor:
@@ -59,7 +56,7 @@ def same_padding(sizes: Ints, kernel: Ints, strides: Ints, dilations: Ints, *, u
 
 def _half(n: int) -> int:
     """Rounded toward zero, without asking which side of it a symbolic n is on."""
-    return _larger(n, 0) // 2 - _larger(-n, 0) // 2
+    return larger(n, 0) // 2 - larger(-n, 0) // 2
 
 
 def padding(
@@ -72,6 +69,12 @@ def padding(
     if auto_pad == "VALID" or pads is None:
         return [(0, 0)] * deep
     return [(pads[i], pads[deep + i]) for i in range(deep)]
+
+
+def _check_kernel(weight: torch.Tensor, declared: Ints | None) -> None:
+    """Raise ValueError where a node says another kernel than its weight [out, in, ...] has."""
+    if declared is not None and list(declared) != list(weight.shape[2:]):
+        raise ValueError(f"kernel_shape is {list(declared)}, the weight's is {list(weight.shape[2:])}")
 
 
 def _even(around: Sequence[tuple[int, int]]) -> bool:
@@ -92,6 +95,7 @@ def conv(
     strides: Ints | None = None,
 ) -> torch.Tensor:
     """x [batch, in, ...], weight [out, in / group, ...], over one to three spatial axes."""
+    _check_kernel(weight, kernel_shape)
     deep = x.dim() - 2
     steps, spread = list(strides or [1] * deep), list(dilations or [1] * deep)
     around = padding(x, weight.shape[2:], steps, spread, pads, auto_pad)
@@ -117,6 +121,7 @@ def conv_transpose(
     strides: Ints | None = None,
 ) -> torch.Tensor:
     """x [batch, in, ...], weight [in, out / group, ...]; the full result is cropped by the pads."""
+    _check_kernel(weight, kernel_shape)
     deep = x.dim() - 2
     steps, spread = list(strides or [1] * deep), list(dilations or [1] * deep)
     extra = list(output_padding or [0] * deep)

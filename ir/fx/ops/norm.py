@@ -126,11 +126,13 @@ def _trained(
         factor = (now_variance.to(wide) + epsilon).rsqrt() * scale.to(wide)
         offset = bias.to(wide) - now_mean.to(wide) * factor
         y = (data.to(wide) * factor.reshape(dims) + offset.reshape(dims)).to(x.dtype)
-    elif all(part.dtype == x.dtype for part in (scale, bias, now_mean, now_variance)):
-        y = functional.batch_norm(data, now_mean, now_variance, scale, bias, False, 0.0, epsilon)
     else:
-        at, spread, factor, offset = (part.to(wide) for part in (now_mean, now_variance, scale, bias))
-        y = functional.batch_norm(data.to(wide), at, spread, factor, offset, False, 0.0, epsilon).to(x.dtype)
+        # statistics that are weights reach the kernel as numbers, in an exported program that is trained further too
+        at, spread, factor, offset = now_mean.detach(), now_variance.detach(), scale, bias
+        if any(part.dtype != x.dtype for part in (at, spread, factor, offset)):
+            data, at, spread, factor, offset = (part.to(wide) for part in (data, at, spread, factor, offset))
+        y = functional.batch_norm(data, at, spread, factor, offset, False, 0.0, epsilon)
+        y = y if y.dtype == x.dtype else y.to(x.dtype)
     y = y.reshape(x.shape)
     if outputs == 1:
         return y
@@ -178,6 +180,8 @@ def local_response_norm(
     x: torch.Tensor, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0
 ) -> torch.Tensor:
     """Each channel divided by the squares of its `size` neighbours."""
+    if isinstance(x.shape[1], int) and x.shape[1] == 0:
+        return x
     deep = x.dim() - 2
     before = (size - 1) // 2
     squares = functional.pad(x * x, [0, 0] * deep + [before, size - 1 - before])

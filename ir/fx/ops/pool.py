@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from ..lowering import Lowering, Table, merged, standard
 from .linear import same_padding
+from .reduce import reduce_max
 
 Ints = Sequence[int]
 Kernel = Callable[..., torch.Tensor]
@@ -239,7 +240,7 @@ def global_average_pool(x: torch.Tensor) -> torch.Tensor:
 
 
 def global_max_pool(x: torch.Tensor) -> torch.Tensor:
-    return x.amax(_spatial(x), keepdim=True) if x.dim() > 2 else x
+    return reduce_max(x, _spatial(x)) if x.dim() > 2 else x
 
 
 def global_lp_pool(x: torch.Tensor, *, p: int = 2) -> torch.Tensor:

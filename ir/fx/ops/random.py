@@ -111,7 +111,7 @@ def dropout_10(x: torch.Tensor, *, ratio: float = 0.5, outputs: int) -> object:
 
 def dropout(
     x: torch.Tensor,
-    ratio: Number = 0.5,
+    ratio: Number | None = 0.5,
     training: Number | bool | list[bool] = False,
     *,
     seed: int | None = None,
@@ -121,9 +121,11 @@ def dropout(
 
     Returns the result, and where asked for the mask of what was kept.
     """
-    rate, learns = _scalar(ratio), _scalar(training)
+    rate, learns = _scalar(0.5 if ratio is None else ratio), _scalar(training)
     if not isinstance(learns, torch.Tensor) and (not learns or (not isinstance(rate, torch.Tensor) and rate == 0)):
         return dropout_10(x, outputs=outputs)
+    if not isinstance(rate, torch.Tensor) and not 0 <= rate < 1:
+        raise ValueError(f"ratio is {rate}; expected 0 or more and less than 1")
     kept = _draw(x.shape, seed, torch.float64, x.device) >= rate
     scale = 1 / (1 - rate)
     if isinstance(learns, torch.Tensor):

@@ -145,6 +145,11 @@ def arg_min(x: torch.Tensor, *, axis: int = 0, keepdims: int = 1, select_last_in
 
 
 def _arg(x: torch.Tensor, axis: int, keepdims: int, last: int, *, largest: bool) -> torch.Tensor:
+    if isinstance(x.shape[axis], int) and x.shape[axis] == 0:
+        kept = [1 if i == axis % x.dim() else size for i, size in enumerate(x.shape) if keepdims or i != axis % x.dim()]
+        if 0 not in kept:
+            raise ValueError(f"axis {axis} of {list(x.shape)} is empty: its largest and smallest element have no place")
+        return x.new_zeros(kept, dtype=torch.int64)
     y = x.flip(axis) if last else x
     place = y.argmax(axis, bool(keepdims)) if largest else y.argmin(axis, bool(keepdims))
     return x.shape[axis] - 1 - place if last else place

@@ -123,7 +123,10 @@ def _mode(mode: str) -> str:
 
 
 def _numbers(values: Numbers) -> list[float]:
-    return [float(value) for value in (values.tolist() if isinstance(values, torch.Tensor) else values)]
+    scales = [float(value) for value in (values.tolist() if isinstance(values, torch.Tensor) else values)]
+    if not all(0 < scale < math.inf for scale in scales):
+        raise ValueError(f"the scales are {scales}; expected finite numbers above 0")
+    return scales
 
 
 def _scaled(n: int, scale: float) -> _Target:
@@ -204,6 +207,10 @@ def _general(
     x: torch.Tensor, places: Ints, targets: Sequence[_Target], sampling: Sampling, region: Numbers | None
 ) -> torch.Tensor:
     """One axis after the other."""
+    if not (torch.compiler.is_exporting() or torch.compiler.is_compiling()):
+        # the result's size without the result: places and weights of an axis that is far too long are large themselves
+        found = {axis: target.size for axis, target in zip(places, targets, strict=True)}
+        torch.empty([found.get(axis, size) for axis, size in enumerate(x.shape)], dtype=x.dtype, device="meta")
     y = x if x.dtype in (torch.float32, torch.float64) or sampling.mode == "nearest" else x.float()
     for i, (axis, target) in enumerate(zip(places, targets, strict=True)):
         part = None if region is None else (region[i], region[i + len(places)])

@@ -107,7 +107,9 @@ def slice_(
 
 
 def expand(x: torch.Tensor, dims: Ints) -> torch.Tensor:
-    """Broadcast both ways: a wanted size of 1 keeps the input's."""
+    """Broadcast both ways: a wanted size of 1 keeps the input's. Raises ValueError for one below 0."""
+    if any(isinstance(d, int) and d < 0 for d in dims):
+        raise ValueError(f"the sizes are {list(dims)}; expected none below 0")
     missing = len(dims) - x.dim()
     full = [1] * -missing + list(dims)
     kept = [-1 if i >= missing and isinstance(d, int) and d == 1 else d for i, d in enumerate(full)]

@@ -130,11 +130,14 @@ def mel_weight_matrix(
 ) -> torch.Tensor:
     """Triangles of peak 1 that are evenly spaced in mel(f) = 2595 log10(1 + f / 700): [length / 2 + 1, bins]."""
     device = None if like is None else like.device
-    n, size = _int(bins), _int(length)
+    n, size, samples = _int(bins), _int(length), _int(rate)
+    for name, number in (("num_mel_bins", n), ("dft_length", size), ("sample_rate", samples)):
+        if isinstance(number, int) and number < 1:
+            raise ValueError(f"{name} is {number}; expected 1 or more")
     low, high = (_mel(edge, device) for edge in (lowest, highest))
     mels = torch.arange(n + 2, device=device) * ((high - low) / (n + 2)) + low
     hertz = 700 * torch.expm1(mels * (math.log(10) / 2595))
-    edges = torch.floor((size + 1) * hertz / _int(rate))
+    edges = torch.floor((size + 1) * hertz / samples)
     left, peak, right = edges[:-2], edges[1:-1], edges[2:]
     f = torch.arange(size // 2 + 1, dtype=torch.float64, device=device).unsqueeze(1)
     one = torch.ones_like(peak)

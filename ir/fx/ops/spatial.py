@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional
 
+from ..host import larger
 from ..lowering import Lowering, Table, merged, standard
 from .interpolation import cubic
 
@@ -81,8 +82,8 @@ def read(
     sizes = x.shape[2:]
     taps = {"nearest": (0,), "linear": (0, 1), "cubic": (-1, 0, 1, 2)}[kind]
     flat = x.flatten(2)
-    # the taps of all axes make a product; (offset into flat, weight) is built up axis by axis
-    terms: list[tuple[torch.Tensor, torch.Tensor]] = []
+    # the taps of all axes make a product; (offset into flat, weight, where it is outside) is built up axis by axis
+    terms: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     for axis, (n, place) in enumerate(zip(sizes, at, strict=True)):
         base = place.floor()
         row = []
@@ -92,22 +93,34 @@ def read(
             index = base + tap
             if outside == "reflection":
                 index = _reflected(index, *((0.0, n - 1.0) if corners else (-0.5, n - 0.5)))
-            elif outside == "zeros":
-                weight = weight * ((index >= 0) & (index < n))
-            row.append((index.long().clamp(0, n - 1), weight))
+            row.append((index.long().clamp(0, n - 1), weight, (index < 0) | (index >= n)))
         if axis:
-            row = [(place * n + index, one * other) for place, one in terms for index, other in row]
+            row = [(at * n + index, one * other, a | b) for at, one, a in terms for index, other, b in row]
         terms = row
     total = torch.zeros((), dtype=x.dtype, device=x.device)
-    for index, weight in terms:
-        values = flat.gather(2, index.unsqueeze(1).expand(-1, x.shape[1], -1))
-        total = total + values * weight.unsqueeze(1)
+    for index, weight, beyond in terms:
+        values = flat.gather(2, index.unsqueeze(1).expand(-1, x.shape[1], -1)) * weight.unsqueeze(1)
+        # not a weight of zero, which would make NaN of an infinite element at the edge
+        total = total + (torch.where(beyond.unsqueeze(1), 0.0, values) if outside == "zeros" else values)
     return total
 
 
 def affine_grid(theta: torch.Tensor, size: Ints, *, align_corners: int = 0) -> torch.Tensor:
-    """theta [batch, r, r + 1] for an image of `size` [batch, channels, *dims]; the grid [batch, *dims, r]."""
-    return functional.affine_grid(theta, [int(n) for n in size], bool(align_corners))
+    """theta [batch, r, r + 1] for an image of `size` [batch, channels, *dims]; the grid [batch, *dims, r].
+
+    An axis of one element has it at -1 where corners are aligned, as in ONNX's function for the depth; torch has it in
+    the middle.
+    """
+    wide = theta if theta.dtype in (torch.float32, torch.float64) else theta.float()
+    lines = []
+    for n in size[2:]:
+        at = torch.arange(n, dtype=wide.dtype, device=theta.device)
+        lines.append(at * (2 / larger(n - 1, 1)) - 1 if align_corners else (2 * at + 1) / n - 1)
+    # the last axis comes first
+    places = torch.meshgrid(*lines, indexing="ij")
+    places = (*reversed(places), torch.ones_like(places[0]))
+    grid = torch.stack(places, -1).flatten(0, -2) @ wide.transpose(1, 2)
+    return grid.reshape(theta.shape[0], *size[2:], len(lines)).to(theta.dtype)
 
 
 def col2im(

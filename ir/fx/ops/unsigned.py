@@ -101,7 +101,7 @@ _READS = {
             *("Add", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "CenterCropPad", "Col2Im", "Compress"),
             *("CumProd", "CumSum", "Einsum", "GatherElements", "GatherND", "Gemm", "MatMul", "NonZero", "OneHot"),
             *("ReduceL1", "ReduceProd", "ReduceSum", "ReduceSumSquare", "ReverseSequence", "Scatter"),
-            *("ScatterElements", "ScatterND", "Sub", "TensorScatter", "Trilu"),
+            *("ScatterElements", "ScatterND", "Slice", "Sub", "TensorScatter", "Trilu"),
         ),
         Read.RING,
     ),

@@ -112,6 +112,11 @@ ROTARY: tuple[Sample, ...] = (
         c="double[5, 2]",
         s="double[5, 2]",
     ),
+    _sample(
+        "(y, z) = GemmaRotaryEmbedding(a, q, r, k, t)",
+        a="double[1, 3, 2]",
+        **dict.fromkeys("qrkt", "double[1, 2, 3, 2]"),
+    ),
 )
 _EMBED = {"i": np.array([[0, 2]], np.int32), "s": np.array([[0, 1]], np.int32)}
 NORMS: tuple[Sample, ...] = (
@@ -159,6 +164,8 @@ ARITHMETIC: tuple[Sample, ...] = (
     _sample("y = BiasSplitGelu(x, b)", x=_TOKENS, b="double[4]"),
     _sample("y = BiasAdd(x, b, s)", x=_TOKENS, b="double[4]", s=_TOKENS),
     _sample("y = BiasDropout(x, b, r)", x=X, b="double[3]", r=X),
+    _sample("y = BitmaskDropout(x)", x=X),
+    _sample("y = BitmaskBiasDropout(x, b, r)", x=X, b="double[3]", r=X),
     _sample("y = BiasSoftmax{axis=1, is_inner_broadcast=0}(x, b)", x=X, b=X),
     *(
         _sample(f"y = {op}{{alpha=0.5, transB=1}}(a, b)", a=X, b="double[2, 3]")

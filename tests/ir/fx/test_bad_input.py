@@ -98,6 +98,9 @@ INDICES = {
     "y = Gather(x, i)": {"i": np.full(100, 9)},
     "y = GatherElements(x, i)": {"i": np.full((70, 3), 9)},
     "y = ScatterND(x, i, u)": {"i": np.array([[9]]), "u": ones(1, 3)},
+    # place 5 of the six that there are, were it not beyond its axis
+    "y = ScatterND{reduction=mul}(x, i, u)": {"i": np.array([[0, 5]]), "u": ones(1)},
+    "y = ScatterND{reduction=max}(x, i, u)": {"i": np.array([[1, -4]]), "u": ones(1)},
     "y = NegativeLogLikelihoodLoss(x, t)": {"t": np.array([9, 9])},
     "y = Div(i, j)": {"i": np.ones(70, np.int64), "j": np.zeros(70, np.int64)},
 }
@@ -107,6 +110,13 @@ ATTRIBUTES = {
     "y = ScatterElements{reduction=divide}(x, i, u)": {"i": np.array([[0]]), "u": ones(1, 1)},
     "y = Gelu{approximate=roughly}(x)": {},
     "y = LRN{size=-1}(x)": {},
+    "y = Clip(x, w)": {"w": ones(3)},
+    "y = Clip(x, _, w)": {"w": ones(100)},
+    "y = Dropout(x, 2.0, yes)": {"yes": np.array(True)},
+    "y = MelWeightMatrix(-4, 16, 800, 0.0, 100.0)": {},
+    "y = MelWeightMatrix(4, -16, 800, 0.0, 100.0)": {},
+    "y = MelWeightMatrix(4, 16, 0, 0.0, 100.0)": {},
+    "y = ArgMax{axis=1}(e)": {"e": ones(2, 0)},
     "y = QuantizeLinear{block_size=-2}(x, w)": {"w": ones(1, 3)},
     "y = com.microsoft.MatMulNBits{K=3, N=4, bits=0, block_size=0}(x, w, s)": {
         "w": np.ones((4, 1, 8), np.uint8),
@@ -115,12 +125,16 @@ ATTRIBUTES = {
     "y = MatMul(x)": {},
     "y = Add(x, _)": {},
     "y = Relu(x, x, x)": {},
+    "(y, z) = Relu(x)": {},
     "y = Where(x, x, x)": {},
 }
 IMAGES = {
     "y = Conv{group=-1}(u, w)": {"w": ones(2, 3, 3, 3)},
     "y = Conv{group=0}(u, w)": {"w": ones(2, 3, 3, 3)},
     "y = Conv{kernel_shape=[100000, 100000]}(u, w)": {"w": ones(2, 3, 3, 3)},
+    "y = Conv{kernel_shape=[5, 5], pads=[2, 2, 2, 2]}(u, w)": {"w": ones(1, 1, 3, 3)},
+    "y = ConvTranspose{kernel_shape=[5, 5]}(u, w)": {"w": ones(1, 1, 3, 3)},
+    "y = Conv{dilations=[4611686018427387904, 1], pads=[1, 1, 1, 1]}(u, w)": {"w": ones(1, 1, 3, 3)},
     "y = Conv{strides=[0, 0]}(u, w)": {"w": ones(1, 1, 1, 1)},
     "y = Conv{dilations=[-1, 1]}(u, w)": {"w": ones(1, 1, 1, 1)},
     "y = Conv{pads=[-5, 0, 0, 0]}(u, w)": {"w": ones(1, 1, 1, 1)},
@@ -129,7 +143,12 @@ IMAGES = {
     "y = MaxPool{kernel_shape=[100000, 1]}(u)": {},
     "y = AveragePool{kernel_shape=[1, 1], strides=[-1, 1]}(u)": {},
     "y = Resize(u, _, [1.0, 1.0, 1e10, 1e10])": {},
+    "y = Resize(u, _, [1.0, 1.0, 1e9, 1e9])": {},
     "y = Resize(u, _, _, [1, 1, -4, 4])": {},
+    "y = Resize(u, _, [1.0, 1.0, 0.0, 1.0])": {},
+    "y = Resize(u, _, [1.0, 1.0, -2.0, 1.0])": {},
+    "y = Resize{mode=linear}(u, _, [1.0, 1.0, 1.0, inf])": {},
+    "y = EyeLike(u)": {},
     "y = Resize{mode=magic}(u, _, [1.0, 1.0, 2.0, 2.0])": {},
     "y = DepthToSpace{blocksize=0}(u)": {},
     "y = DepthToSpace{blocksize=3}(u)": {},
@@ -267,3 +286,46 @@ def test_a_branch_that_cannot_run_says_which_node_in_it() -> None:
     """)
     with pytest.raises(ModelError, match="Gather at r cannot run"):
         Interpreter(to_fx(model)).run({"x": ones(2), "c": np.array(True)})
+
+
+def test_sizes_below_zero_that_are_fed_are_refused() -> None:
+    model = graph("y = Expand(x, sizes)", inputs={"x": "float[2, 3]", "sizes": "int64[2]"})
+    with pytest.raises(ModelError, match=r"Expand at y cannot run .* expected none below 0"):
+        Interpreter(to_fx(model)).run({"x": ONES, "sizes": np.array([-1, 3])})
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_a_quotient_that_does_not_fit_wraps_around(dtype: type) -> None:
+    least = np.iinfo(dtype).min
+    model = graph("y = Div(a, b)", inputs={name: f"{np.dtype(dtype)}[3]" for name in "ab"})
+    feeds = {"a": np.array([least, 7, least], dtype), "b": np.array([-1, -1, 2], dtype)}
+    assert Interpreter(to_fx(model)).run(feeds)["y"].tolist() == [least, -7, least // 2]
+
+
+ARITIES = {
+    "f at .*: function own.f has 1 inputs, the call 2": "y = own.f (x, x)",
+    "f at .*: function own.f has 1 outputs, the call 2": "y, z = own.f (x)",
+    "If at .*: 1 outputs of a branch, expected 2": """
+        y, z = If (c) < then_branch = t () => (r) { r = Relu (x) }, else_branch = e () => (s) { s = Neg (x) } >""",
+    "Loop at .*: 2 inputs of the body, expected 3": """
+        y = Loop (, c, x) < body = b (int64 i, bool d) => (e) { e = Identity (d) } >""",
+    "Loop at .*: 1 outputs of the body, expected 2 or more": """
+        y = Loop (, c, x) < body = b (int64 i, bool d, float[N] v) => (e) { e = Identity (d) } >""",
+    "Scan at .*: num_scan_inputs is -5; expected 1 to 1": """
+        y = Scan <num_scan_inputs = -5, body = b (float v) => (w) { w = Relu (v) }> (x)""",
+    "Scan at .*: 2 inputs of the body, expected 1": """
+        y = Scan <num_scan_inputs = 1, body = b (float u, float v) => (w) { w = Add (u, v) }> (x)""",
+    "Scan at .*: no graph is given as body": "y = Scan <num_scan_inputs = 1> (x)",
+    "Constant at .*: it has 0 attributes": "y = Constant ()",
+}
+
+
+@pytest.mark.parametrize("message", ARITIES)
+def test_calls_and_bodies_that_do_not_fit_each_other_are_refused(message: str) -> None:
+    model = parse(f"""
+    g (float[N] x, bool c) => (y) {{ {ARITIES[message]} }}
+    <domain: "own", opset_import: ["" : 21]>
+    f (p) => (q) {{ q = Relu (p) }}
+    """)
+    with pytest.raises(ModelError, match=message):
+        to_fx(model)

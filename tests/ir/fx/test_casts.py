@@ -97,3 +97,10 @@ def test_like_another_tensor_of_any_type(to: str) -> None:
     found = Interpreter(to_fx(model)).run({"x": x, "like": np.zeros(1).astype(code(to).numpy())})["y"]
     np.testing.assert_array_equal(found.astype(np.float64), cast(x, to)[0])
     assert found.dtype == code(to).numpy()
+
+
+@pytest.mark.parametrize("name", SMALL[:4])
+def test_infinity_is_found_in_the_float8_types_that_have_it(name: str) -> None:
+    model = graph("y = IsInf(x)", inputs={"x": f"{name}[3]"})
+    x = np.array([1, np.inf, np.nan]).astype(code(name).numpy())
+    assert Interpreter(to_fx(model)).run({"x": x})["y"].tolist() == np.isinf(x.astype(np.float32)).tolist()

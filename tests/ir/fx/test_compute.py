@@ -125,3 +125,18 @@ def test_a_reduction_over_no_axes_can_be_the_identity(check: Check) -> None:
 def test_arg_max_of_ties(check: Check, op: str, last: int) -> None:
     feeds = {"x": np.array([[1, 2, 2], [3, 3, 1]], np.float32)}
     check(f"y = {op}{{axis=1, keepdims=0, select_last_index={last}}}(x)", x="float[2, 3]", feeds=feeds)
+
+
+@pytest.mark.parametrize("keep", [0, 1])
+@pytest.mark.parametrize("op", ["ArgMax", "ArgMin"])
+def test_places_in_an_empty_axis_are_asked_for_by_nobody(op: str, keep: int) -> None:
+    model = graph(f"y = {op}{{axis=-3, keepdims={keep}}}(x)", inputs={"x": "float[0, 0, 4]"})
+    found = Interpreter(to_fx(model)).run({"x": np.ones((0, 0, 4), np.float32)})["y"]
+    assert found.shape == ((1, 0, 4) if keep else (0, 4))
+    assert found.dtype == np.int64
+
+
+def test_integers_meet_a_float_factor_once() -> None:
+    model = graph("y = Gemm{alpha=0.5, beta=0.5}(a, b, c)", inputs=dict.fromkeys("abc", "int32[1, 1]"))
+    feeds = {"a": np.array([[3]], np.int32), "b": np.array([[1]], np.int32), "c": np.array([[1]], np.int32)}
+    assert Interpreter(to_fx(model)).run(feeds)["y"].tolist() == [[2]]

@@ -208,3 +208,20 @@ def test_dynamic_quantize_lstm(check: Check, direction: str, per: str) -> None:
     options = f"hidden_size={hidden}, direction='{direction}'"
     line = f"(y, h, c) = com.microsoft.DynamicQuantizeLSTM{{{options}}}(x, w, r, b, _, _, _, _, ws, z, rs, z)"
     check(line, x=f"float[5, 1, {width}]", constants=constants, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["random", "equal", "zeros and ones"])
+@pytest.mark.parametrize("shape", [(5, 7), (1, 9, 4), (1, 1)])
+def test_dynamic_time_warping(check: Check, kind: str, shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    made = {"random": rng.random(shape), "equal": np.ones(shape), "zeros and ones": rng.integers(0, 2, shape)}
+    fed = {"x": made[kind].astype(np.float32)}
+    check("y = com.microsoft.DynamicTimeWarping(x)", x=f"float{list(shape)}", feeds=fed, tolerance=0)
+
+
+@pytest.mark.parametrize("options", ["strides=[2, 1], group=2, output_padding=[1, 0]", "group=1"])
+def test_conv_transpose_with_pads_as_an_input(check: Check, options: str) -> None:
+    group = 2 if "group=2" in options else 1
+    constants = {"p": np.array([1, 0, 0, 1]), "w": floats(4, 3, 3, 2), "b": floats(3 * group)}
+    line = f"y = com.microsoft.ConvTransposeWithDynamicPads{{{options}}}(x, w, p, b)"
+    check(line, x="float[1, 4, 5, 5]", constants=constants)

@@ -70,9 +70,21 @@ def test_regions(opset: int, coordinates: str, ratio: int, mode: str, check: Che
 
 
 @pytest.mark.parametrize("mode", ["avg", "max"])
-def test_no_regions(mode: str) -> None:
-    y = roi_align(torch.randn(1, 2, 4, 4), torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), mode=mode)
+@pytest.mark.parametrize("ratio", [0, 1])
+def test_no_regions(ratio: int, mode: str) -> None:
+    none = torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)
+    y = roi_align(torch.randn(1, 2, 4, 4), *none, mode=mode, sampling_ratio=ratio)
     assert y.shape == (0, 2, 1, 1)
+
+
+@pytest.mark.parametrize("mode", ["avg", "max"])
+def test_what_lies_outside_a_region_does_not_reach_it(mode: str) -> None:
+    x = torch.arange(16.0).reshape(1, 1, 4, 4)
+    far = x.clone()
+    far[0, 0, 0, 0], far[0, 0, 3, 0] = float("inf"), float("nan")
+    region = torch.tensor([[1.5, 0.5, 3.5, 2.5]]), torch.zeros(1, dtype=torch.long)
+    options = {"mode": mode, "output_height": 2, "output_width": 2}
+    assert torch.equal(roi_align(far, *region, **options), roi_align(x, *region, **options))  # type: ignore[arg-type]
 
 
 def test_another_mode_is_an_error() -> None:

@@ -108,3 +108,26 @@ def test_a_node_that_cannot_run_is_named() -> None:
     model = graph("h = Relu(x)", "y = Add(h, bias)", bias=np.ones(4, np.float32))
     with pytest.raises(ModelError, match=r"Add at y cannot run on \(float32\[2, 3\], float32\[4\]\)"):
         Interpreter(to_fx(model)).run({"x": np.ones((2, 3), np.float32)})
+
+
+def test_a_power_without_axes_keeps_its_type_beside_a_narrower_exponent(check: Check) -> None:
+    feeds = {"x": np.float32(0.18859532), "e": np.array([0.1886], np.float16)}
+    assert check("y = Pow(x, e)", x="float[]", e="float16[1]", feeds=feeds)["y"].dtype == np.float32
+
+
+def test_the_sign_of_nan_is_nan(check: Check) -> None:
+    feeds = {"x": np.array([np.nan, -np.inf, -0.0, 3.0], np.float32)}
+    assert np.isnan(check("y = Sign(x)", x="float[4]", feeds=feeds)["y"][0])
+
+
+@pytest.mark.parametrize("op", ["HardSigmoid", "LeakyRelu"])
+def test_defaults_are_float32_in_float64_too(op: str) -> None:
+    attribute = np.float32({"HardSigmoid": 0.2, "LeakyRelu": 0.01}[op])
+    model = graph(f"y = {op}(x)", f"z = {op}{{alpha={float(attribute)}}}(x)", inputs={"x": "double[3]"})
+    found = Interpreter(to_fx(model)).run({"x": np.array([-1.3, 0.2, 0.7])})
+    assert found["y"].tolist() == found["z"].tolist()
+
+
+def test_a_bound_may_be_a_vector_of_one(check: Check) -> None:
+    feeds = {"x": np.float32(3), "low": np.array([-1], np.float32)}
+    assert check("y = Clip(x, low)", x="float[]", low="float[1]", feeds=feeds)["y"].shape == ()

@@ -12,8 +12,9 @@ from tersor.tests.ir.fx.samples import Sample
 from tersor.tests.ir.fx.samples_contrib import CONTRIB
 from tersor.tests.ir.fx.samples_layers import LAYERS
 from tersor.tests.ir.fx.samples_standard import STANDARD
+from tersor.tests.ir.fx.samples_streams import MORE_CONTRIB
 
-SAMPLES = (*STANDARD, *LAYERS, *CONTRIB)
+SAMPLES = (*STANDARD, *LAYERS, *CONTRIB, *MORE_CONTRIB)
 Op = tuple[str, str]
 
 _MS, _ML = "com.microsoft", "ai.onnx.ml"
@@ -28,7 +29,9 @@ NOT_DIFFERENTIABLE: dict[Op, str] = {
     **_because("the result is bool", "OptionalHasElement RegexFullMatch"),
     **_because("the result is bool", "IsAllFinite", _MS),
     **_because("integers only", "BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor ConvInteger MatMulInteger"),
-    **_because("integers only", "MatMulInteger16 MulInteger ReduceSumInteger", _MS),
+    **_because("integers only", "MatMulInteger16 MulInteger NGramHashMapping ReduceSumInteger", _MS),
+    **_because("a file in, bytes out", "ImageDecoder"),
+    **_because("the result counts or finds places", "DynamicTimeWarping", _MS),
     **_because("8-bit integers only", "NhwcMaxPool", _MS),
     **_because(
         "the result counts or finds places", "ArgMax ArgMin NonMaxSuppression NonZero SequenceLength Shape Size"

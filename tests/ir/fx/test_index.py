@@ -105,3 +105,14 @@ def test_unique_rebuilds_its_input(axis: int | None, sorted_: int) -> None:
     np.testing.assert_array_equal(np.take(x if axis is not None else x.ravel(), first, axis or 0), v)
     assert counts.sum() == inverse.size
     assert (np.diff(first) > 0).all() or sorted_
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2fnuz, ml_dtypes.float8_e8m0fnu])
+def test_a_cache_of_float8_is_written(dtype: type) -> None:
+    name = onnx_ir.DataType.from_numpy(np.dtype(dtype)).name.lower()
+    kinds = {"p": f"{name}[2, 3, 2]", "u": f"{name}[2, 1, 2]"}
+    model = graph("y = TensorScatter(p, u, [1, 0])", inputs=kinds, opset=24)
+    past, update = np.ones((2, 3, 2), dtype), np.full((2, 1, 2), 4, dtype)
+    wanted = past.copy()
+    wanted[0, 1], wanted[1, 0] = update[:, 0]
+    np.testing.assert_array_equal(Interpreter(to_fx(model)).run({"p": past, "u": update})["y"], wanted)

@@ -178,6 +178,15 @@ def _encoder(layers: int) -> onnx_ir.Model:
     return graph(*lines, inputs={"x": "float[batch, sequence, 64]"}, outputs=[x], **constants)
 
 
+def test_what_a_tap_was_shown_is_not_kept() -> None:
+    lines = ["a = Exp(x)", *(f"{b} = Neg({a})" for a, b in zip("abcd", "bcde", strict=True))]
+    module, memory = to_fx(graph(*lines, inputs={"x": "float[n]"}, outputs=["e"])), _Memory()
+    fed = {"x": torch.ones(1000)}
+    with memory:
+        Interpreter(module).tensors(fed, taps=["a"], tap=lambda name, value: None)
+    assert memory.peak == 2 * 4000  # what an op reads and what it makes
+
+
 @pytest.mark.parametrize("streaming", [False, True], ids=["plain", "tapped"])
 def test_no_value_outlives_its_last_use(streaming: bool) -> None:
     module = to_fx(_encoder(3))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tersor.ir.fx import Interpreter, to_fx
+from tersor.ir.fx.export import export
 from tersor.ir.fx.ops.norm import batch_norm, batch_norm_7, local_response_norm, lp_norm
 from tersor.ir.text import graph
 
@@ -134,3 +135,19 @@ def test_automatic_pads_stay_symbolic() -> None:
     exported = torch.export.export(module, (torch.randn(2, 2, 8, 9),), dynamic_shapes=(sizes,)).module()
     x = torch.randn(5, 2, 11, 14)
     assert torch.allclose(exported(x), module(x), atol=1e-5)
+
+
+def test_local_response_without_channels() -> None:
+    assert local_response_norm(torch.ones(2, 0, 4), size=3).shape == (2, 0, 4)
+
+
+def test_an_exported_batch_norm_trains_on() -> None:
+    rng = np.random.default_rng(0)
+    constants = {name: rng.uniform(0.5, 2, 3).astype(np.float32) for name in "sbmv"}
+    model = graph("y = BatchNormalization(x, s, b, m, v)", inputs={"x": "float[n, 3, h]"}, **constants)
+    program = export(model, to_fx(model)).module()
+    x = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    program(x).sum().backward()
+    wanted = constants["s"] / np.sqrt(constants["v"] + 1e-5)
+    assert x.grad is not None
+    np.testing.assert_allclose(x.grad.numpy(), np.broadcast_to(wanted[:, None], x.shape), rtol=1e-5)

@@ -9,7 +9,15 @@ import pytest
 import torch
 from tersor.ir.errors import ModelError
 from tersor.ir.fx import Interpreter, to_fx
-from tersor.ir.fx.ops.pool import average_pool, global_lp_pool, lp_pool, max_pool, max_roi_pool, max_unpool
+from tersor.ir.fx.ops.pool import (
+    average_pool,
+    global_lp_pool,
+    global_max_pool,
+    lp_pool,
+    max_pool,
+    max_roi_pool,
+    max_unpool,
+)
 from tersor.ir.text import graph
 
 Check = Callable[..., dict[str, np.ndarray]]
@@ -138,3 +146,8 @@ def test_a_kernel_of_another_rank_is_an_error() -> None:
     module = to_fx(graph("y = MaxPool{kernel_shape=[3]}(x)", inputs={"x": "float[1, 1, 4, 4]"}, opset=12))
     with pytest.raises(ModelError, match="needs 1 spatial axes, the input has 2"):
         Interpreter(module).run({"x": np.zeros((1, 1, 4, 4), np.float32)})
+
+
+@pytest.mark.parametrize("dims", [(0, 2, 0), (2, 0, 0), (0, 0, 3)])
+def test_the_maximum_of_no_image(dims: tuple[int, ...]) -> None:
+    assert global_max_pool(torch.ones(dims)).shape == (*dims[:2], 1)

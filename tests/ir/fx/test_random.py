@@ -92,3 +92,11 @@ def test_export_keeps_seeded_numbers_and_the_batch_open() -> None:
     x = torch.ones(6, 4)
     for found, wanted in zip(program.module()(x), module(x), strict=True):
         assert torch.equal(found, wanted)
+
+
+def test_a_ratio_left_out_before_the_training_mode() -> None:
+    model = graph("(y, m) = Dropout(x, _, t)", inputs={"x": "float[1000]", "t": "bool[]"})
+    x = np.ones(1000, np.float32)
+    assert Interpreter(to_fx(model)).run({"x": x, "t": np.array(False)})["y"].tolist() == x.tolist()
+    trained = Interpreter(to_fx(model)).run({"x": x, "t": np.array(True)})["y"]
+    assert set(trained.tolist()) == {0.0, 2.0}

@@ -12,7 +12,7 @@ import torch
 from tersor.ir.errors import ModelError
 from tersor.ir.fx import Interpreter, to_fx
 from tersor.ir.fx.ops.linear import conv
-from tersor.ir.fx.ops.spatial import col2im, deform_conv, grid_sample
+from tersor.ir.fx.ops.spatial import col2im, deform_conv, grid_sample, read
 from tersor.ir.text import graph
 
 Check = Callable[..., dict[str, np.ndarray]]
@@ -101,3 +101,24 @@ def test_errors(attributes: str, message: str) -> None:
     module = to_fx(graph(f"y = GridSample{{{attributes}}}(x, g)", inputs=shapes, opset=20))
     with pytest.raises(ModelError, match=message):
         Interpreter(module).run({"x": _image(1, 1, 2, 2), "g": _grid(1, 1, 1, 2)})
+
+
+@pytest.mark.parametrize("corners", [0, 1])
+@pytest.mark.parametrize(("op", "size"), [("2, 3", [2, 1, 3, 4]), ("3, 4", [2, 1, 2, 3, 4])])
+def test_a_grid_of_places(op: str, size: list[int], corners: int, check: Check) -> None:
+    constants = {"s": np.array(size)}
+    check(f"y = AffineGrid{{align_corners={corners}}}(t, s)", t=f"float[2, {op}]", opset=20, constants=constants)
+
+
+def test_the_only_element_of_an_axis_is_at_its_start() -> None:
+    model = graph("y = AffineGrid{align_corners=1}(t, [1, 1, 1, 3])", inputs={"t": "bfloat16[1, 2, 3]"}, opset=20)
+    theta = np.array([[[1, 0, 0], [0, 1, 0]]]).astype(onnx_ir.DataType.BFLOAT16.numpy())
+    found = Interpreter(to_fx(model)).run({"t": theta})["y"]
+    assert found.dtype == theta.dtype
+    assert found.astype(float).tolist() == [[[[-1, -1], [0, -1], [1, -1]]]]
+
+
+def test_an_infinite_element_at_the_edge_does_not_reach_what_is_read_outside() -> None:
+    x = torch.tensor([[[[1.0, float("inf")]]]])
+    at = [torch.tensor([[0.0]]), torch.tensor([[2.5]])]
+    assert read(x, at).tolist() == [[[0.0]]]

@@ -123,3 +123,11 @@ def test_shifts(dtype: str) -> None:
 def test_is_written_as_the_op_it_was() -> None:
     model = graph("s = Add(a, b)", "y = Div(s, b)", inputs={"a": "uint64[2]", "b": "uint64[2]"}, opset=18)
     assert lines(load(to_fx(model))) == lines(model)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_slices_backward(dtype: str) -> None:
+    a, _ = pair(dtype)
+    (found,) = run("y = Slice(a, [-1], [-9], [1], [-2])", {"a": a})
+    np.testing.assert_array_equal(found, a[:, ::-2])
+    assert found.dtype == dtype

@@ -12,10 +12,6 @@ from tersor.ir.fx.lowering import keywords, lookup
 from tersor.ir.fx.table import DEVICE, FORMS
 
 OLDEST = 7
-ABSENT = {
-    ("ImageDecoder", 20): "torch decodes no image files",
-    ("Scan", 8): "its first axis is a batch of scans, which opset 9 took away again",
-}
 
 
 def versions() -> Iterator[tuple[str, int]]:
@@ -35,9 +31,6 @@ def test_has_a_lowering(name: str, opset: int) -> None:
     if lookup(FORMS, "", name, opset) is not None:
         return
     schema, row = onnx.defs.get_schema(name, opset), lookup(DEVICE, "", name, opset)
-    if (name, opset) in ABSENT:
-        assert row is None, "no longer absent: take it off the list"
-        return
     assert row is not None
     assert {snake(attribute) for attribute in schema.attributes} <= keywords(row.function)
     assert schema.max_output == 1 or row.many

@@ -80,10 +80,36 @@ def bias_dropout(
 ) -> object:
     """x + bias + residual: nothing is dropped, as in inference."""
     if isinstance(training, Tensor) or training not in (False, [False], None):
-        raise ValueError("BiasDropout in training mode is random; set training_mode to false")
+        raise ValueError("dropout in training mode is random; set training_mode to false")
     total = x + bias
     y = total if residual is None else total + residual
     return y if outputs == 1 else (y, torch.ones_like(x, dtype=torch.bool))
+
+
+def bitmask_bias_dropout(
+    x: Tensor,
+    bias: Tensor,
+    residual: Maybe = None,
+    ratio: object = 0.5,
+    training: object = False,
+    *,
+    seed: int = 0,
+    outputs: int,
+) -> object:
+    """BiasDropout with its mask in bits, all of them set."""
+    y = bias_dropout(x, bias, residual, ratio, training, outputs=1)
+    return y if outputs == 1 else (y, _ones(x))
+
+
+def bitmask_dropout(x: Tensor, ratio: object = 0.5, training: object = False, *, seed: int = 0, outputs: int) -> object:
+    """x as it is, as in inference."""
+    y = bias_dropout(x, torch.zeros((), dtype=x.dtype, device=x.device), None, ratio, training, outputs=1)
+    return y if outputs == 1 else (y, _ones(x))
+
+
+def _ones(x: Tensor) -> Tensor:
+    """A set bit for each element, uint32 [elements / 32] rounded up."""
+    return torch.full(((x.numel() + 31) // 32,), -1, dtype=torch.int32, device=x.device).view(torch.uint32)
 
 
 def bias_softmax(x: Tensor, bias: Tensor, *, axis: int = 1, is_inner_broadcast: int) -> Tensor:
@@ -231,6 +257,8 @@ ARITHMETIC: Table = standard(
         "BiasSplitGelu": bias_split_gelu,
         "BiasAdd": bias_add,
         "BiasDropout": Lowering(function=bias_dropout, many=True, numbers=(3, 4)),
+        "BitmaskDropout": Lowering(function=bitmask_dropout, many=True, numbers=(1, 2)),
+        "BitmaskBiasDropout": Lowering(function=bitmask_bias_dropout, many=True, numbers=(3, 4)),
         "BiasSoftmax": bias_softmax,
         "FusedMatMul": fused_matmul,
         "TransposeMatMul": fused_matmul,

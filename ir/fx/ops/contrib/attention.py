@@ -192,8 +192,8 @@ def multi_head_attention(
     """Query [batch, sequence, hidden], key and value the same or [batch, heads, total, head]; packed key-value
     [batch, total, heads, 2, head] or packed all [batch, sequence, heads, 3, head] where inputs are left out.
 
-    With `past_length` the caches are buffers of fixed length, filled that far. The fourth output is the probabilities
-    before the mask is applied: the scaled scores.
+    With `past_length` the caches are buffers of fixed length, filled that far. The fourth output is what the softmax is
+    taken of: the scaled scores with mask and bias, the lowest number where the causal triangle hides a place.
     """
     if indirection is not None:
         raise ValueError("cache_indirection is of beam search inside ONNX Runtime; export the decoder without it")
@@ -221,11 +221,11 @@ def multi_head_attention(
     mask = None if mask is None else padded(mask, key.shape[2])
     added = bias_of(query, key, mask, attention_bias, unidirectional, mask_filter_value)
     if outputs > 3:
-        scores = scores_of(query, key, scale or None)
-        masked = both(scores, added)
-        assert masked is not None
-        chances = torch.softmax(masked, -1)
-        return merge_heads(chances @ value), *(present or (key, value)), scores
+        scores = both(scores_of(query, key, scale or None), added)
+        assert scores is not None
+        chances = torch.softmax(scores, -1)
+        lowest = torch.finfo(scores.dtype).min
+        return merge_heads(chances @ value), *(present or (key, value)), scores.clamp(min=lowest)
     result = merge_heads(attend(query, key, value, added, scale=scale or None))
     return result if outputs == 1 else (result, *(present or (key, value)))
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
+from ...dtypes import FLOAT8
+from ...host import larger
 from ...lowering import Lowering, Table, standard
 from ..attention import attend, both, causal_mask, merge_heads, rotate, split_heads
 from ..norm import rms_norm
+from .caches import Format, Window
 from .masks import Maybe, Tensor, scores_of, write
 
 _AFTER = 2
@@ -43,7 +46,7 @@ def group_query_attention(
     local_window_size: int = -1,
     do_rotary: int = 0,
     rotary_interleaved: int = 0,
-    smooth_softmax: int = 0,
+    smooth_softmax: int = -1,
     qk_output: int = 0,
     qk_norm_epsilon: float = 1e-6,
     k_quant_type: str = "NONE",
@@ -57,10 +60,10 @@ def group_query_attention(
     Outputs: the result, the caches [batch, key heads, places, head] where `places` is the longest of the past's own
     length and `longest`, and the scores before (1) or after (2) the softmax.
     """
-    if k_quant_type != "NONE" or v_quant_type != "NONE":
-        raise ValueError("a quantized cache (k_quant_type, v_quant_type) is not lowered; use a float one")
-    if sliding_window_cache:
-        raise ValueError("sliding_window_cache is not lowered; use a cache of full length")
+    formats = (
+        Format.of(k_quant_type, key_scale, kv_cache_bit_width),
+        Format.of(v_quant_type, value_scale, kv_cache_bit_width),
+    )
     query, key, value = _separate(query, key, value, num_heads, kv_num_heads)
     rows = query.shape[2]
     ends = lengths.reshape(-1).long() + 1
@@ -74,26 +77,52 @@ def group_query_attention(
             raise ValueError("do_rotary needs cos_cache and sin_cache")
         places = start.unsqueeze(1) + torch.arange(rows, device=query.device) if positions is None else positions
         query, key = (_turned(part, cosines, sines, places, rotary_interleaved) for part in (query, key))
-    key, value = (_grown(past, part, start, longest) for past, part in ((past_key, key), (past_value, value)))
-    total = key.shape[2]
+    pasts = (past_key, past_value)
+    fresh = [form.stored(part, past) for form, part, past in zip(formats, (key, value), pasts, strict=True)]
     window = local_window_size if local_window_size > 0 else -1
-    plain = not (softcap or smooth_softmax or sink is not None or outputs > 3)
-    if plain and causal and past_key is None and bias is None and window < 0:
-        result = functional.scaled_dot_product_attention(
-            query, key, value, is_causal=True, scale=scale or None, enable_gqa=num_heads != kv_num_heads
-        )
-        return merge_heads(result) if outputs == 1 else (merge_heads(result), key, value)
-    if causal:
-        seen = causal_mask(rows, total, start, query.device, left=window - 1 if window > 0 else -1)
+    plain = not (softcap or smooth_softmax == 1 or sink is not None or outputs > 3)
+    if sliding_window_cache:
+        if past_key is None or past_value is None or window < 0:
+            raise ValueError("sliding_window_cache needs past_key, past_value and a local_window_size")
+        slide = Window(start.unsqueeze(1), ends.unsqueeze(1), past_key.shape[2], window)
+        wholes = [torch.cat(parts, 2) for parts in zip((past_key, past_value), fresh, strict=True)]
+        present = [slide.kept(whole) for whole in wholes]
+        seen, bias = _sliding(slide, rows, start, window, bias)
     else:
-        seen = torch.arange(total, device=query.device) < ends.reshape(-1, 1, 1, 1)
-    # the bias covers the tokens there are, the buffer may be longer
-    bias = None if bias is None else functional.pad(bias, (0, total - bias.shape[-1]))
+        wholes = present = [_grown(past, part, start, longest) for past, part in zip(pasts, fresh, strict=True)]
+        floats = formats[0].scale is None and formats[1].scale is None
+        if plain and floats and causal and past_key is None and bias is None and window < 0:
+            result = functional.scaled_dot_product_attention(
+                query, key, value, is_causal=True, scale=scale or None, enable_gqa=num_heads != kv_num_heads
+            )
+            return merge_heads(result) if outputs == 1 else (merge_heads(result), *present)
+        total = wholes[0].shape[2]
+        if causal:
+            seen = causal_mask(rows, total, start, query.device, left=window - 1 if window > 0 else -1)
+        else:
+            seen = torch.arange(total, device=query.device) < ends.reshape(-1, 1, 1, 1)
+        # the bias covers the tokens there are, the buffer may be longer
+        bias = None if bias is None else functional.pad(bias, (0, total - bias.shape[-1]))
+    key, value = (form.read(whole, query.dtype) for form, whole in zip(formats, wholes, strict=True))
     if plain:
         result = merge_heads(attend(query, key, value, both(seen, bias), scale=scale or None))
-        return result if outputs == 1 else (result, key, value)
-    result, scores = _softmaxed(query, key, value, seen, bias, scale, softcap, smooth_softmax, sink, qk_output)
-    return merge_heads(result) if outputs == 1 else (merge_heads(result), key, value, scores)[:outputs]
+        return result if outputs == 1 else (result, *present)
+    smooth = int(smooth_softmax == 1)
+    result, scores = _softmaxed(query, key, value, seen, bias, scale, softcap, smooth, sink, qk_output)
+    return merge_heads(result) if outputs == 1 else (merge_heads(result), *present, scores)[:outputs]
+
+
+def _sliding(slide: Window, rows: int, start: Tensor, width: int, bias: Maybe) -> tuple[Tensor, Maybe]:
+    """What each new row sees of the cached and the new ones, and the columns of the bias at their places."""
+    places, real = slide.places(rows)
+    row = (start.unsqueeze(1) + torch.arange(rows, device=start.device)).unsqueeze(2)
+    column = places.unsqueeze(1)
+    seen = (real.unsqueeze(1) & (column <= row) & (column > row - width)).unsqueeze(1)
+    if bias is None:
+        return seen, None
+    wide = bias.expand(places.shape[0], -1, -1, -1)
+    index = places.clamp(0).clamp(max=bias.shape[-1] - 1)[:, None, None, :]
+    return seen, torch.gather(wide, 3, index.expand(-1, *wide.shape[1:3], -1))
 
 
 def _separate(query: Tensor, key: Maybe, value: Maybe, heads: int, groups: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -116,8 +145,9 @@ def _grown(past: Maybe, fresh: Tensor, start: Tensor, longest: int | list[int]) 
     if past is None:
         return fresh
     wanted = longest[0] if isinstance(longest, list) else longest
-    # max() would tie the graph to one of the two
-    more = torch.sym_max(wanted - past.shape[2], 0)  # type: ignore[no-untyped-call]
+    more = larger(wanted - past.shape[2], 0)
+    if past.dtype in FLOAT8:
+        return write(functional.pad(past.view(torch.uint8), (0, 0, 0, more)).view(past.dtype), fresh, start)
     return write(functional.pad(past, (0, 0, 0, more)), fresh, start)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
+from ...dtypes import FLOAT8
 from ..attention import both, causal_mask
 
 Tensor = torch.Tensor
@@ -63,6 +64,9 @@ def write(buffer: Tensor, fresh: Tensor, start: int | Tensor) -> Tensor:
         index = places[:, None, :, None].expand(fresh.shape)
     else:
         index = (places + start)[None, None, :, None].expand(fresh.shape)
+    if buffer.dtype in FLOAT8:
+        # torch moves their bits only as integers
+        return write(buffer.view(torch.uint8), fresh.to(buffer.dtype).view(torch.uint8), start).view(buffer.dtype)
     return buffer.scatter(2, index, fresh.to(buffer.dtype))
 
 

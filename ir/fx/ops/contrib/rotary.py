@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ...lowering import Table, standard
+from ...lowering import Lowering, Table, standard
 from ..attention import rotate
 
 Tensor = torch.Tensor
@@ -79,6 +79,20 @@ def multimodal_rotary_embedding(
     return _as_given(rotate(y, *angles, interleaved=interleaved, width=width), x)
 
 
+def gemma_rotary_embedding(
+    angles: Tensor, query: Tensor, query_turned: Tensor, key: Tensor, key_turned: Tensor, *, outputs: int
+) -> object:
+    """Query and key [batch, heads, sequence, head], each with its quarter turn, by angles [batch, sequence, head]."""
+    cosines, sines = (part.to(query.dtype).unsqueeze(1) for part in (angles.cos(), angles.sin()))
+    y = query * cosines + query_turned * sines
+    return y if outputs == 1 else (y, key * cosines + key_turned * sines)
+
+
 ROTARY: Table = standard(
-    {"RotaryEmbedding": rotary_embedding, "MRotaryEmbedding": multimodal_rotary_embedding}, domain="com.microsoft"
+    {
+        "RotaryEmbedding": rotary_embedding,
+        "MRotaryEmbedding": multimodal_rotary_embedding,
+        "GemmaRotaryEmbedding": Lowering(function=gemma_rotary_embedding, many=True),
+    },
+    domain="com.microsoft",
 )

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from ...lowering import Lowering, Table, standard
 from ..index import arange, gather_nd, unique
-from ..linear import padding
+from ..linear import conv_transpose, padding
 from ..shape import pad, trilu, unsqueeze
 
 Tensor = torch.Tensor
@@ -38,6 +38,41 @@ def grid_sample(
     x: Tensor, grid: Tensor, *, align_corners: int = 0, mode: str = "bilinear", padding_mode: str = "zeros"
 ) -> Tensor:
     return functional.grid_sample(x, grid, mode, padding_mode, bool(align_corners))
+
+
+def embedding(weight: Tensor, indices: Tensor, padding: int | None = None, by_frequency: object = False) -> Tensor:
+    """Rows of a table; that of `padding` has no gradient."""
+    if by_frequency not in (False, [False], None):
+        raise ValueError("scale_grad_by_freq is a setting of training; leave it out")
+    return functional.embedding(indices, weight, padding)
+
+
+def conv_transpose_padded(
+    x: Tensor,
+    weight: Tensor,
+    pads: list[int] | None = None,
+    bias: Tensor | None = None,
+    *,
+    auto_pad: str = "NOTSET",
+    dilations: Ints | None = None,
+    group: int = 1,
+    kernel_shape: Ints | None = None,
+    output_padding: Ints | None = None,
+    strides: Ints | None = None,
+) -> Tensor:
+    """ConvTranspose whose pads are an input, [2 * spatial axes]."""
+    return conv_transpose(
+        x,
+        weight,
+        bias,
+        auto_pad=auto_pad,
+        dilations=dilations,
+        group=group,
+        kernel_shape=kernel_shape,
+        output_padding=output_padding,
+        pads=pads,
+        strides=strides,
+    )
 
 
 def unfold(x: Tensor, *, size: int, dim: int = -1, step: int = 1) -> Tensor:
@@ -189,8 +224,10 @@ TENSORS: Table = standard(
         "Pad": Lowering(function=pad_any, ints=(1,), numbers=(2,)),
         "GatherND": gather_nd,
         "GridSample": grid_sample,
+        "TorchEmbedding": Lowering(function=embedding, ints=(2,), numbers=(3,)),
         "UnfoldTensor": unfold,
         "NhwcMaxPool": nhwc_max_pool,
+        "ConvTransposeWithDynamicPads": Lowering(function=conv_transpose_padded, ints=(2,)),
         "CropAndResize": Lowering(function=crop_and_resize, ints=(3,)),
         "NGramRepeatBlock": n_gram_repeat_block,
         "CDist": cdist,
