@@ -132,13 +132,19 @@ def less_attributes(draw: Draw, model: onnx.ModelProto) -> str:
     return f"{node.name} has no attributes"
 
 
+def _numbers(tensor: TensorProto, dtype: type[np.generic]) -> np.ndarray:
+    """What a tensor holds, of which an earlier mutation may have torn off a part."""
+    whole = len(tensor.raw_data) // np.dtype(dtype).itemsize
+    return np.frombuffer(tensor.raw_data, dtype, count=whole).copy()
+
+
 def odd_constant(draw: Draw, model: onnx.ModelProto) -> str:
     """Sizes, axes and the like out of all proportion."""
     found = [tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.INT64 and tensor.raw_data]
     if not found:
         return ""
     tensor = draw(st.sampled_from(found))
-    array = np.frombuffer(tensor.raw_data, np.int64).copy()
+    array = _numbers(tensor, np.int64)
     if not array.size:
         return ""
     array[draw(st.integers(0, array.size - 1))] = draw(st.sampled_from(_ODD_INTS))
@@ -152,7 +158,7 @@ def odd_number(draw: Draw, model: onnx.ModelProto) -> str:
     if not found:
         return ""
     tensor = draw(st.sampled_from(found))
-    array = np.frombuffer(tensor.raw_data, np.float32).copy()
+    array = _numbers(tensor, np.float32)
     if not array.size:
         return ""
     array[draw(st.integers(0, array.size - 1))] = draw(st.sampled_from(_ODD_FLOATS))

@@ -121,13 +121,14 @@ class Judge(Engines):
         return verdict
 
     def same_on(self, difference: Difference, arrays: Mapping[str, Given]) -> bool:
-        """Whether FX and the oracle agree once the node's inputs are these."""
+        """Whether FX and an oracle agree once the node's inputs are these."""
         other = replaced(difference.alone, arrays)
         try:
             wanted = self.ask(difference.oracle, other)
         except Refused:
             return False
-        return self._node(other, wanted, difference.oracle, second=False) is None
+        left = self._node(other, wanted, difference.oracle)
+        return left is None or left.second == WITH_FX
 
     def _each(self, example: Example, found: Arrays, wanted: Arrays) -> Iterator[Difference]:
         """Every node whose answer differs on the same inputs."""
@@ -180,7 +181,7 @@ class Judge(Engines):
                 verdict.alone.append(f"{node.op_type}")
             values |= wanted
 
-    def _node(self, alone: Example, wanted: Arrays, oracle: str, *, second: bool = True) -> Difference | None:
+    def _node(self, alone: Example, wanted: Arrays, oracle: str) -> Difference | None:
         """How FX differs on a node alone; None where it does not."""
         (node,) = alone.model.graph.node
         values = given(alone)
@@ -188,12 +189,12 @@ class Judge(Engines):
         try:
             found = self.fx(alone)
         except Refused as error:
-            other = self._second(alone, None, wanted, oracle) if second else NOTHING
+            other = self._second(alone, None, wanted, oracle)
             return Difference("refused", alone, node, inputs, None, None, oracle, str(error), other)
         for name in node.output:
             if name in wanted and (text := _differs(node, found[name], wanted[name], values)):
                 kind, _, text = text.partition(": ")
-                other = self._second(alone, found, wanted, oracle) if second else NOTHING
+                other = self._second(alone, found, wanted, oracle)
                 return Difference(kind, alone, node, inputs, found[name], wanted[name], oracle, text, other)
         return None
 

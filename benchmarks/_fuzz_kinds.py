@@ -27,7 +27,7 @@ def sequence(g: Builder) -> None:
         row, count = _kept(g, "SequenceInsert", [row, x]), 1
     else:
         axis = g.integer(0, x.rank - 1)
-        if x.shape[axis] == 0:
+        if x.shape[axis] < 1:
             raise Unfit
         part = [g.give(np.array(g.integer(1, x.shape[axis]), np.int64))] if g.flag() else []
         count = -(-x.shape[axis] // int(part[0].constant or 0)) if part and part[0].constant is not None else 1

@@ -13,6 +13,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 
+import onnxruntime
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from tersor.benchmarks._fuzz_check import WITH_FX, Judge, shown
@@ -93,6 +94,7 @@ def _tried(strategy: st.SearchStrategy[Example], number: int, count: int, memory
 
     torch.set_num_threads(1)
     logging.disable(logging.CRITICAL)
+    onnxruntime.set_default_logger_severity(4)
     warnings.simplefilter("ignore")
     report = Report()
 

@@ -48,9 +48,9 @@ def emit_if(node: oir.Node, scope: Scope, emit: EmitNodes) -> Sequence[Held]:
     """If: the branch itself where the condition is known, else a choice at run time."""
     assert node.inputs[0] is not None
     condition = scope.get(node.inputs[0])
-    graphs = [_body(node, name) for name in ("then_branch", "else_branch")]
+    graphs = [body_of(node, name) for name in ("then_branch", "else_branch")]
     for graph in graphs:
-        _expect(node, "outputs of a branch", len(graph.outputs), len(node.outputs))
+        expect(node, "outputs of a branch", len(graph.outputs), len(node.outputs))
     if isinstance(condition, OnHost) and condition.literal:
         taken = graphs[0 if truth(condition.value) else 1]
         inner = scope.inside()
@@ -87,9 +87,9 @@ def emit_if(node: oir.Node, scope: Scope, emit: EmitNodes) -> Sequence[Held]:
 def emit_loop(node: oir.Node, scope: Scope, emit: EmitNodes) -> Sequence[Held]:
     """Loop; the iteration number is a Python int."""
     trips, condition, *carried = [scope.optional(value) for value in node.inputs]
-    graph = _body(node, "body")
-    _expect(node, "inputs of the body", len(graph.inputs), 2 + len(carried))
-    _expect(node, "outputs of the body", len(graph.outputs), 1 + max(len(carried), len(node.outputs)), more=True)
+    graph = body_of(node, "body")
+    expect(node, "inputs of the body", len(graph.inputs), 2 + len(carried))
+    expect(node, "outputs of the body", len(graph.outputs), 1 + max(len(carried), len(node.outputs)), more=True)
     inner = scope.inside(Body(outer=scope.body, copy=scope.body.copy))
     for index, value in enumerate(graph.inputs):
         entry = inner.body.placeholder(value.name or "", place(node), host=index == 0)
@@ -158,26 +158,28 @@ def _scanned(node: oir.Node, given: int) -> int:
     count = node.attributes["num_scan_inputs"].as_int()
     if not 1 <= count <= given:
         raise ModelError(f"{place(node)}: num_scan_inputs is {count}; expected 1 to {given}, the inputs there are")
-    graph = _body(node, "body")
-    _expect(node, "inputs of the body", len(graph.inputs), given)
-    _expect(node, "outputs of the body", len(graph.outputs), max(given - count, len(node.outputs)), more=True)
+    graph = body_of(node, "body")
+    expect(node, "inputs of the body", len(graph.inputs), given)
+    expect(node, "outputs of the body", len(graph.outputs), max(given - count, len(node.outputs)), more=True)
     return count
 
 
-def _body(node: oir.Node, name: str) -> oir.Graph:
+def body_of(node: oir.Node, name: str) -> oir.Graph:
+    """A node's branch or body. Raises ModelError where there is none."""
     attribute = node.attributes.get(name)
     if attribute is None or attribute.type != oir.AttributeType.GRAPH:
         raise ModelError(f"{place(node)}: no graph is given as {name}")
     return attribute.as_graph()
 
 
-def _expect(node: oir.Node, what: str, found: int, wanted: int, *, more: bool = False) -> None:
+def expect(node: oir.Node, what: str, found: int, wanted: int, *, more: bool = False) -> None:
+    """Raise ModelError unless a body has `wanted` inputs or outputs, or more of them where `more` is fine."""
     if found < wanted or (found > wanted and not more):
         raise ModelError(f"{place(node)}: {found} {what}, expected {wanted}{' or more' if more else ''}")
 
 
 def _scan_body(node: oir.Node, scope: Scope, emit: EmitNodes) -> tuple[oir.Graph, Scope, fx.Node]:
-    graph = _body(node, "body")
+    graph = body_of(node, "body")
     inner = scope.inside(Body(outer=scope.body, copy=scope.body.copy))
     for value in graph.inputs:
         inner.values[value] = OnDevice(inner.body.placeholder(value.name or "", place(node)))

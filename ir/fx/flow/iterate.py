@@ -9,6 +9,7 @@ from typing import cast
 import numpy as np
 import onnx_ir as oir
 import torch
+from torch import fx
 
 from ..dtypes import torch_dtype
 from ..host import Nested, flat
@@ -39,7 +40,12 @@ def branch(
             with contextlib.suppress(Exception):
                 return loops.choose(leaf, then, otherwise, then_inputs, else_inputs, hosts)
             # torch.cond has no form of branches that differ in rank: the size decides now, and is fixed or bounded
-    return then(*then_inputs) if truth(condition) else otherwise(*else_inputs)
+    return run(then, *then_inputs) if truth(condition) else run(otherwise, *else_inputs)
+
+
+def run(body: Module, *inputs: object) -> object:
+    """Call a body; torch's call of an `fx.GraphModule` prints its code where that fails, and says nothing more."""
+    return body.forward(*inputs) if isinstance(body, fx.GraphModule) else body(*inputs)
 
 
 def loop(
@@ -65,7 +71,7 @@ def loop(
     rows: list[tuple[object, ...]] = []
     step, count = 0, len(carried)
     while go and (limit is None or step < limit):
-        results = _sequence(body(step, torch.tensor(go), *carried, *captured))
+        results = _sequence(run(body, step, torch.tensor(go), *carried, *captured))
         go, carried = counted or truth(results[0]), results[1 : 1 + count]
         rows.append(tuple(results[1 + count :]))
         step += 1
@@ -127,7 +133,7 @@ def scan(
     ]
     produced: list[tuple[object, ...]] = []
     for parts in zip(*columns, strict=True):
-        results = _sequence(body(*state, *parts, *captured))
+        results = _sequence(run(body, *state, *parts, *captured))
         state = results[: len(state)]
         produced.append(tuple(results[len(state) :]))
     return (*state, *_placed(_columns(produced, stacked), output_axes, output_backward))

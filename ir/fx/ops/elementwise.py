@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import torch
 from torch.nn import functional
 
 from ..dtypes import FLOAT8
-from ..lowering import Lowering, Table, standard
+from ..lowering import Lowering, Table, merged, standard
 
 Number = torch.Tensor | float | int
 
 # float attributes are float32, and so are their defaults
 _FIFTH = 0.20000000298023224
 _HUNDREDTH = 0.009999999776482582
+_MOST = 3.4028234663852886e38
 
 
 def identity(x: torch.Tensor) -> torch.Tensor:
@@ -63,6 +65,13 @@ def total(*values: torch.Tensor) -> torch.Tensor:
 
 def mean(*values: torch.Tensor) -> torch.Tensor:
     return total(*values) / len(values)
+
+
+def clip_6(x: torch.Tensor, *, min: float = -_MOST, max: float = _MOST) -> torch.Tensor:
+    """Before opset 11: without bounds of its own it still has the ends of float32, infinities become them."""
+    most = torch.finfo(x.dtype).max
+    low, high = (bound if abs(bound) <= most else math.copysign(math.inf, bound) for bound in (min, max))
+    return torch.clamp(x, low, high)
 
 
 def clip(x: torch.Tensor, min: Number | None = None, max: Number | None = None) -> torch.Tensor:
@@ -185,7 +194,7 @@ def bit_shift(a: torch.Tensor, b: torch.Tensor, *, direction: str) -> torch.Tens
     return shifted.view(torch.uint64) if a.dtype is torch.uint64 else shifted.to(a.dtype)
 
 
-ELEMENTWISE: Table = standard(
+_ANY: Table = standard(
     {
         "Abs": torch.abs,
         "Acos": torch.acos,
@@ -255,6 +264,8 @@ ELEMENTWISE: Table = standard(
         "Where": where,
         "Xor": torch.logical_xor,
         "Pow": Lowering(function=power, numbers=(1,)),
-        "Clip": Lowering(function=clip, numbers=(1, 2)),
+        "Clip": clip_6,
     }
 )
+_SINCE_11: Table = standard({"Clip": Lowering(function=clip, numbers=(1, 2))}, since=11)
+ELEMENTWISE: Table = merged(_ANY, _SINCE_11)

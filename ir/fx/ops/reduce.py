@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from ..host import larger
 from ..lowering import Lowering, Table, standard
 
 Axes = Sequence[int] | int | None
@@ -31,7 +32,8 @@ def _mean(x: torch.Tensor, axes: list[int], keep: bool) -> torch.Tensor:
     count = 1
     for axis in axes:
         count = count * x.shape[axis]
-    return torch.div(_total(x, axes, keep), count, rounding_mode="trunc")
+    # of nothing it is the sum, 0
+    return torch.div(_total(x, axes, keep), larger(count, 1), rounding_mode="trunc")
 
 
 def _product(x: torch.Tensor, axes: list[int], keep: bool) -> torch.Tensor:

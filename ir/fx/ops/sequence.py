@@ -13,8 +13,8 @@ import onnx_ir as oir
 import torch
 
 from ...text import place
-from ..flow.control import EmitNodes, Form
-from ..flow.iterate import Module
+from ..flow.control import EmitNodes, Form, body_of, expect
+from ..flow.iterate import Module, run
 from ..host import Nested, flat
 from ..lowering import Key, Lowering, Table, standard
 from ..scope import Body, Held, OnDevice, Scope
@@ -94,13 +94,15 @@ def sequence_map(
             raise ValueError(f"sequences of {len(first)} and {len(other)} elements; expected as many")
     rows: list[tuple[object, ...]] = []
     for i in range(len(first)):
-        found = body(*(value[i] if isinstance(value, list) else value for value in inputs), *captured)
+        found = run(body, *(value[i] if isinstance(value, list) else value for value in inputs), *captured)
         rows.append(found if isinstance(found, tuple) else (found,))
     return tuple([row[i] for row in rows] for i in range(outputs))
 
 
 def emit_sequence_map(node: oir.Node, scope: Scope, emit: EmitNodes) -> Sequence[Held]:
-    graph = node.attributes["body"].as_graph()
+    graph = body_of(node, "body")
+    expect(node, "inputs of the body", len(graph.inputs), len(node.inputs))
+    expect(node, "outputs of the body", len(graph.outputs), len(node.outputs), more=True)
     inner = scope.inside(Body(outer=scope.body, copy=scope.body.copy))
     for value in graph.inputs:
         inner.values[value] = OnDevice(inner.body.placeholder(value.name or "", place(node)))
