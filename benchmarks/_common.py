@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 from rich.console import Console
 from rich.table import Table
 from tersor.driver.host import host, versions
 from tersor.examples.data import Feeds, Run
+from tersor.ir.compare import Tally
 
 SEED = 0
 
@@ -63,6 +66,16 @@ def plain_session(path: Path, threads: int) -> Run:
         return dict(zip(names, session.run(names, dict(feeds)), strict=True))
 
     return run
+
+
+def distance(expected: Iterable[np.ndarray], found: Iterable[np.ndarray]) -> float:
+    """The largest relative L2 error of an output; infinite where type, shape, or a number that is exact differs."""
+    worst = 0.0
+    for wanted, got in zip(expected, map(np.asarray, found), strict=True):
+        tally = Tally.of(wanted, got)
+        wrong = wanted.dtype != got.dtype or (tally.exact and tally.difference)
+        worst = max(worst, math.inf if wrong else tally.relative_l2)
+    return worst
 
 
 def _cell(value: object) -> str:

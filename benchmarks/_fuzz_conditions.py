@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 
 import numpy as np
@@ -86,15 +87,21 @@ def power_out_of_range(difference: Difference) -> bool:
     return bool((~fits[found != wanted]).all())
 
 
-def as_reduced(difference: Difference) -> bool:
-    """FX's shape is the one that NumPy gives a reduction of nothing."""
-    x, given, found = difference.array(0), difference.array(1), difference.found
-    if x is None or x.size or not isinstance(found, np.ndarray):
-        return False
+def reduced_axes(difference: Difference, rank: int) -> set[int]:
+    """The axes that a reduction reduces, given as attribute or input."""
+    given = difference.array(1)
     named = difference.attribute("axes") if given is None else given.tolist()
     if difference.op in ("ArgMax", "ArgMin"):
         named = [difference.attribute("axis", 0)]
-    axes = {axis % x.ndim for axis in named} if named else set(range(x.ndim))
+    return {axis % rank for axis in named} if named else set(range(rank))
+
+
+def as_reduced(difference: Difference) -> bool:
+    """FX's shape is the one that NumPy gives a reduction of nothing."""
+    x, found = difference.array(0), difference.found
+    if x is None or x.size or not isinstance(found, np.ndarray):
+        return False
+    axes = reduced_axes(difference, x.ndim)
     keep = difference.attribute("keepdims", 1)
     shape = [1 if i in axes else dim for i, dim in enumerate(x.shape) if keep or i not in axes]
     return list(found.shape) == shape
@@ -128,11 +135,12 @@ def scans_nothing(difference: Difference) -> bool:
 def log_sum_exp(difference: Difference) -> bool:
     """FX has what float64 has, cut to an integer."""
     x, found = difference.array(0), difference.found
-    if x is None or not isinstance(found, np.ndarray) or found.size != 1:
+    if x is None or not isinstance(found, np.ndarray):
         return False
-    with np.errstate(all="ignore"):
-        exact = np.logaddexp.reduce(x.astype(np.float64), axis=None)
-    return bool(np.isfinite(exact)) and int(found.reshape(-1)[0]) == int(exact)
+    exact = x.astype(np.float64)
+    for axis in reduced_axes(difference, x.ndim):
+        exact = np.expand_dims(np.logaddexp.reduce(exact, axis=axis), axis)
+    return found.size == exact.size and bool((np.trunc(exact.reshape(-1)) == found.reshape(-1)).all())
 
 
 def all_empty(difference: Difference) -> bool:
@@ -157,6 +165,54 @@ def backward_to_the_greatest(difference: Difference) -> bool:
     if ends is None or steps is None:
         return False
     return bool(((steps < 0) & np.isin(ends, (2**31 - 1, 2**63 - 1))).any())
+
+
+def beyond_the_end(difference: Difference) -> bool:
+    return bool(difference.attribute("ceil_mode", 0) == 1)
+
+
+def in_float32(difference: Difference) -> bool:
+    """The oracle has FX's numbers as float32."""
+    found, wanted = difference.found, difference.wanted
+    if not isinstance(found, np.ndarray) or not isinstance(wanted, np.ndarray) or found.dtype != np.float64:
+        return False
+    return _equal_numbers(found.astype(np.float32), wanted.astype(np.float32))
+
+
+def _equal_numbers(a: Array, b: Array) -> bool:
+    return bool(np.allclose(a, b, rtol=3e-7, atol=0, equal_nan=True))
+
+
+def leaves_a_rest(difference: Difference) -> bool:
+    """The parts of a split are not all that there is."""
+    x, given = difference.array(0), difference.array(1)
+    sizes = difference.attribute("split") if given is None else given.tolist()
+    return x is not None and bool(sizes) and sum(sizes) != x.shape[difference.attribute("axis", 0)]
+
+
+def times_the_strides(difference: Difference) -> bool:
+    """FX's sizes are ONNX's for auto_pad SAME of a transposed convolution: the input's times the strides."""
+    x, found = difference.array(0), difference.found
+    if x is None or not isinstance(found, np.ndarray) or difference.attribute("auto_pad", b"")[:4] != b"SAME":
+        return False
+    strides = difference.attribute("strides", [1] * (x.ndim - 2))
+    return list(found.shape[2:]) == [size * stride for size, stride in zip(x.shape[2:], strides, strict=True)]
+
+
+def accents(difference: Difference) -> bool:
+    """The oracle has the same text without accents."""
+    found, wanted = difference.found, difference.wanted
+    if not isinstance(found, np.ndarray) or not isinstance(wanted, np.ndarray):
+        return False
+    return [_bare(text) for text in found.reshape(-1)] == list(wanted.reshape(-1))
+
+
+def _bare(text: str) -> str:
+    return "".join(part for part in unicodedata.normalize("NFKD", text) if not unicodedata.combining(part))
+
+
+def stops_in_any_case(difference: Difference) -> bool:
+    return bool(difference.attribute("stopwords")) and difference.attribute("is_case_sensitive", 0) == 0
 
 
 def before_13(difference: Difference) -> bool:

@@ -77,10 +77,10 @@ KNOWN: tuple[Known, ...] = (
         against_both=True,
     ),
     known(
-        "the maximum of a window with NaN is NaN in torch, in the others it is not; ONNX does not say",
+        "the others look for a maximum from the least finite number on, past NaN and infinity; ONNX does not say",
         "MaxPool GlobalMaxPool MaxRoiPool",
         when.is_("value"),
-        cure=when.numbers,
+        cure=when.finite,
         against_both=True,
     ),
     known(
@@ -238,6 +238,48 @@ KNOWN: tuple[Known, ...] = (
         when.of(RUNTIME),
         when.is_("shape"),
         when.backward_to_the_greatest,
+    ),
+    known(
+        "the reference reads on beyond the end", "LpPool", when.of(REFERENCE), when.is_("value"), when.beyond_the_end
+    ),
+    known(
+        "the others read an element with a weight of zero where a box lies outside of the image",
+        "RoiAlign",
+        when.is_("value"),
+        cure=when.finite,
+        against_both=True,
+    ),
+    known(
+        "the reference strips accents as well", "StringNormalizer", when.of(REFERENCE), when.is_("value"), when.accents
+    ),
+    known(
+        "the reference's stop words have case although they should not",
+        "StringNormalizer",
+        when.of(REFERENCE),
+        when.is_("shape"),
+        when.stops_in_any_case,
+    ),
+    known(
+        "the reference multiplies integers by alpha as floats",
+        "Gemm",
+        when.of(REFERENCE),
+        when.is_("value"),
+        when.integers,
+    ),
+    known(
+        "ONNX's auto_pad SAME is the input's size times the strides",
+        "ConvTranspose",
+        when.of(RUNTIME),
+        when.is_("shape"),
+        when.times_the_strides,
+    ),
+    known("the reference's erf is float32", "Erf", when.of(REFERENCE), when.is_("value"), when.in_float32),
+    known(
+        "the reference splits without adding the sizes up",
+        "Split",
+        when.of(REFERENCE),
+        when.is_("refused"),
+        when.leaves_a_rest,
     ),
     known("the reference finds k of nothing", "TopK", when.of(REFERENCE), when.is_("refused"), when.empty),
     known(

@@ -19,6 +19,7 @@ import tersor
 import torch
 from tersor.backends.base import Interface
 from tersor.backends.onnxruntime.backend import OnnxRuntime
+from tersor.benchmarks._common import distance
 from tersor.benchmarks._zoo_entry import Entry
 from tersor.driver.compile import run_passes
 from tersor.examples.data import Feeds
@@ -164,21 +165,9 @@ def _given(model: onnx_ir.Model, feeds: Feeds) -> Mapping[str, np.ndarray]:
     return dict(zip(names, feeds.values(), strict=True))
 
 
-def _distance(
-    first: Answers,
-    second: Answers,
-    feeds: Sequence[Feeds],
-) -> float:
+def _distance(first: Answers, second: Answers, feeds: Sequence[Feeds]) -> float:
     """The largest relative L2 distance of an output."""
-    worst = 0.0
-    for feed in feeds:
-        for wanted, found in zip(first(feed), second(feed), strict=True):
-            if wanted.shape != found.shape:
-                return float("inf")
-            a, b = wanted.astype(np.float64), found.astype(np.float64)
-            scale = np.linalg.norm(a)
-            worst = max(worst, float(np.linalg.norm(a - b) / (scale if scale else 1.0)))
-    return worst
+    return max(distance(first(feed), second(feed)) for feed in feeds)
 
 
 def _spelled(key: tuple[str, str], count: int) -> str:

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
 import tersor
 import torch
-from tersor.benchmarks._common import options, publish
+from tersor.benchmarks._common import distance, options, publish
 from tersor.benchmarks._sts import spearman, sts13
 from tersor.driver.timing import paired
 from tersor.examples import minilm
@@ -112,8 +111,7 @@ def _rows(contestants: Mapping[str, Contestant], batches: int, seconds: float) -
 
 
 def _error(reference: Run, run: Run, feeds: Feeds) -> float:
-    (wanted,), (found,) = reference(feeds).values(), run(feeds).values()
-    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+    return distance(reference(feeds).values(), run(feeds).values())
 
 
 if __name__ == "__main__":

@@ -11,23 +11,20 @@ infinite. What is expected is ONNX Runtime's answer to the imported graph, defau
 
 from __future__ import annotations
 
-import math
 import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx_ir
 import tersor
 import torch
-from tersor.benchmarks._common import options, plain_session, publish
+from tersor.benchmarks._common import distance, options, plain_session, publish
 from tersor.benchmarks._round_trip import rows as trips
 from tersor.benchmarks._zoo import Entry, zoo
 from tersor.driver.compile import run_passes
 from tersor.examples.data import Feeds, Run
-from tersor.ir.compare import Tally
 from tersor.ir.fx import Interpreter, to_fx
 from tersor.passes.presets import RAISING
 from torch import fx
@@ -114,19 +111,12 @@ def runtime_answers(model: onnx_ir.Model, feeds: Sequence[Feeds], threads: int =
         return [run(feed) for feed in feeds]
 
 
-def error(expected: Feeds, found: Feeds) -> float:
-    """The largest relative L2 error of the outputs; infinite where type, shape, or a number that is exact differs."""
-    worst = 0.0
-    for name, array in expected.items():
-        other = np.asarray(found[name])
-        tally = Tally.of(array, other)
-        wrong = array.dtype != other.dtype or (tally.exact and tally.difference)
-        worst = max(worst, math.inf if wrong else tally.relative_l2)
-    return worst
-
-
 def _worst(expected: Sequence[Feeds], run: Run, feeds: Sequence[Feeds]) -> float:
-    return max(error(wanted, run(feed)) for wanted, feed in zip(expected, feeds, strict=True))
+    def each(wanted: Feeds, feed: Feeds) -> float:
+        found = run(feed)
+        return distance(wanted.values(), [found[name] for name in wanted])
+
+    return max(each(wanted, feed) for wanted, feed in zip(expected, feeds, strict=True))
 
 
 def _nodes(model: onnx_ir.Model) -> int:

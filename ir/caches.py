@@ -47,7 +47,8 @@ def as_tensors(
     """
     library = sys.modules.get("transformers")
     given = {} if library is None else _given(library, args, kwargs)
-    if library is None or not (given or isinstance(module, library.PreTrainedModel)):
+    theirs = library is not None and any(isinstance(part, library.PreTrainedModel) for part in module.modules())
+    if library is None or not (given or theirs):
         yield tuple(args), dict(kwargs)
         return
     forward, before = module.forward, module.__dict__.get("forward")

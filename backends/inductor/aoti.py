@@ -58,10 +58,12 @@ def conditions(program: torch.export.ExportedProgram) -> list[str]:
             # 2 stands for any smallest size
             found |= {f"shapes[{place}][{axis}] >= {low}": None} if low.isdigit() and int(low) > 2 else {}
             found |= {f"shapes[{place}][{axis}] <= {high}": None} if high.isdigit() else {}
-    # the guards have the inputs' names as they were before export, which writes them in small letters
-    places = {node.name: place for place, node in enumerate(inputs)}
+    # the guards have the names that the exported function's arguments had
+    (top, *_) = program.module_call_graph
+    assert top.signature is not None
+    places = {name: place for place, name in enumerate(top.signature.forward_arg_names or ())}
     for guard in program._guards_code:
-        text = _SIZE.sub(lambda size: f"shapes[{places.get(size[1].lower(), places.get(size[1]))}][{size[2]}]", guard)
+        text = _SIZE.sub(lambda size: f"shapes[{places.get(size[1])}][{size[2]}]", guard)
         found[text.replace("\n", " ")] = None
     return list(found)
 

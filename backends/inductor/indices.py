@@ -1,4 +1,4 @@
-"""Indices from the inputs are checked before they are used.
+"""Indices that depend on the inputs are checked before they are used.
 
     before   x[i]          after   assert all(-n <= i < n)
                                    x[clamp(i, -n, n - 1)]
@@ -10,35 +10,38 @@ The one check stands outside of the loops, and with clamped indices there is not
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import fx
 
+from .hazards import demand, graphs
+
 _ATEN = torch.ops.aten
 
-#: Where an op has the axis and the index; such indices count from 0.
-_ALONG: dict[Callable[..., object], tuple[int, int]] = {
-    **dict.fromkeys((_ATEN.index_select.default, _ATEN.gather.default), (1, 2)),
-    **dict.fromkeys((_ATEN.scatter.src, _ATEN.scatter.value, _ATEN.scatter_add.default), (1, 2)),
-    _ATEN.scatter_reduce.two: (1, 2),
-}
-
-#: Ops with an index for each of the first axes, from -n on.
-_LISTED = (_ATEN.index.Tensor, _ATEN.index_put.default)
-
-#: What these return is no longer what the inputs hold: sizes, and places that were looked up.
-_SAFE = (
-    *(_ATEN.sym_size.int, _ATEN.argmax.default, _ATEN.argmin.default, _ATEN.nonzero.default, _ATEN.argsort.default),
-    *(_ATEN.topk.default, _ATEN.sort.default, _ATEN.sort.stable),
+#: op(data, axis, index, ...), indices from 0 on.
+_ALONG = (
+    *(_ATEN.index_select.default, _ATEN.gather.default, _ATEN.index_fill.int_Scalar),
+    *(_ATEN.index_copy.default, _ATEN.index_copy_.default, _ATEN.index_add.default, _ATEN.index_add_.default),
+    *(_ATEN.scatter.src, _ATEN.scatter.value, _ATEN.scatter.reduce, _ATEN.scatter.value_reduce),
+    *(_ATEN.scatter_.src, _ATEN.scatter_.value, _ATEN.scatter_add.default, _ATEN.scatter_add_.default),
+    _ATEN.scatter_reduce.two,
 )
+
+#: op(data, [index, ...], ...), an index for each of the first axes, from -n on.
+_LISTED = (_ATEN.index.Tensor, _ATEN.index_put.default, _ATEN.index_put_.default)
 
 
 def check_indices(module: fx.GraphModule) -> None:
-    """Check and clamp every index that depends on an input's numbers, in place."""
-    graph = module.graph
+    """Check and clamp every index that depends on an input, be it only on its size, in place."""
+    for graph in graphs(module):
+        _check(graph)
+
+
+def _check(graph: fx.Graph) -> None:
     read = _read(graph)
     for node in list(graph.nodes):
+        inside: dict[fx.Node, fx.Node] = {}
         for data, axis, index, low in _uses(node):
             if index not in read or index.meta["val"].dtype in (torch.bool, torch.uint8):
                 continue
@@ -47,10 +50,11 @@ def check_indices(module: fx.GraphModule) -> None:
                 above = graph.call_function(_ATEN.ge.Scalar, (index, least))
                 below = graph.call_function(_ATEN.le.Scalar, (index, most))
                 both = graph.call_function(_ATEN.logical_and.default, (above, below))
-                every = graph.call_function(_ATEN.all.default, (both,))
-                graph.call_function(_ATEN._assert_async.msg, (every, f"an index is outside of {text}"))
-                inside = graph.call_function(_ATEN.clamp.default, (index, least, most))
-            node.replace_input_with(index, inside)
+                demand(graph, both, f"an index is outside of {text}")
+                # one index for two axes has to be inside of both
+                given = inside.get(index, index)
+                inside[index] = graph.call_function(_ATEN.clamp.default, (given, least, most))
+            node.replace_input_with(given, inside[index])
 
 
 def _bounds(graph: fx.Graph, data: fx.Node, axis: int, low: int) -> tuple[int | fx.Node, int | fx.Node, str]:
@@ -64,10 +68,10 @@ def _bounds(graph: fx.Graph, data: fx.Node, axis: int, low: int) -> tuple[int | 
 
 
 def _read(graph: fx.Graph) -> set[fx.Node]:
-    """The nodes whose numbers depend on the inputs' numbers."""
+    """The nodes that depend on the inputs, on their numbers or their sizes."""
     found: set[fx.Node] = set()
     for node in graph.nodes:
-        if node.op == "placeholder" or (node.target not in _SAFE and not found.isdisjoint(node.all_input_nodes)):
+        if node.op == "placeholder" or not found.isdisjoint(node.all_input_nodes):
             found.add(node)
     return found
 
@@ -75,7 +79,7 @@ def _read(graph: fx.Graph) -> set[fx.Node]:
 def _uses(node: fx.Node) -> Iterator[tuple[fx.Node, int, fx.Node, int]]:
     """What is indexed on which axis by what, and whether from 0 or from -1 back."""
     if node.target in _ALONG:
-        data, axis, index = node.args[0], *(node.args[place] for place in _ALONG[node.target])
+        data, axis, index = node.args[:3]
         if isinstance(data, fx.Node) and isinstance(index, fx.Node) and data.meta["val"].dim():
             assert isinstance(axis, int)
             yield data, axis, index, 0

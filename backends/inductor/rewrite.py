@@ -14,6 +14,7 @@ from torch import fx
 
 from ...ir import reference
 from ...ir.errors import PassError, TersorError
+from .divisors import check_divisors
 from .indices import check_indices
 
 Rewrite = Callable[[fx.GraphModule], object]
@@ -27,7 +28,7 @@ def rewritten(
 ) -> torch.export.ExportedProgram:
     """The program after our rewrites and those that `passes` name (`module:function`); `again` exports what they leave.
 
-    `check` has indices checked outside of the kernels at last, as code for the CPU needs it.
+    `check` has indices and divisors checked outside of the kernels at last, as code for the CPU needs it.
 
     Raises OptionError for a function that is not there, PassError that names one which fails or breaks the graph.
     """
@@ -35,12 +36,17 @@ def rewritten(
     program = _apply(program, again, "the rewrite of linear layers and scalars", _own)
     for text, function in found.items():
         program = _apply(program, again, f"the fx pass {text!r}", function)
-    return _apply(program, again, "the check of indices", check_indices) if check else program
+    return _apply(program, again, "the check of indices and divisors", _check) if check else program
 
 
 def _own(module: fx.GraphModule) -> None:
     fuse_bias(module)
     fill_scalars(module)
+
+
+def _check(module: fx.GraphModule) -> None:
+    check_indices(module)
+    check_divisors(module)
 
 
 def fuse_bias(module: fx.GraphModule) -> None:
@@ -78,7 +84,7 @@ def _apply(
 ) -> torch.export.ExportedProgram:
     given = program.module(check_guards=False)
     assert isinstance(given, fx.GraphModule)
-    before = given.code
+    before = _code(given)
     try:
         result = rewrite(given)
     except TersorError:
@@ -90,8 +96,7 @@ def _apply(
         raise PassError(f"inductor: {title} returned {type(made).__name__}, expected a torch.fx.GraphModule or None")
     try:
         made.graph.lint()
-        made.recompile()
-        if made is given and made.code == before:
+        if made is given and _code(made) == before:
             return program
         left = again(made)
     except Exception as error:
@@ -100,6 +105,14 @@ def _apply(
     if found != wanted:
         raise PassError(f"inductor: {title} left {found} outputs, expected {wanted}")
     return left
+
+
+def _code(module: fx.GraphModule) -> list[str]:
+    """Of the graph as it is now, and of the bodies of its control flow."""
+    parts = [part for part in module.modules() if isinstance(part, fx.GraphModule)]
+    for part in parts:
+        part.recompile()
+    return [part.code for part in parts]
 
 
 def _is_product(node: object) -> bool:

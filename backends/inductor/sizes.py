@@ -33,8 +33,14 @@ class Sizes:
     """The conditions on the shapes of a package's inputs."""
 
     def __init__(self, conditions: Sequence[str], signature: Signature) -> None:
-        """Raises ValueError for a condition that cannot be read."""
+        """Raises ValueError for a condition that cannot be read, or is on what is no size of an input."""
         parsed = [parse(text) for text in conditions]
+        ones = tuple(tuple(1 for _ in port.shape or ()) for port in signature.inputs)
+        for text, condition in zip(conditions, parsed, strict=True):
+            try:
+                holds(condition, ones)
+            except (IndexError, TypeError) as error:
+                raise ValueError(f"{text!r} is not on sizes of the inputs") from error
         self._conditions = [condition for condition in parsed if not is_of_one(condition)]
         self._signature = signature
         self._fit: set[Shapes] = set()
@@ -76,7 +82,7 @@ def parse(text: str) -> ast.expr:
     """A condition as an expression. Raises ValueError where it is anything but arithmetic and comparisons."""
     try:
         found = ast.parse(text, mode="eval").body
-    except SyntaxError as error:
+    except (SyntaxError, RecursionError, MemoryError) as error:
         raise ValueError(f"{text!r} is no condition on sizes") from error
     for node in ast.walk(found):
         if isinstance(node, ast.expr | ast.operator | ast.unaryop | ast.cmpop | ast.boolop) and not _known(node):

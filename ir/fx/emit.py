@@ -241,11 +241,14 @@ def _on_host(
     dtype = _host_dtype(lowering, node, inputs, attributes)
     if dtype not in HOST_TYPES:
         return None
-    if any(isinstance(held := inputs[i], OnHost) and not held.static for i in lowering.static if i < len(inputs)):
+    steering = [held for i in lowering.static if i < len(inputs) and isinstance(held := inputs[i], OnHost)]
+    if not all(held.static for held in steering):
         return None
     static = lowering.lengths or all(held.static for held in given)
     known = all(held.literal for held in given)
-    if known and lowering.grows and not _few(given):
+    # what decides how large the result is must be known: else it is made as a tensor, which the interpreter's cap holds
+    sizes = given if known else steering
+    if lowering.grows and not (all(held.literal for held in sizes) and _few(sizes)):
         return None
     args = [held.value if isinstance(held, OnHost) else None for held in inputs]
     extra: Attributes = dict(attributes)

@@ -58,10 +58,19 @@ class NoFormError(ValueError):
 def nest(leaves: list[Leaf], dims: Sequence[int]) -> Nested:
     if any(isinstance(size, int) and size == 0 for size in dims[:-1]):
         raise NoFormError(f"shape arithmetic has no form of shape {list(dims)}")
+    if len(leaves) != math.prod(dims):
+        raise ValueError(f"{len(leaves)} elements do not fill the shape {list(dims)}")
     if not dims:
         return leaves[0]
     step = math.prod(dims[1:])
     return [nest(leaves[i * step : (i + 1) * step], dims[1:]) for i in range(dims[0])]
+
+
+def _place(axis: int, deep: int) -> int:
+    """The axis, which may count from the back, of a value with `deep` of them."""
+    if not -deep <= axis < deep:
+        raise ValueError(f"axis {axis} is out of range for rank {deep}")
+    return axis % deep
 
 
 def _along(function: Callable[[list[Nested]], Nested], value: Nested, axis: int) -> Nested:
@@ -76,7 +85,10 @@ def _zip(function: Callable[..., Leaf], *values: Nested) -> Nested:
     if deepest == 0:
         return function(*values)
     lists = [value if isinstance(value, list) and rank(value) == deepest else [value] for value in values]
-    length = next((len(items) for items in lists if len(items) != 1), 1)
+    lengths = {len(items) for items in lists} - {1}
+    if len(lengths) > 1:
+        raise ValueError(f"axes of lengths {sorted(lengths)} do not broadcast")
+    length = next(iter(lengths), 1)
     return [_zip(function, *(items[0] if len(items) == 1 else items[i] for items in lists)) for i in range(length)]
 
 
@@ -204,7 +216,7 @@ def transpose(a: Nested, *, perm: Sequence[int] | None = None) -> Nested:
 def unsqueeze(a: Nested, axes: Ints | int) -> Nested:
     places = [axes] if isinstance(axes, int) else axes
     dims, deep = extent(a), rank(a) + len(places)
-    for place in sorted(p % deep for p in places):
+    for place in sorted(_place(p, deep) for p in places):
         dims.insert(place, 1)
     return nest(flat(a), dims)
 
@@ -212,12 +224,17 @@ def unsqueeze(a: Nested, axes: Ints | int) -> Nested:
 def squeeze(a: Nested, axes: Ints | int | None = None) -> Nested:
     dims = extent(a)
     places = [i for i, d in enumerate(dims) if d == 1] if axes is None else [axes] if isinstance(axes, int) else axes
-    gone = {p % len(dims) for p in places} if dims else set()
+    gone = {_place(p, len(dims)) for p in places}
     return nest(flat(a), [d for i, d in enumerate(dims) if i not in gone])
 
 
 def concat(*parts: Nested, axis: int) -> Nested:
-    place = axis % rank(parts[0])
+    # an empty list does not say how deep it is
+    filled = [part for part in parts if part != []] or [[]]
+    ranks = [rank(part) for part in filled]
+    if len(set(ranks)) > 1:
+        raise ValueError(f"the inputs have the ranks {ranks}; expected one")
+    place = _place(axis, ranks[0])
 
     def join(values: Sequence[Nested], depth: int) -> Nested:
         lists = [value for value in values if isinstance(value, list)]
@@ -225,7 +242,7 @@ def concat(*parts: Nested, axis: int) -> Nested:
             return [item for items in lists for item in items]
         return [join(rows, depth - 1) for rows in zip(*lists, strict=True)]
 
-    return join([part for part in parts if part != []] or [[]], place)
+    return join(filled, place)
 
 
 def gather(a: Nested, indices: Nested, *, axis: int = 0) -> Nested:
@@ -235,14 +252,14 @@ def gather(a: Nested, indices: Nested, *, axis: int = 0) -> Nested:
 
         return at(indices)
 
-    return _along(pick, a, axis % rank(a))
+    return _along(pick, a, _place(axis, rank(a)))
 
 
 def slice_(a: Nested, starts: Ints, ends: Ints, axes: Ints | None = None, steps: Ints | None = None) -> Nested:
     deep = rank(a)
     for i, axis in enumerate(axes if axes is not None else range(len(starts))):
         step = steps[i] if steps is not None else 1
-        a = _along(partial(_sliced, start=starts[i], end=ends[i], step=step), a, axis % deep)
+        a = _along(partial(_sliced, start=starts[i], end=ends[i], step=step), a, _place(axis, deep))
     return a
 
 
@@ -258,13 +275,16 @@ def _sliced(items: list[Nested], start: int, end: int, step: int) -> Nested:
 def split(
     a: Nested, split: Ints | None = None, *, axis: int = 0, num_outputs: int | None = None, outputs: int
 ) -> Nested | tuple[Nested, ...]:
-    place, sizes = axis % rank(a), split
+    place, sizes = _place(axis, rank(a)), split
+    total = extent(a)[place]
     if sizes is None:
-        total, parts = extent(a)[place], num_outputs or outputs
+        parts = num_outputs or outputs
         if parts < 1:
             raise ValueError(f"num_outputs is {parts}; expected at least 1")
         step = -(-total // parts)
         sizes = [max(min(step, total - i * step), 0) for i in range(min(parts, outputs))]
+    elif sum(sizes) != total or any(size < 0 for size in sizes):
+        raise ValueError(f"the sizes {list(sizes)} do not make up the axis of length {total}")
     bounds = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
     pieces = tuple(
         _along(partial(_sliced, start=bounds[i], end=bounds[i + 1], step=1), a, place) for i in range(len(sizes))
@@ -277,12 +297,14 @@ def expand(a: Nested, dims: list[int]) -> Nested:
 
 
 def tile(a: Nested, repeats: list[int]) -> Nested:
+    if len(repeats) != rank(a):
+        raise ValueError(f"{len(repeats)} repeats for rank {rank(a)}; expected one for each axis")
     for axis, times in enumerate(repeats):
         a = _along(lambda items, n=times: items * n, a, axis)  # type: ignore[misc]
     return a
 
 
-def filled(dims: list[int], *, value: Literal = ZERO) -> Nested:
+def constant_of_shape(dims: list[int], *, value: Literal = ZERO) -> Nested:
     """ConstantOfShape of an integer type."""
     leaf = flat(value.values)[0]  # type: ignore[arg-type]
     return nest([leaf] * math.prod(dims), dims)
@@ -308,7 +330,7 @@ def _reduce(function: Callable[..., Leaf], a: Nested, axes: Ints | None, keepdim
     def join(x: Nested, y: Nested) -> Nested:
         return _zip(function, x, y)
 
-    places = [axis % rank(a) for axis in axes] if axes else list(range(rank(a)))
+    places = [_place(axis, rank(a)) for axis in axes] if axes else list(range(rank(a)))
     for place in places:
         a = _along(lambda items: [reduce(join, items, neutral)], a, place)
     return a if keepdims else squeeze(a, places)
@@ -354,7 +376,7 @@ HOST: dict[Key, HostLowering] = {
     ("", "Expand", 8): HostLowering(function=expand, static=(1,), grows=True),
     ("", "Tile", 6): HostLowering(function=tile, static=(1,), grows=True),
     ("", "Range", 11): HostLowering(function=arange, static=(0, 1, 2), grows=True),
-    ("", "ConstantOfShape", 9): HostLowering(function=filled, static=(0,), grows=True),
+    ("", "ConstantOfShape", 9): HostLowering(function=constant_of_shape, static=(0,), grows=True),
     ("", "ReduceProd", 1): HostLowering(function=product, static=(1,)),
     ("", "ReduceSum", 1): HostLowering(function=total, static=(1,)),
 }

@@ -23,6 +23,7 @@ from ..errors import ModelError
 from . import runtime
 from .dtypes import to_torch, torch_dtype
 from .edge import holds_numbers, strings
+from .module import Emitted
 
 HOST_TYPES = (oir.DataType.INT64, oir.DataType.INT32, oir.DataType.BOOL)
 SMALL = 64
@@ -218,9 +219,9 @@ class Body:
 
     def module(self) -> fx.GraphModule:
         self.graph.lint()
+        module = Emitted(self.root, self.graph)
         for node in self.graph.nodes:
-            node.meta["written"] = written(node)
-        module = fx.GraphModule(self.root, self.graph)
+            node.meta["written"] = written(node, module)
         module.meta["stored"] = dict(self.stored)
         return module
 
@@ -272,7 +273,10 @@ class Scope:
 
     def optional(self, value: oir.Value | None) -> Held | None:
         """What a node's input was emitted as; None where the node or the caller of the function left it out."""
-        return None if value is None or value.name == "" or value in self.absent else self.get(value)
+        return None if value is None or value.name == "" or self._is_absent(value) else self.get(value)
+
+    def _is_absent(self, value: oir.Value) -> bool:
+        return value in self.absent or (self.outer is not None and self.outer._is_absent(value))
 
     def _captured(self, held: Held) -> Held:
         assert self.outer is not None
@@ -303,10 +307,24 @@ def described(held: Held, value: oir.Value) -> None:
         node.meta["onnx_shape"] = value.shape.copy()
 
 
-def written(node: fx.Node) -> str:
-    """A node's call as text, kept in `node.meta["written"]`: where it differs, the graph was edited since."""
+def written(node: fx.Node, module: torch.nn.Module) -> str:
+    """A node's call as text, or the type and shape of the weight it reads, kept in `node.meta["written"]`: where it
+    differs, the module was edited since."""
+    if node.op == "get_attr":
+        held = owned(module, str(node.target))
+        return f"{held.dtype}{list(held.shape)}" if isinstance(held, torch.Tensor) else ""
     target = node.target if isinstance(node.target, str) else getattr(node.target, "__qualname__", repr(node.target))
     return f"{target}{node.args}{node.kwargs}"
+
+
+def owned(module: torch.nn.Module, path: str) -> object:
+    """What an attribute path leads to. Raises ModelError where that is nowhere."""
+    found: object = module
+    for part in path.split("."):
+        if not hasattr(found, part):
+            raise ModelError(f"the module has no {path!r}, which its graph reads")
+        found = getattr(found, part)
+    return found
 
 
 def identifier(name: str) -> str:

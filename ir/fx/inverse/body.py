@@ -11,11 +11,10 @@ import onnx_ir as oir
 import torch
 from torch import fx
 
-from ...errors import ModelError
 from .. import runtime
 from ..dtypes import TORCH, to_numpy
 from ..host import Nested, flat
-from ..scope import SMALL, Origin, written
+from ..scope import SMALL, Origin, owned, written
 from .bodies import CONTROL
 from .fused import FUSED
 from .plain import known
@@ -121,11 +120,7 @@ class Writer:
         return copy
 
     def _write(self, node: fx.Node) -> None:
-        trusted = node.meta.get("written") == written(node) and all(n in self._trusted for n in node.all_input_nodes)
-        if trusted:
-            self._trusted.add(node)
-        else:
-            self.faithful = False
+        self._trust(node)
         target = node.target
         if target is operator.getitem and isinstance(node.args[0], fx.Node):
             source = self._values.get(node.args[0])
@@ -143,6 +138,13 @@ class Writer:
         else:
             self._values[node] = self._call(node)
 
+    def _trust(self, node: fx.Node) -> None:
+        """Trust what was declared of a node unless it, or what it depends on, was edited since."""
+        if node.meta.get("written") == written(node, self._module) and self._trusted.issuperset(node.all_input_nodes):
+            self._trusted.add(node)
+        else:
+            self.faithful = False
+
     def _call(self, node: fx.Node) -> Result:
         origin: Origin | None = node.meta.get("onnx")
         target = node.target
@@ -153,7 +155,7 @@ class Writer:
             call = known(node, self._opsets)
         if call.domain not in self._opsets:
             self._opsets[call.domain] = 1
-        inputs = self._inputs(call, origin)
+        inputs = self._inputs(call, origin, trusted=node in self._trusted)
         return self.emit(node, call, inputs, several=call.outputs > 1)
 
     def emit(self, node: fx.Node, call: Call, inputs: Sequence[oir.Value | None], *, several: bool) -> Result:
@@ -209,8 +211,9 @@ class Writer:
         self.nodes.append(node)
         return made
 
-    def _inputs(self, call: Call, origin: Origin | None) -> list[oir.Value | None]:
-        """The call's inputs as values: numbers become constants, under the names they had where they are the same."""
+    def _inputs(self, call: Call, origin: Origin | None, *, trusted: bool) -> list[oir.Value | None]:
+        """The call's inputs as values: numbers become constants, under the names they had where they are the same, and
+        of the types they had where what was declared still holds."""
         given = origin.inputs if origin is not None else ()
         held = [self._value(argument) for argument in call.inputs]
         types = [None if value is None else value.dtype for value in held]
@@ -220,7 +223,8 @@ class Writer:
             noted = given[index] if index < len(given) else None
             leaves = flat(cast(Nested, argument))
             name, dtype = noted if noted is not None else ("", None)
-            dtype = dtype or literal_type(call, index, types, leaves[0] if leaves else 0)
+            if not trusted or dtype is None:
+                dtype = literal_type(call, index, types, leaves[0] if leaves else 0, noted=dtype)
             held[index] = self._number(argument, dtype, name or f"{call.op}_input")
             types[index] = dtype
         return held
@@ -295,7 +299,7 @@ class Writer:
         """A parameter or buffer as an initializer, with the values it has now."""
         path = str(node.target)
         held = self.owned(node)
-        self._trusted.add(node)
+        self._trust(node)
         if not isinstance(held, torch.Tensor):
             return
         if path not in self._stored:
@@ -330,12 +334,7 @@ class Writer:
 
     def owned(self, node: fx.Node) -> object:
         """What a get_attr node reads from the module."""
-        found: object = self._module
-        for part in str(node.target).split("."):
-            if not hasattr(found, part):
-                raise ModelError(f"the module has no {node.target!r}, which its graph reads")
-            found = getattr(found, part)
-        return found
+        return owned(self._module, str(node.target))
 
     def _as_tensor(self, node: fx.Node) -> oir.Value:
         dtype = next((name for name, held in TORCH.items() if held is node.args[1]), _INT)

@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from typing import TypeGuard
 
 import onnx_ir as oir
+import torch
 from onnx_ir.passes.common import ShapeInferencePass
 from torch import fx
 
+from ..dtypes import TORCH
 from ..scope import Kept
 from .body import Names, Sources, Writer
+
+_FLOATS = (oir.DataType.FLOAT, oir.DataType.DOUBLE, oir.DataType.FLOAT16, oir.DataType.BFLOAT16)
 
 
 def is_ours(module: object) -> TypeGuard[fx.GraphModule]:
@@ -19,14 +23,33 @@ def is_ours(module: object) -> TypeGuard[fx.GraphModule]:
 
 
 def signature(module: fx.GraphModule) -> list[oir.Value]:
-    """The module's inputs as the model had them; one that a user added has no type."""
-    found = []
+    """The module's inputs as the model had them, of the type that its weights now have where they were cast; one that
+    a user added has no type."""
+    found, casts = [], _casts(module)
     for node in module.graph.find_nodes(op="placeholder"):
-        value = oir.Value(name=node.meta.get("onnx_name") or str(node.target), type=node.meta.get("onnx_type"))
+        kind = node.meta.get("onnx_type")
+        if isinstance(kind, oir.TensorType) and kind.dtype in casts:
+            kind = oir.TensorType(casts[kind.dtype])
+        value = oir.Value(name=node.meta.get("onnx_name") or str(node.target), type=kind)
         shape = node.meta.get("onnx_shape")
         value.shape = None if shape is None else shape.copy()
         found.append(value)
     return found
+
+
+def _casts(module: fx.GraphModule) -> dict[oir.DataType, oir.DataType]:
+    """The floating types that all weights declared to have them were cast from, by `module.half()` say, and to what."""
+    held = {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers())}
+    now: dict[oir.DataType, set[torch.dtype]] = {}
+    for path, (_, declared) in module.meta["stored"].items():
+        if path in held and declared in _FLOATS:
+            now.setdefault(declared, set()).add(held[path].dtype)
+    return {
+        declared: dtype
+        for declared, found in now.items()
+        for dtype in _FLOATS
+        if found == {TORCH[dtype]} and dtype is not declared
+    }
 
 
 def written(module: fx.GraphModule) -> tuple[oir.Model, Sources]:
@@ -40,7 +63,7 @@ def written(module: fx.GraphModule) -> tuple[oir.Model, Sources]:
         writer.bind(node, value)
     results = writer.walk()
     known: Sequence[str] = module.meta["outputs"]
-    labels = [known[i] if i < len(known) else f"output_{i}" for i in range(len(results))]
+    labels = _labels(results, known)
     outputs = [writer.output(value, label) for value, label in zip(results, labels, strict=True)]
     # a pass may have left a weight to be read only in another form
     weights = {v.name or "": v for v in writer.initializers if v.uses() or any(v is result for result in outputs)}
@@ -53,9 +76,22 @@ def written(module: fx.GraphModule) -> tuple[oir.Model, Sources]:
     model.metadata_props.update(kept.props)
     if not writer.faithful:
         ShapeInferencePass(check_type=False, strict_mode=False)(model)
-    for value, (kind, shape) in zip(outputs, kept.outputs, strict=False):
-        _declare(value, kind, shape, faithful=writer.faithful)
+    declared = dict(zip(known, kept.outputs, strict=True))
+    for value, label in zip(outputs, labels, strict=True):
+        if label in declared:
+            _declare(value, *declared[label], faithful=writer.faithful)
     return model, sources
+
+
+def _labels(results: Sequence[oir.Value], known: Sequence[str]) -> list[str]:
+    """The names of the outputs: those the model had, in order; where there are more or fewer of them now, a value that
+    had one of the names keeps it."""
+    if len(results) == len(known):
+        return list(known)
+    names = [value.name or "" for value in results]
+    kept = {name: names.index(name) for name in known if name in names}
+    free = iter([name for name in known if name not in kept])
+    return [name if kept.get(name) == index else next(free, f"output_{index}") for index, name in enumerate(names)]
 
 
 def _declare(value: oir.Value, kind: oir.TypeProtocol | None, shape: oir.Shape | None, *, faithful: bool) -> None:

@@ -170,18 +170,21 @@ def _kind(name: str, value: object) -> oir.AttributeType:
     raise UnwritableError(f"attribute {name!r} is a {type(value).__name__}")
 
 
-def literal_type(call: Call, index: int, types: Sequence[oir.DataType | None], leaf: object) -> oir.DataType:
+def literal_type(
+    call: Call, index: int, types: Sequence[oir.DataType | None], leaf: object, *, noted: oir.DataType | None = None
+) -> oir.DataType:
     """The ONNX type of a Python number given as input `index`: that of the inputs that must have the same, else the
-    one that Python's type means. `types` are those of all inputs."""
-    usual = oir.DataType.BOOL if isinstance(leaf, bool) else oir.DataType.FLOAT
-    usual = oir.DataType.INT64 if isinstance(leaf, int) and not isinstance(leaf, bool) else usual
-    if call.schema is None:
-        return usual
-    variable = _formal(call.schema, index).type_str
-    for other, dtype in enumerate(types):
-        if other != index and dtype is not None and _formal(call.schema, other).type_str == variable:
-            return dtype
-    return usual
+    one it is noted to have had, else the one that Python's type means. `types` are those of all inputs."""
+    if call.schema is not None:
+        variable = _formal(call.schema, index).type_str
+        for other, dtype in enumerate(types):
+            if other != index and dtype is not None and _formal(call.schema, other).type_str == variable:
+                return dtype
+    if noted is not None:
+        return noted
+    if isinstance(leaf, bool):
+        return oir.DataType.BOOL
+    return oir.DataType.INT64 if isinstance(leaf, int) else oir.DataType.FLOAT
 
 
 def output_type(call: Call, index: int, types: Sequence[oir.DataType | None]) -> oir.DataType | None:

@@ -20,7 +20,7 @@ _RAW, _CAPPED, _BIASED, _SOFTMAX = range(4)
 def split_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
     """[batch, sequence, heads * head] -> [batch, heads, sequence, head]"""
     batch, sequence, hidden = x.shape
-    if hidden % heads:
+    if heads < 1 or hidden % heads:
         raise ValueError(f"{hidden} features do not split into {heads} heads")
     # Tensor.unflatten is Python, and takes as long as a small kernel
     return x.view(batch, sequence, heads, hidden // heads).transpose(1, 2)

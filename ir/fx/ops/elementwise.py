@@ -46,6 +46,9 @@ def power(base: torch.Tensor, exponent: Number | list[Number]) -> torch.Tensor:
     if isinstance(exponent, torch.Tensor) and exponent.dtype != base.dtype:
         # left to itself torch has a base without axes follow the exponent's type
         wide = torch.promote_types(base.dtype, exponent.dtype)
+        if wide.is_floating_point and not base.is_floating_point():
+            # float32 has not all integers
+            wide = torch.float64
         base, exponent, kept = base.to(wide), exponent.to(wide), base.dtype
         return torch.pow(base, exponent).to(kept)
     return torch.pow(base, exponent).to(base.dtype)

@@ -281,6 +281,7 @@ def max_roi_pool(
     # halves away from zero
     corners = torch.where(corners < 0, (corners - 0.5).ceil(), (corners + 0.5).floor())
     image = x[rois[:, 0].long()]
+    held = torch.ones((), dtype=torch.bool, device=x.device)
     for axis, (first, last) in enumerate(((1, 3), (0, 2))):
         bins, n = pooled_shape[axis], x.shape[2 + axis]
         start = corners[:, first]
@@ -297,7 +298,9 @@ def max_roi_pool(
             for i in range(bins)
         ]
         image = torch.cat(parts, 2 + axis)
-    return image.masked_fill(image == float("-inf"), 0.0)
+        dims[2 + axis] = bins
+        held = held & inside.any(-1).reshape(dims)
+    return image.masked_fill(~held, 0.0)
 
 
 POOL: Table = merged(

@@ -61,9 +61,10 @@ def text_table(device: Table) -> Table:
 def _carried(key: Key, row: Lowering) -> Lowering:
     name = f"{key[1]}_{key[2]}"
     carrier = _carrier(row.function)
-    # FX writes calls by module and name
+    # FX writes calls by module and name, pickle finds functions by them
     carrier.__name__ = carrier.__qualname__ = name
     carrier.__module__ = __name__
+    globals()[name] = carrier
     return replace(row, function=carrier, strings=True)
 
 

@@ -100,7 +100,7 @@ _READS = {
         (
             *("Add", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "CenterCropPad", "Col2Im", "Compress"),
             *("CumProd", "CumSum", "Einsum", "GatherElements", "GatherND", "Gemm", "MatMul", "NonZero", "OneHot"),
-            *("ReduceL1", "ReduceProd", "ReduceSum", "ReduceSumSquare", "ReverseSequence", "Scatter"),
+            *("Pad", "ReduceL1", "ReduceProd", "ReduceSum", "ReduceSumSquare", "ReverseSequence", "Scatter"),
             *("ScatterElements", "ScatterND", "Slice", "Sub", "TensorScatter", "Trilu"),
         ),
         Read.RING,
@@ -140,9 +140,10 @@ def unsigned_table(device: Table) -> Table:
             rows[key] = replace(row, function=_OWN[op])
         elif domain == "" and op in _READS:
             function = _through(row.function, op, _READS[op])
-            # FX writes calls by module and name
+            # FX writes calls by module and name, pickle finds functions by them
             function.__name__ = function.__qualname__ = f"{op}_{since}"
             function.__module__ = __name__
+            globals()[function.__name__] = function
             rows[key] = replace(row, function=function)
     return rows
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir
 import pytest
 import tersor
@@ -244,6 +245,48 @@ def test_outputs_that_are_inputs_weights_or_one_value_twice() -> None:
     assert [value.name for value in again.graph.outputs] == ["y", "z"]
     found = Interpreter(to_fx(again)).run({"x": np.array([-1, 1], np.float32)})
     assert [value.tolist() for value in found.values()] == [[-1, 1], [0, 1]]
+
+
+@pytest.mark.parametrize("cast", ["half", "bfloat16", "double"])
+def test_a_module_whose_weights_were_cast_is_a_model_of_that_type(cast: str) -> None:
+    model = graph(
+        "s = Mul(x, 0.5)",
+        "h = MatMul(s, w)",
+        "c = Clip(h, _, 6.0)",
+        "n = Shape(c)",
+        "y = Reshape(c, n)",
+        inputs={"x": "float[batch, 3]"},
+        w=np.ones((3, 3), np.float32),
+    )
+    module = getattr(to_fx(model, copy=True), cast)()
+    again = tersor.load(module)
+    dtype = {torch.half: "FLOAT16", torch.bfloat16: "BFLOAT16", torch.double: "DOUBLE"}[module.w.dtype]
+    floats = {str(v.dtype) for v in (*again.graph.inputs, *again.graph.outputs, *(n.outputs[0] for n in again.graph))}
+    assert floats == {dtype, "INT64"}
+    onnx.checker.check_model(onnx_ir.to_proto(again), full_check=True)
+    x = np.arange(6).reshape(2, 3).astype(onnx_ir.DataType[dtype].numpy())
+    assert Interpreter(to_fx(again)).run({"x": x})["y"].astype(float).tolist() == [[1.5] * 3, [6] * 3]
+
+
+def test_a_weight_of_another_shape_changes_what_is_declared() -> None:
+    module = to_fx(graph("h = MatMul(x, w)", "y = Relu(h)", inputs={"x": "float[batch, 3]"}, w=weight(3, 3)))
+    module.w = torch.nn.Parameter(torch.ones(3, 5))
+    again = tersor.load(module)
+    shapes = [[str(dim) for dim in value.shape or ()] for value in (again.graph[0].outputs[0], again.graph.outputs[0])]
+    assert shapes == [["batch", "5"]] * 2
+
+
+def test_outputs_keep_their_names_where_others_come_or_go() -> None:
+    module = to_fx(graph("h = Neg(x)", "y = Relu(h)", outputs=["h", "y"], inputs={"x": "float[2]"}))
+    (last,) = module.graph.find_nodes(op="output")
+    h, y = find(module, "h"), find(module, "y")
+    last.args = (y,)
+    assert lines(tersor.load(module)) == ["h = Neg(x)", "y = Relu(h)"]
+    assert [value.name for value in tersor.load(module).graph.outputs] == ["y"]
+    last.args = ((find(module, "x"), y, h),)
+    again = tersor.load(module)
+    assert [value.name for value in again.graph.outputs] == ["output_0", "y", "h"]
+    assert [str(value.dtype) for value in again.graph.outputs] == ["FLOAT"] * 3
 
 
 HEADER = '<ir_version: 10, opset_import: ["" : 21, "own" : 1]>'

@@ -142,6 +142,18 @@ def test_functions_are_inlined_with_their_attributes() -> None:
     assert len(set(seen)) == len(seen)
 
 
+def test_what_a_call_leaves_out_is_left_out_in_the_branches_of_the_function_too() -> None:
+    text = """
+    g (float[N] x, bool c) => (float[N] y) { y = own.bounded (x, c) }
+    <domain: "own", opset_import: ["" : 21]>
+    bounded (a, c, least, most) => (b) {
+        b = If (c) <then_branch = t () => (p) { p = Clip (a, least, most) }, else_branch = e () => (m) { m = Neg (a) }>
+    }
+    """
+    module = to_fx(parse(text))
+    assert module(torch.tensor([1.0, -2.0]), torch.tensor(True)).tolist() == [1, -2]
+
+
 def test_a_function_that_calls_itself_is_refused() -> None:
     text = """
     g (float[N] x) => (float[N] y) { y = own.again (x) }

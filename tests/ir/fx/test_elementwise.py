@@ -61,6 +61,12 @@ def test_clip_bounds_are_optional(check: Check, bounds: str) -> None:
 
 def test_clip_had_attributes_before_opset_11(check: Check) -> None:
     check("y = Clip{min=-0.5, max=0.25}(x)", x="float[9]", opset=7)
+    check("y = Clip(x)", x="float[3]", feeds={"x": np.array([np.inf, -np.inf, 2], np.float32)}, opset=10)
+
+
+def test_powers_of_integers_to_floats_are_exact_where_float64_is(check: Check) -> None:
+    feeds = {"x": np.array([2**62 - 1, 2**53 + 1, 5]), "e": np.float32(0.5)}
+    check("y = Pow(x, e)", x="int64[3]", e="float[]", feeds=feeds)
 
 
 @pytest.mark.parametrize("to", ["int64", "int32", "uint8", "bool", "float16", "double"])

@@ -104,6 +104,12 @@ def test_regions(check: Check) -> None:
         check(line, x="float[2, 3, 7, 8]", r="float[4, 5]", feeds=feeds, opset=7)
 
 
+def test_a_region_of_infinities_is_not_empty() -> None:
+    x = torch.full((1, 1, 2, 2), -torch.inf)
+    rois = torch.tensor([[0.0, 0, 0, 1, 1], [0, 5, 5, 6, 6]])
+    assert max_roi_pool(x, rois, pooled_shape=(1, 1)).flatten().tolist() == [-torch.inf, 0]
+
+
 @pytest.mark.parametrize(
     "function",
     [

@@ -131,3 +131,12 @@ def test_slices_backward(dtype: str) -> None:
     (found,) = run("y = Slice(a, [-1], [-9], [1], [-2])", {"a": a})
     np.testing.assert_array_equal(found, a[:, ::-2])
     assert found.dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("mode", ["constant", "reflect", "edge", "wrap"])
+def test_pads(dtype: str, mode: str) -> None:
+    a, _ = pair(dtype)
+    (found,) = run(f"y = Pad{{mode={mode}}}(a, [0, 1, 0, 1])", {"a": a})
+    np.testing.assert_array_equal(found, np.pad(a, [(0, 0), (1, 1)], mode))
+    assert found.dtype == dtype

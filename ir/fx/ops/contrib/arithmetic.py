@@ -21,6 +21,7 @@ _ACTIVATIONS: dict[str, tuple[Callable[[Tensor, float, float], Tensor], float, f
     "sigmoid": (lambda x, a, b: torch.sigmoid(x), 0.0, 0.0),
     "gelu": (lambda x, a, b: functional.gelu(x), 0.0, 0.0),
     "softplus": (lambda x, a, b: functional.softplus(x), 0.0, 0.0),
+    "softsign": (lambda x, a, b: functional.softsign(x), 0.0, 0.0),
     "silu": (lambda x, a, b: functional.silu(x), 0.0, 0.0),
     "hardswish": (lambda x, a, b: functional.hardswish(x), 0.0, 0.0),
     "leakyrelu": (lambda x, a, b: torch.where(x < 0, a * x, x), 0.01, 0.0),
@@ -28,6 +29,8 @@ _ACTIVATIONS: dict[str, tuple[Callable[[Tensor, float, float], Tensor], float, f
     "elu": (lambda x, a, b: functional.elu(x, a), 1.0, 0.0),
     "clip": (lambda x, a, b: torch.clamp(x, a, b), float("-inf"), float("inf")),
     "hardsigmoid": (lambda x, a, b: torch.clamp(a * x + b, 0, 1), 0.2, 0.5),
+    "scaledtanh": (lambda x, a, b: a * torch.tanh(b * x), 1.0, 1.0),
+    "parametricsoftplus": (lambda x, a, b: a * functional.softplus(b * x), 1.0, 1.0),
 }
 
 

@@ -35,8 +35,8 @@ def _attend_packed(
     With `past_length` the cache is a buffer of fixed length, filled that far. `rotary` features of a head are turned.
     """
     query, key, values = (split_heads(part, heads) for part in torch.split(qkv, list(sizes), -1))
+    start = 0 if past is None else past.shape[3] if past_length is None else past_length
     if rotary:
-        start = 0 if past is None else past.shape[3] if past_length is None else past_length
         query, key = _turned(query, start, rotary), _turned(key, start, rotary)
     if past is not None and past_length is not None:
         present = torch.stack([write(past[0], key, past_length), write(past[1], values, past_length)])
@@ -48,7 +48,7 @@ def _attend_packed(
     if causal and mask is None and bias is None and past is None:
         y = functional.scaled_dot_product_attention(query, key, values, is_causal=True, scale=scale)
     else:
-        y = attend(query, key, values, bias_of(query, key, mask, bias, causal, value), scale=scale)
+        y = attend(query, key, values, bias_of(query, key, mask, bias, causal, value, start), scale=scale)
     if outputs == 1:
         return merge_heads(y)
     return merge_heads(y), torch.stack([key, values]) if present is None else present
@@ -122,9 +122,12 @@ def qattention(
     mask_filter_value: float = _FILTER,
     scale: float = 0.0,
     do_rotary: int = 0,
+    past_present_share_buffer: int = 0,
     outputs: int,
 ) -> object:
     """Attention whose packed projection is an integer product."""
+    if past_present_share_buffer:
+        raise ValueError("past_present_share_buffer: no input says how far the buffer is filled; set it to 0")
     qkv = matmul_integer_to_float(x, weight, x_scale, w_scale, x_zero, w_zero, bias)
     sizes = [weight.shape[1] // 3] * 3
     rotary = sizes[0] // num_heads if do_rotary else 0
@@ -211,15 +214,16 @@ def multi_head_attention(
     query = split_heads(query, num_heads)
     key, value = (split_heads(part, num_heads) if part.dim() == 3 else part for part in (key, value))
     filled = _one(past_length)
-    present = None
+    present, start = None, 0
     if past_key is not None and past_value is not None:
+        start = past_key.shape[2] if filled is None else filled
         if filled is not None:
             present = write(past_key, key, filled), write(past_value, value, filled)
             key, value = (part[:, :, : filled + key.shape[2]] for part in present)
         else:
             key, value = torch.cat([past_key, key], 2), torch.cat([past_value, value], 2)
     mask = None if mask is None else padded(mask, key.shape[2])
-    added = bias_of(query, key, mask, attention_bias, unidirectional, mask_filter_value)
+    added = bias_of(query, key, mask, attention_bias, unidirectional, mask_filter_value, start)
     if outputs > 3:
         scores = both(scores_of(query, key, scale or None), added)
         assert scores is not None

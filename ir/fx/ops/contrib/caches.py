@@ -32,6 +32,8 @@ class Format(NamedTuple):
             raise ValueError(f"a cache is of quantization type NONE, PER_TENSOR or PER_CHANNEL, not {kind!r}")
         if kind != "NONE" and scale is None:
             raise ValueError("a quantized cache needs its scale")
+        if bits not in (0, 4, 8):
+            raise ValueError(f"kv_cache_bit_width is {bits}; expected 4 or 8")
         return cls(None if kind == "NONE" else scale, kind == "PER_CHANNEL", bits or 8)
 
     def stored(self, x: Tensor, past: Maybe) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from ...lowering import Table, standard
-from .nbits import dequantized
+from .nbits import dequantized, unpack
 
 Tensor = torch.Tensor
 Maybe = torch.Tensor | None
@@ -23,6 +23,8 @@ def routed(probabilities: Tensor, count: int, normalize: int, weights: Maybe = N
     The shares are the softmax over the chosen ones where `normalize`, else the softmax over all.
     """
     wide = torch.float64 if probabilities.dtype is torch.float64 else torch.float32
+    if not 1 <= count <= probabilities.shape[-1]:
+        raise ValueError(f"k is {count}; expected 1 to {probabilities.shape[-1]}, the number of experts")
     best, place = probabilities.to(wide).topk(count, -1)
     if weights is not None:
         share = weights.to(wide).gather(-1, place)
@@ -148,8 +150,9 @@ def qmoe(
         columns = weight.shape[2] * 8 // bits
         blocks = columns // block_size if block_size else 1
         flat = weight.reshape(-1, blocks, weight.shape[2] // blocks)
-        if zero is not None and not block_size and bits < 8:
-            raise ValueError("zero points of whole rows are packed across rows; use a block_size")
+        if zero is not None and not block_size:
+            # those of whole rows are packed one row after the other
+            zero = unpack(zero, bits)[:, : weight.shape[1]].to(scale.dtype)
         zeros = None if zero is None else zero.reshape(flat.shape[0], -1)
         weights = dequantized(flat, scale.reshape(-1, blocks), zeros, None, bits, columns)
         return torch.unflatten(weights, 0, (weight.shape[0], -1))

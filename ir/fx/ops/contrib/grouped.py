@@ -79,7 +79,9 @@ def group_query_attention(
         query, key = (_turned(part, cosines, sines, places, rotary_interleaved) for part in (query, key))
     pasts = (past_key, past_value)
     fresh = [form.stored(part, past) for form, part, past in zip(formats, (key, value), pasts, strict=True)]
-    window = local_window_size if local_window_size > 0 else -1
+    if local_window_size != -1 and local_window_size < 1:
+        raise ValueError(f"local_window_size is {local_window_size}; expected 1 or more, or -1 for no window")
+    window = local_window_size
     plain = not (softcap or smooth_softmax == 1 or sink is not None or outputs > 3)
     if sliding_window_cache:
         if past_key is None or past_value is None or window < 0:

@@ -28,6 +28,8 @@ def longformer_attention(
 
     All scores are computed and those outside the windows masked: memory grows with the square of the sequence.
     """
+    if window < 0:
+        raise ValueError(f"window is {window}; expected 0 or more")
     query, key, value = (split_heads(part, num_heads) for part in (x @ weight + bias).chunk(3, -1))
     place = torch.arange(x.shape[1], device=x.device)
     anywhere = flags > 0

@@ -40,16 +40,18 @@ def padded(mask: Tensor, total: int) -> Tensor:
     return functional.pad(mask, (total - mask.shape[-1], 0), value=1) if mask.dim() == 2 else mask
 
 
-def bias_of(query: Tensor, key: Tensor, mask: Maybe, bias: Maybe, causal: int, value: float) -> Tensor | None:
+def bias_of(
+    query: Tensor, key: Tensor, mask: Maybe, bias: Maybe, causal: int, value: float, start: int
+) -> Tensor | None:
     """What masks the scores [batch, heads, rows, total]: the mask, the causal triangle, the given bias together; bool
-    where the triangle is alone."""
+    where the triangle is alone. Row i stands at place `start` + i, the length of the past."""
     rows, total = query.shape[2], key.shape[2]
     added = None
     if mask is not None:
         seen = seen_by(mask, query.shape[0], rows, total)
         added = torch.where(seen, 0.0, value).to(query.dtype)
     if causal:
-        added = both(added, causal_mask(rows, total, total - rows, query.device))
+        added = both(added, causal_mask(rows, total, start, query.device))
     if bias is not None and bias.dim() == 3:
         bias = bias.unsqueeze(0)
     return both(added, bias)

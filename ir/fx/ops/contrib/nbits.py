@@ -37,6 +37,8 @@ _NF4 = (
 
 def unpack(packed: Tensor, bits: int) -> Tensor:
     """uint8 [..., n] -> uint8 [..., n * 8 / bits], the lowest bits first."""
+    if bits not in (2, 4, 8):
+        raise ValueError(f"weights of {bits} bits; expected 2, 4 or 8")
     if bits == 8:
         return packed
     shifts = torch.arange(0, 8, bits, dtype=torch.uint8, device=packed.device)

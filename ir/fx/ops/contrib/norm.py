@@ -33,7 +33,7 @@ def skip_layer_norm(
 
 
 def skip_rms_norm(
-    x: Tensor, skip: Tensor, gamma: Tensor, bias: Maybe = None, *, epsilon: float = 1e-5, outputs: int
+    x: Tensor, skip: Tensor, gamma: Tensor, bias: Maybe = None, *, epsilon: float = 1e-12, outputs: int
 ) -> object:
     total = x + skip if bias is None else x + skip + bias
     y = rms_norm(total, gamma, epsilon=epsilon)
@@ -49,8 +49,8 @@ def _inverse(x: Tensor, axes: list[int], epsilon: float) -> Tensor:
 def simplified_layer_norm(
     x: Tensor, scale: Tensor, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1, outputs: int
 ) -> object:
-    """RMS norm; the second output is the inverse of the root mean square."""
-    y = rms_norm(x, scale, axis=axis, epsilon=epsilon)
+    """RMS norm, in the type of the scale; the second output is the inverse of the root mean square."""
+    y = rms_norm(x, scale, axis=axis, epsilon=epsilon).to(scale.dtype)
     return y if outputs == 1 else (y, _inverse(x, list(range(axis % x.dim(), x.dim())), epsilon))
 
 
@@ -170,6 +170,8 @@ def gated_rms_norm(
     x: Tensor, scale: Tensor, gate: Tensor, *, activation: str = "silu", epsilon: float = 1e-5
 ) -> Tensor:
     """RMS norm over runs of scale's length, times silu(gate) or sigmoid(gate); in float32."""
+    if activation not in ("silu", "swish", "sigmoid"):
+        raise ValueError(f"activation is {activation!r}, expected silu, swish or sigmoid")
     wide = torch.float64 if x.dtype is torch.float64 else torch.float32
     groups = torch.unflatten(x.to(wide), -1, (-1, scale.shape[0]))
     y = functional.rms_norm(groups, scale.shape, scale.to(wide), epsilon).flatten(-2)

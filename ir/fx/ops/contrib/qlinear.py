@@ -5,6 +5,7 @@ A scale and a zero point are one each, but for QLinearConv's weight; a zero poin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -144,20 +145,22 @@ def qlinear_average_pool(
     pads: Ints | None = None,
     strides: Ints | None = None,
 ) -> Tensor:
-    """Mean over windows of what lies inside the image, or of the padding too."""
+    """Mean over windows of what lies inside the image; or, with the padding, over as many as a window has."""
     y = _read(x, x_scale, x_zero)
     y = y.movedim(-1, 1) if channels_last else y
     deep = y.dim() - 2
     steps = list(strides or [1] * deep)
     around = padding(y, kernel_shape, steps, [1] * deep, pads, auto_pad)
     flat = [amount for pair in reversed(around) for amount in pair]
-    # a window that starts inside may reach beyond the padding: it counts what is there
+    # a window that starts inside may reach beyond the padding
     over = [amount for step in reversed(steps) for amount in (0, step - 1 if ceil_mode else 0)]
-    ones = torch.ones_like(y[:1, :1])
-    inside = functional.pad(functional.pad(ones, flat, value=float(count_include_pad)), over)
-    sums = _window_sums(functional.pad(functional.pad(y, flat), over), kernel_shape, steps)
-    counts = _window_sums(inside, kernel_shape, steps)
-    pooled = sums / counts.clamp(min=1)
+    around_it = [sum(pair) for pair in zip(flat, over, strict=True)]
+    sums = _window_sums(functional.pad(y, around_it), kernel_shape, steps)
+    if count_include_pad:
+        pooled = sums / math.prod(kernel_shape)
+    else:
+        inside = functional.pad(torch.ones_like(y[:1, :1]), around_it)
+        pooled = sums / _window_sums(inside, kernel_shape, steps).clamp(min=1)
     pooled = pooled.movedim(1, -1) if channels_last else pooled
     return _written(pooled, y_scale, y_zero, x.dtype)
 

@@ -11,6 +11,7 @@ from ..linear_attention import linear_attention
 Tensor = torch.Tensor
 Maybe = torch.Tensor | None
 _LEAST = 1e-6
+_MOST_STATES = 8
 
 
 def linear_attention_windowed(
@@ -34,7 +35,8 @@ def linear_attention_windowed(
     With a `state_window` of W the states are [W, batch, key heads, key, value], those after each of the last W tokens,
     zero where there are fewer; the last one is read.
     """
-    if q_num_heads < kv_num_heads:
+    _check_window(state_window)
+    if 1 <= q_num_heads < kv_num_heads:
         width = query.shape[-1] // q_num_heads
         query, key = (_repeated(part, width, kv_num_heads) for part in (query, key))
         q_num_heads = kv_num_heads
@@ -79,6 +81,11 @@ def linear_attention_windowed(
     return y[-1], torch.where(reached, states, 0.0)
 
 
+def _check_window(states: int) -> None:
+    if not 0 <= states <= _MOST_STATES:
+        raise ValueError(f"state_window is {states}; expected 0 to {_MOST_STATES}")
+
+
 def _repeated(x: Tensor, width: int, heads: int) -> Tensor:
     """[..., some heads * width] -> [..., heads * width], each head for a run."""
     own = torch.unflatten(x, -1, (-1, width))
@@ -115,6 +122,7 @@ def causal_conv_with_state(
     """
     if activation not in ("none", "silu", "swish"):
         raise ValueError(f"activation is {activation!r}, expected none, silu or swish")
+    _check_window(state_window)
     if ndim != 1:
         raise ValueError(f"ndim is {ndim}; only sequences, ndim 1, are lowered")
     features = x.shape[2:]
@@ -171,6 +179,12 @@ def gated_delta_net(
     """
     if bounds is not None:
         raise ValueError("cu_seqlens is not lowered; give sequences of one length, [batch, sequence, heads, head]")
+    for name, given, known in (
+        ("gate_activation", gate_activation, ("none", "qwen")),
+        ("beta_activation", beta_activation, ("none", "sigmoid")),
+    ):
+        if given not in known:
+            raise ValueError(f"{name} is {given!r}, expected {' or '.join(known)}")
     if state_update_capacity:
         raise ValueError("state_update_capacity is of speculative decoding; export the model without it")
     if key is None or value is None:

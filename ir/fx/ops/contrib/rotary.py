@@ -67,6 +67,8 @@ def multimodal_rotary_embedding(
     y = _by_token(x, num_heads, 2 * cosines.shape[-1])
     width = rotary_embedding_dim or y.shape[-1]
     half = cosines.shape[-1]
+    if len(mrope_section) != 3 or min(mrope_section) < 0 or sum(mrope_section) != half:
+        raise ValueError(f"mrope_section is {list(mrope_section)}; expected three sizes that add up to {half}")
     _, tall, wide = mrope_section
     if mrope_layout == _SECTIONED:
         stream = [axis for axis, count in enumerate(mrope_section) for _ in range(count)]

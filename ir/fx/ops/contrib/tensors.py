@@ -30,6 +30,8 @@ def range_(start: object, limit: object, delta: object = 1, *, like: Tensor | No
 
 def pad_any(x: Tensor, pads: Ints | Sequence[Ints], value: object = None, *, mode: str = "constant") -> Tensor:
     """`pads` of shape [2 rank] or [1, 2 rank]."""
+    if mode not in ("constant", "edge", "reflect"):
+        raise ValueError(f"mode is {mode!r}, expected constant, edge or reflect")
     flat = [amount for part in pads for amount in ([part] if isinstance(part, int | torch.SymInt) else part)]
     return pad(x, flat, value, mode=mode)
 
@@ -122,6 +124,8 @@ def crop_and_resize(
     columns, column_in = _places(boxes[:, 1], boxes[:, 3], size[1], x.shape[3])
     chosen = x[images.long()]
     inside = (row_in.unsqueeze(2) & column_in.unsqueeze(1)).unsqueeze(1)
+    if mode not in ("bilinear", "nearest"):
+        raise ValueError(f"mode is {mode!r}, expected bilinear or nearest")
     if mode == "nearest":
         # halves go up
         y = _picked(_picked(chosen, torch.floor(rows + 0.5), 2), torch.floor(columns + 0.5), 3)
