@@ -140,7 +140,12 @@ KNOWN: tuple[Known, ...] = (
         when.is_("value"),
         when.power_out_of_range,
     ),
-    known("ONNX does not say how sums of integers overflow", "ReduceL1 ReduceL2", when.is_("value"), cure=when.small),
+    known(
+        "ONNX does not say how sums of integers overflow",
+        "ReduceL1 ReduceL2 ReduceLogSumExp",
+        when.is_("value"),
+        cure=when.small,
+    ),
     known("ONNX does not say what cropping more than there is leaves", "Pad", when.crops_too_much),
     known("ONNX Runtime draws the opposite", "Bernoulli", when.of(RUNTIME), when.is_("value"), when.as_given),
     known("the reference takes NaN for padding", "AveragePool LpPool", when.of(REFERENCE), cure=when.numbers),
@@ -243,8 +248,8 @@ KNOWN: tuple[Known, ...] = (
         "the reference reads on beyond the end", "LpPool", when.of(REFERENCE), when.is_("value"), when.beyond_the_end
     ),
     known(
-        "the others read an element with a weight of zero where a box lies outside of the image",
-        "RoiAlign",
+        "ONNX does not say whether an element beside the image or the place, of weight zero, is read",
+        "RoiAlign GridSample",
         when.is_("value"),
         cure=when.finite,
         against_both=True,
@@ -273,7 +278,13 @@ KNOWN: tuple[Known, ...] = (
         when.is_("shape"),
         when.times_the_strides,
     ),
-    known("the reference's erf is float32", "Erf", when.of(REFERENCE), when.is_("value"), when.in_float32),
+    known(
+        "the reference's erf and sixth are float32",
+        "Erf HardSwish",
+        when.of(REFERENCE),
+        when.is_("value"),
+        when.in_float32,
+    ),
     known(
         "the reference splits without adding the sizes up",
         "Split",

@@ -80,7 +80,8 @@ def _given(library: ModuleType, args: Sequence[object], kwargs: Mapping[str, obj
         if isinstance(value, library.Cache | library.EncoderDecoderCache):
             found[key] = value
             for layer in _layers(value):
-                if getattr(layer, "keys", None) is not None and type(layer) is not library.cache_utils.DynamicLayer:
+                plain = getattr(layer, "keys", None) is None or type(layer) is library.cache_utils.DynamicLayer
+                if not plain or getattr(layer, "is_sliding", False) or hasattr(layer, "max_cache_len"):
                     raise UnsupportedError(
                         f"{key} holds a {type(layer).__name__}, whose length is a number in Python and would be fixed "
                         "in the graph: give a DynamicCache made without a config"

@@ -97,13 +97,15 @@ def _from_torch(
         from . import trace
         from .fx.inverse.back import from_fx, from_program
         from .fx.inverse.model import is_ours
+        from .fx.inverse.retrace import evaluated
 
         if is_ours(source) and not (args or kwargs or dynamic):
             return _taken_in(from_fx(source), type(source).__name__)
         if isinstance(source, ExportedProgram) and not (args or kwargs):
             return _taken_in(from_program(source, dynamic), type(source).__name__)
         if trace.is_traceable(source):
-            model = trace.trace(source, args, kwargs, dynamic)
+            with evaluated(source) if is_ours(source) else contextlib.nullcontext():
+                model = trace.trace(source, args, kwargs, dynamic)
             return _taken_in(model, type(source).__name__)
     raise ModelError(
         f"a {type(source).__name__} is no model: expected a path, package.module:function, an onnx_ir.Model, "

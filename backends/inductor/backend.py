@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 PROGRAM = "model.pt2"
 RUNTIME = "runtime.json"
 
+#: For integer products that overflow on other CPUs, in the compiler's spelling.
+_VNNI = "-mavx512vnni -mavxvnni -mamx-int8"
+
 _AGAIN = "recompile with `tersor compile ... --target inductor` here"
 
 
@@ -33,9 +37,11 @@ class Inductor(TorchBackend):
 
     max_autotune: time several kernels for each product and keep the fastest; compiling takes much longer.
     cuda_graphs: record a run for each set of input shapes and replay it; for CUDA.
-    freeze: lay weights out as this machine's kernels read them. Elsewhere the package still runs, but slower.
+    freeze: lay weights out as this machine's kernels read them, and multiply integers where the model quantizes with
+        constant scales (CPU). Elsewhere the package still runs, but slower.
     isa: vector instructions to generate; `avx2` gives a package for other x86 CPUs than this one.
-    sizes: what to tune for, as in `[batch=32, sequence=64]`; every other size in range runs as well.
+    sizes: what to tune for, 2 or more and none twice, as in `[batch=32, sequence=64]`; every other size in range runs
+        as well.
     passes: rewrites of the exported graph as `module:function`, each called with a torch.fx.GraphModule of aten
         operators, which it changes in place or replaces by what it returns.
     """
@@ -71,6 +77,8 @@ class Inductor(TorchBackend):
         Inductor fails; PassError for one of `passes`.
         """
         from ...ir.fx.export import ExportError, export
+        from ...ir.fx.kernels.products import has_vnni
+        from ...ir.fx.kernels.qdq import lower_qdq
         from . import aoti
         from .rewrite import rewritten
 
@@ -83,6 +91,7 @@ class Inductor(TorchBackend):
         lacking = self.obstacle()
         if lacking is not None:
             raise UnsupportedError(f"inductor: {'; '.join(lacking)}")
+        integers = lower_qdq(module) if self.device == "cpu" and self.freeze else 0
 
         def again(rewrite: torch.fx.GraphModule) -> torch.export.ExportedProgram:
             rewrite.meta["inputs"] = module.meta["inputs"]
@@ -96,7 +105,8 @@ class Inductor(TorchBackend):
                 "use the target torch, which falls back to model.onnx, or onnxruntime"
             ) from error
         try:
-            needs = Machine.here(self.device).needed(*self._vectors(settings))
+            vectors, flags = self._vectors(settings)
+            needs = Machine.here(self.device).needed(vectors, f"{flags} {_VNNI}" if integers and has_vnni() else flags)
             conditions = aoti.conditions(program)
             Sizes(conditions, Signature.of(model))
             aoti.package(self._placed(program), folder / PROGRAM, settings)
@@ -134,6 +144,11 @@ class Inductor(TorchBackend):
             raise UnsupportedError(f"inductor: {folder} does not run on this machine: {'; '.join(unmet)}; {_AGAIN}")
         sizes = _sizes(runtime, interface, folder / RUNTIME)
         try:
+            # other bytes than were written would end the process
+            with zipfile.ZipFile(folder / PROGRAM) as archive:
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise zipfile.BadZipFile(f"{damaged} in it is not as it was written")
             loaded = aoti.load(folder / PROGRAM, single_threaded=self.cuda_graphs)
         except Exception as error:
             raise ModelError(f"{folder / PROGRAM} cannot be loaded: {_first_line(error)}; {_AGAIN}") from error
@@ -155,6 +170,9 @@ class Inductor(TorchBackend):
             name, _, size = item.partition("=")
             if not name.strip() or not size.strip().isdigit():
                 raise OptionError(f"inductor: option sizes is a list like [batch=32, sequence=64]; found {item!r}")
+            if int(size) < 2:
+                # what runs at 0 or 1 torch.export takes for fixed
+                raise OptionError(f"inductor: option sizes needs sizes of 2 or more; found {item!r}")
             if int(size) in found.values():
                 # torch.export takes sizes that are equal in its example for one
                 raise OptionError(f"inductor: option sizes needs sizes that differ; found {size.strip()} twice")

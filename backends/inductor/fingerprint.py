@@ -22,7 +22,12 @@ _INSTRUCTIONS = (
 )
 
 #: Where gcc's name of an instruction set is not the kernel's.
-_SPELLED = {"avx512vnni": "avx512_vnni", "avx512bf16": "avx512_bf16", "avx512fp16": "avx512_fp16"}
+_SPELLED = {
+    "avx512vnni": "avx512_vnni",
+    "avx512bf16": "avx512_bf16",
+    "avx512fp16": "avx512_fp16",
+    "avxvnni": "avx_vnni",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,7 +45,7 @@ class OnnxRuntime(Backend):
 
     provider: `cpu`, or another execution provider that this build of ONNX Runtime has, such as `cuda` or `tensorrt`.
     spin: let idle threads spin between runs, as a plain session does: a little quicker to start, at the price of the
-    cores that whatever else runs would have used.
+        cores that whatever else runs would have used.
     """
 
     name: ClassVar[str] = "onnxruntime"

@@ -39,6 +39,7 @@ def backends(
     rows = [_row(each) for each in (catalogue.table() if name is None else [name])]
     groups = {group: list(members) for group, members in catalogue.GROUPS.items() if name is None}
     options = [[row.name, item.name, item.type, item.default] for row in rows for item in row.options]
+    meanings = [[item.name, item.meaning] for row in rows for item in row.options if name is not None and item.meaning]
     console.show(
         {"backends": rows, "groups": groups},
         console.table(
@@ -53,6 +54,7 @@ def backends(
         ),
         console.heading("options, as in --target 'NAME{option=value}'"),
         console.table("target", "option", "type", "default", rows=options),
+        *((console.heading("what they do"), console.table("", "", rows=meanings)) if meanings else ()),
         console.heading("lowering"),
         console.table("", "", rows=([row.name, ", ".join(row.lowering)] for row in rows)),
         as_json=json,

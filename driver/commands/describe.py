@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import inspect
+import re
 import types
 import typing
 from dataclasses import dataclass
@@ -11,11 +13,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Described:
-    """One option as it is written on the command line: its name, what it takes, and its default."""
+    """One option as it is written on the command line: its name, what it takes, its default, and what it does where
+    the docstring of its class says so."""
 
     name: str
     type: str
     default: str
+    meaning: str = ""
 
 
 def describe(kind: type[object]) -> list[Described]:
@@ -23,11 +27,24 @@ def describe(kind: type[object]) -> list[Described]:
     if not dataclasses.is_dataclass(kind):
         return []
     hints = typing.get_type_hints(kind)
+    told: dict[str, str] = {}
+    for each in reversed(kind.__mro__):
+        told |= _meanings(inspect.cleandoc(each.__doc__ or ""))
     return [
-        Described(item.name, _type(hints[item.name]), _value(_default(item)))
+        Described(item.name, _type(hints[item.name]), _value(_default(item)), told.get(item.name, ""))
         for item in dataclasses.fields(kind)
         if item.init
     ]
+
+
+def _meanings(text: str) -> dict[str, str]:
+    """Of the lines `name: what it does`, continued by indented ones.
+
+    >>> _meanings("A backend.\\n\\nthreads: how many;\\n    0 for all\\ndevice: where")
+    {'threads': 'how many; 0 for all', 'device': 'where'}
+    """
+    found = re.findall(r"^(\w+): (.+(?:\n +.+)*)", text, re.MULTILINE)
+    return {name: " ".join(meaning.split()) for name, meaning in found}
 
 
 def _default(item: dataclasses.Field[object]) -> object:

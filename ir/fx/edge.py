@@ -35,10 +35,15 @@ def enter(value: object, kind: oir.TypeProtocol | None, device: torch.device) ->
 
 
 def leave(value: object, dtype: oir.DataType | None = None) -> object:
-    """A result as arrays; `dtype` is that of its tensors."""
+    """A result as arrays; `dtype` is that of its tensors. Raises ModelError for empty ones beyond NumPy's sizes."""
     if isinstance(value, list):
         return [leave(item, dtype) for item in value]
-    return to_numpy(value, dtype) if isinstance(value, torch.Tensor) else value
+    if not isinstance(value, torch.Tensor):
+        return value
+    try:
+        return to_numpy(value, dtype)
+    except ValueError as error:
+        raise ModelError(f"a result of shape {list(value.shape)} has no form in NumPy: {error}") from error
 
 
 def strings(array: np.ndarray) -> np.ndarray:

@@ -34,11 +34,12 @@ class Interpreter:
     inputs; not weights, nor what was folded into constants. Feeds go to the device of the module's weights, or to
     `device`, to which the module then moves. No op runs whose result would take more than `limit` bytes.
 
-    Raises ModelError for feeds that do not match the inputs, and for a model that cannot run on them or not within the
-    limit; OptionError for a tap on a value that is not there.
+    Raises ModelError for a module of other origin, for feeds that do not match the inputs, and for a model that cannot
+    run on them or not within the limit; OptionError for a tap on a value that is not there.
     """
 
     def __init__(self, module: fx.GraphModule, *, device: str | torch.device | None = None, limit: int = LIMIT) -> None:
+        _check_ports(module)
         self.module = module if device is None else module.to(device)
         self.device = torch.device(device) if device is not None else _device(module)
         self.limit = limit
@@ -172,6 +173,21 @@ class Interpreter:
                 dead.setdefault(at, []).append(node)
             self._plans[module] = [(node, tuple(dead.get(node, ()))) for node in module.graph.nodes]
         return self._plans[module]
+
+
+def _check_ports(module: fx.GraphModule) -> None:
+    """Raise ModelError unless the graph takes and returns what the module says that it does."""
+    if "inputs" not in module.meta:
+        raise ModelError("this GraphModule was not made by to_fx: bring it in with tersor.load, and to_fx makes one")
+    (last,) = module.graph.find_nodes(op="output")
+    results = last.args[0] if isinstance(last.args[0], tuple | list) else (last.args[0],)
+    for kind, now in (("inputs", module.graph.find_nodes(op="placeholder")), ("outputs", results)):
+        before = module.meta[kind]
+        if len(now) != len(before):
+            raise ModelError(
+                f"the graph has {len(now)} {kind} and had {', '.join(before) or 'none'} when to_fx made it: take it "
+                "anew, to_fx(tersor.load(module))"
+            )
 
 
 def _device(module: torch.nn.Module) -> torch.device:

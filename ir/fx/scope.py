@@ -25,6 +25,10 @@ from .dtypes import to_torch, torch_dtype
 from .edge import holds_numbers, strings
 from .module import Emitted
 
+_OWN = frozenset(dir(Emitted(torch.nn.Module(), fx.Graph())))
+"""What every module has that no weight may be called."""
+_WRITTEN = frozenset({"self", "torch", "device", "inf", "nan", "NoneType", "pytree", "fx_pytree"})
+"""What the code that FX writes means by these names, so that no input may be called so."""
 HOST_TYPES = (oir.DataType.INT64, oir.DataType.INT32, oir.DataType.BOOL)
 SMALL = 64
 """Constants of at most this many elements can be shape arithmetic; larger ones are data."""
@@ -141,7 +145,7 @@ class Body:
     def placeholder(self, name: str, source: str, *, tap: bool = True, host: bool = False) -> fx.Node:
         """An input, with a Python name that resembles its own; `tap` where it is a value of the model."""
         target, taken = identifier(name), {node.target for node in self.graph.find_nodes(op="placeholder")}
-        while target in taken:
+        while target in taken or target in _WRITTEN:
             target += "_"
         node = marked(self.graph.placeholder(target), name, source, tap=tap)
         if self._first is None and not host:
@@ -337,19 +341,20 @@ def attach(root: torch.nn.Module, name: str, array: np.ndarray, *, trainable: bo
     """Own an array as a parameter (trainable floats), a buffer or, of strings, as it is; its attribute path.
 
     The dots of a name make submodules, as in the torch module it was once exported from; where that cannot be done
-    (a part is no word, or a tensor is in the way) the name is flattened.
+    (a part is no name in Python, or something is in the way) the name is flattened.
     """
     value = strings(array) if array.dtype.kind in "OSU" else to_torch(array)
     *parents, leaf = name.split(".")
     owner: torch.nn.Module | None = root
-    if all(re.fullmatch(r"\w+", part) for part in (*parents, leaf)):
+    parts = (*parents, leaf)
+    if parts[0] not in _OWN and all(re.fullmatch(r"\w+", part) and not keyword.iskeyword(part) for part in parts):
         for part in parents:
             owner = _child(owner, part) if owner is not None else None
     else:
         owner = None
     if owner is None or hasattr(owner, leaf):
         owner, leaf = root, identifier(name)
-        while hasattr(root, leaf):
+        while hasattr(root, leaf) or leaf in _OWN:
             leaf += "_"
         path = leaf
     else:

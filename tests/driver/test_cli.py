@@ -221,9 +221,17 @@ def test_backends_say_what_is_installed_and_their_options(cli: Cli) -> None:
     assert isinstance(rows, list)
     row = next(row for row in rows if row["name"] == "onnxruntime")
     assert row["version"]
-    assert {"name": "threads", "type": "int", "default": "0"} in row["options"]
+    (threads,) = (option for option in row["options"] if option["name"] == "threads")
+    assert (threads["type"], threads["default"]) == ("int", "0")
     quick = ["onnxruntime", "openvino", "torch"]
     assert document["groups"] == {"cpu": quick, "cpu-all": [*quick, "inductor"]}
+
+
+def test_every_option_of_a_backend_says_what_it_does(cli: Cli) -> None:
+    rows = cli("backends", "--json").document["backends"]
+    assert isinstance(rows, list)
+    assert [(row["name"], option["name"]) for row in rows for option in row["options"] if not option["meaning"]] == []
+    assert "record a run for each set of input shapes" in cli("backends", "inductor").out
 
 
 def test_describe_spells_types_and_defaults_as_they_are_written() -> None:

@@ -65,3 +65,13 @@ def test_sizes_outside_of_their_range_are_all_named() -> None:
     dimensions.check_sizes({"batch": 1000, "sequence": 512, "heads": 4, "free": 0}, allowed)
     with pytest.raises(ModelError, match=r"batch is 0, allowed is 1 or more; sequence is 513, allowed is 2\.\.512"):
         dimensions.check_sizes({"batch": 0, "sequence": 513}, allowed)
+
+
+def test_renaming_reaches_expressions_bodies_and_ranges(model: onnx_ir.Model) -> None:
+    inner = onnx_ir.Value(name="v", shape=onnx_ir.Shape(["2*batch", "batch_2", None, 4]))
+    model.graph.append(onnx_ir.Node("", "Identity", [model.graph.inputs[0]], outputs=[inner]))
+    dimensions.set_ranges(model, {"batch": (1, 8), "sequence": (2, 512)})
+    dimensions.rename(model, {"batch": "sequence", "sequence": "length"})
+    assert dimensions.names(model) == ("sequence", "length")
+    assert [str(dim) for dim in inner.shape or ()] == ["2*sequence", "batch_2", "None", "4"]
+    assert dimensions.ranges(model) == {"sequence": (1, 8), "length": (2, 512)}

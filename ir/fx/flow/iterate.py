@@ -74,6 +74,7 @@ def loop(
         results = _sequence(run(body, step, torch.tensor(go), *carried, *captured))
         go, carried = counted or truth(results[0]), results[1 : 1 + count]
         rows.append(tuple(results[1 + count :]))
+        _announce(rows)
         step += 1
     return (*carried, *_columns(rows, stacked))
 
@@ -136,6 +137,7 @@ def scan(
         results = _sequence(run(body, *state, *parts, *captured))
         state = results[: len(state)]
         produced.append(tuple(results[len(state) :]))
+        _announce(produced)
     return (*state, *_placed(_columns(produced, stacked), output_axes, output_backward))
 
 
@@ -189,6 +191,16 @@ def _columns(rows: Sequence[Sequence[object]], stacked: Sequence[Row]) -> list[A
         else:
             empty.append(torch.empty((0, *dims), dtype=torch_dtype(dtype)))
     return empty
+
+
+def _announce(rows: Sequence[Sequence[object]]) -> None:
+    """Show a cap on values (`limit.py`) what the rows so far would be, stacked: every time their number doubled, as a
+    tensor without data. Else it would see them one by one, until there is no memory to stack them in."""
+    if loops.exporting() or len(rows) & (len(rows) - 1):
+        return
+    for part in rows[-1]:
+        if isinstance(part, torch.Tensor):
+            torch.empty((len(rows), *part.shape), dtype=part.dtype, device="meta")
 
 
 def _scalar(value: torch.Tensor | Nested) -> int | bool:

@@ -4,7 +4,8 @@ They keep both branches and a loop of any length in one graph, where Python's `i
 inputs do. What torch asks in return: tensors of one shape (up to sizes) and type from both branches and from one
 iteration to the next, and no result that is an input itself, which is why results are copied.
 
-torch names `while_loop` and `scan` in private modules only; tried with 2.13 (2.11 has both there too).
+torch names `while_loop`, `scan` and the settings of its tracer (`_dynamo.config`) in private modules only; tried with
+2.13 (2.11 has them there too).
 """
 
 from __future__ import annotations

@@ -104,6 +104,15 @@ def _rename(model: oir.Model, dynamic: Dynamic) -> None:
                     f"dynamic, {name} axis {axis}: the exported program has the shape {shape}, where that is no "
                     "dynamic dimension: name only those that it was exported with"
                 )
-            names[dim.value] = parsed(given, f"dynamic, {name} axis {axis}")[0]
+            label = parsed(given, f"dynamic, {name} axis {axis}")[0]
+            if names.setdefault(dim.value, label) != label:
+                raise OptionError(
+                    f"dynamic, {name} axis {axis}: this is the dimension that {names[dim.value]!r} is: one dimension "
+                    "has one name"
+                )
+    after = [names.get(dim, dim) for dim in dimensions.names(model)]
+    twice = next((dim for dim in after if after.count(dim) > 1), None)
+    if twice is not None:
+        raise OptionError(f"dynamic: two dimensions of the program would be called {twice!r}, which means one size")
     if names:
         dimensions.rename(model, names)

@@ -56,34 +56,37 @@ def _loop(writer: Writer, node: fx.Node) -> Result:
 
 def _scan(writer: Writer, node: fx.Node) -> Result:
     body, state, scanned, captured, *directions = node.args
-    given = [writer.needed(item, f"{node.name}_{i}") for i, item in enumerate((*_row(state), *_row(scanned)))]
-    module = _owned(writer, body)
-    inner, inputs = _body(writer, module, len(given), captured)
-    graph = _graph(inner, module, inputs, f"{node.name}_body")
-    writer.faithful &= inner.faithful
-    attributes: list[oir.Attr] = [oir.AttrInt64("num_scan_inputs", len(_row(scanned))), oir.AttrGraph("body", graph)]
     names = ("scan_input_axes", "scan_input_directions", "scan_output_axes", "scan_output_directions")
-    for name, values in zip(names, directions, strict=True):
-        numbers = cast(Sequence[int], values)
-        if any(numbers):
-            attributes.append(oir.AttrInt64s(name, list(numbers)))
-    call = Call("", "Scan", (), tuple(attributes), len(graph.outputs), None)
-    return writer.emit(node, call, given, several=True)
+    numbers = {name: cast(Sequence[int], values) for name, values in zip(names, directions, strict=True)}
+    return _scanned(writer, node, (body, state, scanned, captured), numbers)
 
 
 def _batched_scan(writer: Writer, node: fx.Node) -> Result:
     body, state, scanned, captured, lengths, backward = node.args
+    first = [writer.optional(lengths, f"{node.name}_lengths")]
+    return _scanned(
+        writer, node, (body, state, scanned, captured), {"directions": cast(Sequence[int], backward)}, first
+    )
+
+
+def _scanned(
+    writer: Writer,
+    node: fx.Node,
+    args: tuple[object, object, object, object],
+    numbers: Mapping[str, Sequence[int]],
+    first: Sequence[oir.Value | None] = (),
+) -> Result:
+    """Scan: body, state, what is scanned and what is captured; attributes that are 0 throughout are left out."""
+    body, state, scanned, captured = args
     given = [writer.needed(item, f"{node.name}_{i}") for i, item in enumerate((*_row(state), *_row(scanned)))]
     module = _owned(writer, body)
     inner, inputs = _body(writer, module, len(given), captured)
     graph = _graph(inner, module, inputs, f"{node.name}_body")
     writer.faithful &= inner.faithful
     attributes: list[oir.Attr] = [oir.AttrInt64("num_scan_inputs", len(_row(scanned))), oir.AttrGraph("body", graph)]
-    numbers = cast(Sequence[int], backward)
-    if any(numbers):
-        attributes.append(oir.AttrInt64s("directions", list(numbers)))
+    attributes += [oir.AttrInt64s(name, list(values)) for name, values in numbers.items() if any(values)]
     call = Call("", "Scan", (), tuple(attributes), len(graph.outputs), None)
-    return writer.emit(node, call, [writer.optional(lengths, f"{node.name}_lengths"), *given], several=True)
+    return writer.emit(node, call, [*first, *given], several=True)
 
 
 def _map(writer: Writer, node: fx.Node) -> Result:

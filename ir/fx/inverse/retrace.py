@@ -26,7 +26,7 @@ def retraced(module: fx.GraphModule, reason: str) -> oir.Model:
     inputs = signature(module)
     try:
         examples, dynamic = _examples(module, inputs)
-        with _evaluated(module):
+        with evaluated(module):
             model = trace.trace(module, examples, None, dynamic)
     except TersorError as error:
         error.add_note(
@@ -69,7 +69,7 @@ def _examples(
 
 
 @contextlib.contextmanager
-def _evaluated(module: torch.nn.Module) -> Iterator[None]:
+def evaluated(module: torch.nn.Module) -> Iterator[None]:
     """The module in evaluation mode: `to_fx` makes nothing that differs in training, and the exporter asks for it."""
     training = [child for child in module.modules() if child.training]
     module.eval()

@@ -220,6 +220,8 @@ def rotate(
 ) -> torch.Tensor:
     """Turn pairs of the first `width` features of x [batch, sequence, heads, head] by angles [.., sequence, width / 2]
     given as their cosines and sines."""
+    if width % 2 or width > x.shape[-1]:
+        raise ValueError(f"{width} features are turned in pairs; heads are of {x.shape[-1]}")
     turned, rest = x[..., :width], x[..., width:]
     cosines, sines = cosines.unsqueeze(-2), sines.unsqueeze(-2)
     if interleaved:

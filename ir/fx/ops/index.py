@@ -12,6 +12,7 @@ import torch
 from ..dtypes import torch_dtype
 from ..host import Nested, flat
 from ..lowering import ZERO, Literal, Lowering, Table, standard
+from .axes import placed
 
 _REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
 
@@ -107,7 +108,7 @@ def tensor_scatter(
 def one_hot(indices: torch.Tensor, depth: object, values: torch.Tensor, *, axis: int = -1) -> torch.Tensor:
     """values[1] at each index, values[0] elsewhere, on a new axis of size `depth`."""
     n = int(_first(depth))
-    place = axis % (indices.dim() + 1)
+    place = placed(axis, indices.dim() + 1)
     dims = [1] * (indices.dim() + 1)
     dims[place] = n
     classes = torch.arange(n, device=indices.device).reshape(dims)

@@ -64,6 +64,8 @@ def padding(
 ) -> list[tuple[int, int]]:
     """What to add before and after each spatial axis of x [batch, channels, ...]."""
     deep = len(kernel)
+    if auto_pad not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"):
+        raise ValueError(f"auto_pad is {auto_pad!r}; expected NOTSET, VALID, SAME_UPPER or SAME_LOWER")
     if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
         return same_padding(x.shape[2:], kernel, strides, dilations, upper=auto_pad == "SAME_UPPER")
     if auto_pad == "VALID" or pads is None:

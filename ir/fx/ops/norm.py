@@ -167,6 +167,8 @@ def group_norm(
 
 def lp_norm(x: torch.Tensor, *, axis: int = -1, p: int = 2) -> torch.Tensor:
     """A vector of length zero stays zero."""
+    if p not in (1, 2):
+        raise ValueError(f"p is {p}, expected 1 or 2")
     length = torch.linalg.vector_norm(x, p, axis, keepdim=True)
     return x / torch.where(length == 0, 1.0, length)
 

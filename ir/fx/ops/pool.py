@@ -224,6 +224,7 @@ def lp_pool(
     strides: Ints | None = None,
 ) -> torch.Tensor:
     """The p-norm of each window of x [batch, channels, ...]."""
+    _check_norm(p)
     windows = _Windows.of(x, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
     deep = len(windows.kernel)
     view = windows.view(windows.padded(x, 0.0))
@@ -243,7 +244,13 @@ def global_max_pool(x: torch.Tensor) -> torch.Tensor:
     return reduce_max(x, _spatial(x)) if x.dim() > 2 else x
 
 
+def _check_norm(p: int) -> None:
+    if p < 1:
+        raise ValueError(f"p is {p}; expected 1 or more")
+
+
 def global_lp_pool(x: torch.Tensor, *, p: int = 2) -> torch.Tensor:
+    _check_norm(p)
     return torch.linalg.vector_norm(x, p, _spatial(x), keepdim=True) if x.dim() > 2 else x.abs()
 
 

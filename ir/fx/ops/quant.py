@@ -148,7 +148,14 @@ def conv_integer(
 ) -> Tensor:
     kernel = centred(weight, _per_channel(w_zero, weight))
     y = conv(
-        centred(x, x_zero), kernel, auto_pad=auto_pad, dilations=dilations, group=group, pads=pads, strides=strides
+        centred(x, x_zero),
+        kernel,
+        auto_pad=auto_pad,
+        dilations=dilations,
+        group=group,
+        kernel_shape=kernel_shape,
+        pads=pads,
+        strides=strides,
     )
     return y.to(torch.int32)
 
@@ -179,6 +186,7 @@ def qlinear_conv(
         auto_pad=auto_pad,
         dilations=dilations,
         group=group,
+        kernel_shape=kernel_shape,
         pads=pads,
         strides=strides,
     )

@@ -71,6 +71,8 @@ def split(
 ) -> object:
     """Given sizes, or as many equal pieces as wanted, the last one smaller where it does not divide."""
     sizes = split
+    if sizes is not None and num_outputs is not None:
+        raise ValueError("sizes and num_outputs are both given; expected one of them")
     if sizes is None:
         count = num_outputs or outputs
         total = x.shape[axis]

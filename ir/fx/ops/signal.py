@@ -12,6 +12,7 @@ import torch
 from ..dtypes import torch_dtype
 from ..host import Nested, flat
 from ..lowering import Lowering, Table, merged, standard
+from .axes import placed
 
 
 def dft_17(
@@ -38,7 +39,7 @@ def _dft(x: torch.Tensor, length: int | None, axis: int, inverse: int, onesided:
     `onesided`: half a spectrum, [n / 2 + 1], of a real signal; inverse, the real signal (last axis of one) of half a
     spectrum, `length` being that of the signal. Raises ValueError for an axis or an input that cannot be transformed.
     """
-    place = axis % x.dim()
+    place = placed(axis, x.dim())
     if place == x.dim() - 1:
         raise ValueError(f"axis {axis} is the last, which holds the real and imaginary parts; expected another")
     signal = _signal(x)

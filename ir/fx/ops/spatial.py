@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from ..host import larger
 from ..lowering import Lowering, Table, merged, standard
+from .axes import placed
 from .interpolation import cubic
 
 Ints = Sequence[int]
@@ -159,7 +160,7 @@ def center_crop_pad(x: torch.Tensor, shape: Ints, *, axes: Ints | None = None) -
     """x cut or padded with zeros to `shape` along the axes; an odd element goes, or comes, at the end."""
     amounts = [0] * 2 * x.dim()
     for axis, want in zip(axes if axes is not None else range(x.dim()), shape, strict=True):
-        place = axis % x.dim()
+        place = placed(axis, x.dim())
         more = want - x.shape[place]
         before = more // 2 if more >= 0 else -(-more // 2)
         amounts[2 * (x.dim() - 1 - place)] = before

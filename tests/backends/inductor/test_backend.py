@@ -131,11 +131,39 @@ def test_a_damaged_package_is_an_error(folder: Path, model: ir.Model, tmp_path: 
     (copy / "model.pt2").write_bytes((folder / "model.pt2").read_bytes()[:1000])
     with pytest.raises(ModelError, match=r"model.pt2 cannot be loaded"):
         Inductor().open(copy, Interface.of(model))
+    runtime = json.loads((copy / "runtime.json").read_text(encoding="utf-8"))
+    for conditions, message in (
+        (None, "does not say which sizes the package takes: compile the model again"),
+        (["shapes[0][0] >"], "'shapes.*' is no condition on sizes: compile the model again"),
+        (["exit()"], r"'exit\(\)' is more than arithmetic on shapes: compile the model again"),
+        (["shapes[7][0] > 1"], "is not on sizes of the inputs: compile the model again"),
+    ):
+        (copy / "runtime.json").write_text(json.dumps(runtime | {"conditions": conditions}), encoding="utf-8")
+        with pytest.raises(ModelError, match=message):
+            Inductor().open(copy, Interface.of(model))
+    for text in ("{", "[]"):
+        (copy / "runtime.json").write_text(text, encoding="utf-8")
+        with pytest.raises(ModelError, match=r"runtime.json .*: compile the model again"):
+            Inductor().open(copy, Interface.of(model))
     (copy / "runtime.json").write_text('{"device": "cpu"}', encoding="utf-8")
     with pytest.raises(ModelError, match="does not say what it was compiled for"):
         Inductor().open(copy, Interface.of(model))
     (copy / "runtime.json").unlink()
     with pytest.raises(ModelError, match=r"expected model.pt2 and runtime.json"):
+        Inductor().open(copy, Interface.of(model))
+
+
+@needs_compiler
+@pytest.mark.parametrize("place", [0.0, 0.3, 0.6, 1.0])
+def test_a_package_with_other_bytes_in_it_is_an_error(
+    folder: Path, model: ir.Model, tmp_path: Path, place: float
+) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    whole = bytearray((folder / "model.pt2").read_bytes())
+    start = int(place * (len(whole) - 64))
+    whole[start : start + 64] = bytes(byte ^ 0xFF for byte in whole[start : start + 64])
+    (copy / "model.pt2").write_bytes(whole)
+    with pytest.raises(ModelError, match=r"model.pt2 cannot be loaded: .*recompile with"):
         Inductor().open(copy, Interface.of(model))
 
 
@@ -183,6 +211,10 @@ def test_everything_missing_is_listed_at_once(tmp_path: Path) -> None:
         ("inductor{cuda_graphs=true}", "cuda_graphs is for device=cuda"),
         ("inductor{sizes=[batch]}", r"a list like \[batch=32, sequence=64\]; found 'batch'"),
         ("inductor{sizes=[a=4, b=4]}", "sizes that differ; found 4 twice"),
+        ("inductor{sizes=[batch=1]}", "sizes of 2 or more; found 'batch=1'"),
+        ("inductor{threads=-1}", "option threads is a count"),
+        ("inductor{device=gpu}", "option device is one of cpu, cuda; found 'gpu'"),
+        ("inductor{max_autotun=true}", r"no option 'max_autotun'; did you mean max_autotune\?"),
         ("inductor{isa=sse}", "one of auto, avx2, avx512"),
     ],
 )

@@ -50,6 +50,11 @@ def test_code_for_this_very_cpu_needs_all_of_its_instructions() -> None:
     assert required_flags("-mavx2 -march=native", AVX512) == ("avx2", *AVX512[2:])
 
 
+def test_integer_products_need_their_instructions() -> None:
+    every = (*AVX512, "avx512_vnni", "avx_vnni")
+    assert required_flags("-mavx512vnni -mavxvnni -mamx-int8", every) == ("avx512_vnni", "avx_vnni", "amx_int8")
+
+
 def test_is_read_as_it_was_written() -> None:
     needs = GPU.needed("avx2", FLAGS["avx2"])
     assert Machine.read(json.loads(json.dumps(needs.to_dict())), Path("runtime.json")) == needs

@@ -12,6 +12,8 @@ import onnx_ir as ir
 import pytest
 import tersor
 import torch
+from tersor.backends.base import Interface
+from tersor.backends.inductor.backend import Inductor
 from tersor.backends.inductor.divisors import check_divisors
 from tersor.backends.inductor.indices import check_indices
 from tersor.backends.inductor.rewrite import rewritten
@@ -186,9 +188,14 @@ BAD = {
 }  # fmt: skip
 
 CHILD = """
-import sys, numpy as np, tersor
-session = tersor.open(sys.argv[1])
-for path in sys.argv[2:]:
+import sys
+from pathlib import Path
+import numpy as np, tersor
+from tersor.backends.base import Interface
+from tersor.backends.inductor.backend import Inductor
+folder, *paths = sys.argv[1:]
+session = Inductor(threads=2).open(Path(folder), Interface.of(tersor.load(folder + "/model.onnx")))
+for path in paths:
     try:
         session.run(dict(np.load(path)))
     except tersor.ModelError as error:
@@ -201,14 +208,15 @@ for path in sys.argv[2:]:
 @pytest.mark.parametrize("name", COMPILED)
 def test_a_package_says_what_is_wrong_and_lives_on(name: str, tmp_path: Path) -> None:
     """In a process of its own, on two threads: an error in the midst of a parallel loop would end it."""
-
-    model = COMPILED[name]
-    artifact = tersor.compile(model, target="inductor{threads=2}", exact=True, output=tmp_path / "artifact")
-    assert_close(artifact.session.run(GOOD[name]), reference(model, GOOD[name]))
+    model, backend = COMPILED[name], Inductor(threads=2)
+    tersor.save(model, tmp_path / "model.onnx")
+    backend.write(model, tmp_path)
+    session = backend.open(tmp_path, Interface.of(model))
+    assert_close(session.run(GOOD[name]), reference(model, GOOD[name]))
     paths = [str(tmp_path / f"{place}.npz") for place in range(len(BAD[name]))]
     for path, feeds in zip(paths, BAD[name], strict=True):
         np.savez(path, **feeds)
-    command = [sys.executable, "-c", CHILD, str(tmp_path / "artifact"), *paths]
+    command = [sys.executable, "-c", CHILD, str(tmp_path), *paths]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     said = done.stdout.strip().splitlines()

@@ -13,12 +13,20 @@ import onnxruntime
 import pytest
 import tersor
 import torch
+from tersor.backends.inductor import aoti
 from tersor.backends.inductor.backend import Inductor
 from tersor.ir.dimensions import set_ranges
 from tersor.ir.errors import ContractError
 from tersor.ir.feeds import random_feeds
 from tersor.ir.text import graph
-from tersor.tests.backends.inductor.models import RNG, assert_close, linear, needs_compiler, normal, reference
+from tersor.tests.backends.inductor.models import (
+    RNG,
+    assert_close,
+    linear,
+    needs_compiler,
+    normal,
+    reference,
+)
 
 pytestmark = [pytest.mark.slow, needs_compiler]
 
@@ -80,6 +88,54 @@ def test_agrees_with_onnxruntime_at_every_size(name: str) -> None:
     dimensions = [str(dim) for value in model.graph.inputs for dim in value.shape or () if not isinstance(dim, int)]
     for size in (1, 2, 7, 24):
         feeds = random_feeds(model, dict.fromkeys(dimensions, size))
+        assert_close(session.run(feeds), reference(model, feeds))
+
+
+def quantized_layers() -> ir.Model:
+    """A convolution and a product with a bias between Q/DQ with constant scales, weights within -64..64.
+
+    The convolution has no bias, as ONNX Runtime quantizes it, and a scale by which no sum lies between two steps."""
+
+    def weight(*shape: int) -> np.ndarray:
+        return RNG.integers(-64, 65, shape).astype(np.int8)
+
+    return graph(
+        "a = QuantizeLinear(x, s, u)",
+        "b = DequantizeLinear(a, s, u)",
+        "k = DequantizeLinear{axis=0}(kernel, by_kernel)",
+        "c = Conv{pads=[1, 1, 1, 1]}(b, k)",
+        "d = Relu(c)",
+        "e = QuantizeLinear(d, s, u)",
+        "f = DequantizeLinear(e, s, u)",
+        "w = DequantizeLinear{axis=1}(columns, by_column)",
+        "g = MatMul(f, w)",
+        "y = Add(g, bias)",
+        inputs={"x": "float[batch, 4, height, 8]"},
+        outputs=["y", "d"],
+        s=np.float32(0.05),
+        u=np.uint8(100),
+        kernel=weight(6, 4, 3, 3),
+        by_kernel=np.full(6, 0.012347, np.float32),
+        columns=weight(8, 16),
+        by_column=np.full(16, 0.01, np.float32),
+        bias=normal(16),
+    )
+
+
+def test_quantized_layers_become_integer_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = quantized_layers()
+    compiled: list[str] = []
+    package = aoti.package
+
+    def kept(program: torch.export.ExportedProgram, path: Path, settings: aoti.Settings) -> None:
+        compiled.extend(str(node.target) for node in program.graph.nodes if node.op == "call_function")
+        package(program, path, settings)
+
+    monkeypatch.setattr(aoti, "package", kept)
+    session = Inductor(threads=1).compile(model)
+    assert compiled.count("quantized_decomposed.dequantize_per_channel.default") == 2
+    for batch, height in ((1, 2), (3, 5), (8, 17)):
+        feeds = random_feeds(model, {"batch": batch, "height": height})
         assert_close(session.run(feeds), reference(model, feeds))
 
 

@@ -234,6 +234,15 @@ def test_what_neither_way_can_write_says_why() -> None:
     assert "airy_ai is no op of the tables" in caught.value.__notes__[0]
 
 
+def test_what_has_no_known_shape_may_be_loaded_with_example_inputs() -> None:
+    module = to_fx(graph("y = Relu(x)"))
+    find(module, "y").target = torch.special.expit
+    module.recompile()
+    again = tersor.load(module, args=(torch.ones(2, 3),), dynamic={"x": {0: "batch"}})
+    assert [node.op_type for node in again.graph] == ["Sigmoid"]
+    assert module.training
+
+
 def test_outputs_that_are_inputs_weights_or_one_value_twice() -> None:
     module = to_fx(graph("y = Relu(x)", "z = Neg(x)", outputs=["y", "z"], w=weight(2), inputs={"x": "float[2]"}))
     (last,) = module.graph.find_nodes(op="output")
@@ -287,6 +296,9 @@ def test_outputs_keep_their_names_where_others_come_or_go() -> None:
     again = tersor.load(module)
     assert [value.name for value in again.graph.outputs] == ["output_0", "y", "h"]
     assert [str(value.dtype) for value in again.graph.outputs] == ["FLOAT"] * 3
+    with pytest.raises(ModelError, match=r"3 outputs and had h, y when to_fx made it: .* to_fx\(tersor\.load"):
+        Interpreter(module)
+    assert len(Interpreter(to_fx(again)).run({"x": np.ones(2, np.float32)})) == 3
 
 
 HEADER = '<ir_version: 10, opset_import: ["" : 21, "own" : 1]>'
@@ -322,8 +334,16 @@ g (float[2] s, float[2, 3] x) => (float[2] last, float[3, 2] sums) {
     > (s, x)
 }
 """,
+    "scan of opset 8": """
+g (float[B, 2] s, float[B, 3, 2] x, int64[B] n) => (float[B, 2] last, float[B, 3, 2] sums) {
+    last, sums = Scan <num_scan_inputs = 1, directions = [1],
+        body = b (float[2] a, float[2] c) => (out, row) { out = Add (a, c)  row = Neg (out) }
+    > (n, s, x)
+}
+""",
 }
 FEEDS = {
+    "scan of opset 8": {"s": weight(2, 2), "x": weight(2, 3, 2), "n": np.array([1, 3])},
     "if": {"x": weight(2, 3), "c": np.array(True)},
     "loop": {"x": weight(2), "n": np.array(3)},
     "scan": {"s": weight(2), "x": weight(2, 3)},
@@ -332,7 +352,8 @@ FEEDS = {
 
 @pytest.mark.parametrize("name", CONTROL)
 def test_control_flow_comes_back_with_its_bodies(name: str) -> None:
-    model = onnx_ir.from_onnx_text(f"{HEADER}\n{CONTROL[name]}")
+    header = HEADER.replace("21", "8") if name.endswith("8") else HEADER
+    model = onnx_ir.from_onnx_text(f"{header}\n{CONTROL[name]}")
     again = tersor.load(to_fx(model))
     ops = [node.op_type for node in model.graph.all_nodes() if node.op_type != "Constant"]
     assert [node.op_type for node in again.graph.all_nodes()] == ops

@@ -329,3 +329,9 @@ def test_calls_and_bodies_that_do_not_fit_each_other_are_refused(message: str) -
     """)
     with pytest.raises(ModelError, match=message):
         to_fx(model)
+
+
+def test_an_empty_result_of_sizes_that_numpy_has_not_is_refused() -> None:
+    model = graph("y = Reshape(x, s)", inputs={"x": "float[0]"}, s=np.array([0, 1 << 62]))
+    with pytest.raises(ModelError, match=r"shape \[0, 4611686018427387904\] has no form in NumPy"):
+        Interpreter(to_fx(model)).run({"x": np.zeros(0, np.float32)})

@@ -49,6 +49,10 @@ CONSTANTS: dict[str, object] = {
     "gw": floats(D, 8),
     "gb": floats(8),
     "eco": floats(1, N, 1, 1),
+    "lw": RNG.integers(-60, 60, (2, H, 4 * D), np.int8),
+    "lr": RNG.integers(-60, 60, (2, D, 4 * D), np.int8),
+    "ls": np.full(2, 0.01, np.float32),
+    "lz": np.zeros(2, np.int8),
 }
 LINES = {
     "attention": f"y = Attention{{num_heads={N}, unidirectional=1}}(x, w, b, m)",
@@ -86,6 +90,8 @@ LINES = {
     "gemma": "(y, z) = GemmaRotaryEmbedding(x, t, t, t, t)",
     "embedding": "y = TorchEmbedding(angles, m)",
     "gated norm": "y = GatedRMSNorm(x, g, x)",
+    "quantized lstm": "(y, z) = DynamicQuantizeLSTM{hidden_size=8, direction='bidirectional'}"
+    "(q, lw, lr, _, k, _, _, _, ls, lz, ls, lz)",
     "dropout": "(y, z) = BitmaskBiasDropout(x, g, x)",
 }
 
@@ -99,6 +105,8 @@ INPUTS = {
     "s2": f"float[n, l, 2, {H}]",
     "t": f"float[n, 2, l, {H}]",
     "p": f"float[1, {N}, l, l]",
+    "q": f"float[l, n, {H}]",
+    "k": "int32[n]",
 }
 
 
@@ -118,7 +126,7 @@ def sizes(name: str) -> list[str]:
 def example(name: str, batch: int, length: int) -> torch.Tensor:
     known = {"n": batch, "l": length, "tokens": batch * length}
     shape = [known[size] if size in known else int(size) for size in sizes(name)]
-    if name == "m":
+    if name in "mk":
         return torch.ones(shape, dtype=torch.int32)
     return torch.from_numpy(floats(*shape)) * (0.2 if name == "h" else 1)
 
@@ -143,7 +151,9 @@ def test_programs_take_any_batch_and_length(name: str) -> None:
             torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name in LINES if name not in ("gather", "dynamic", "hashes", "embedding")])
+@pytest.mark.parametrize(
+    "name", [name for name in LINES if name not in ("gather", "dynamic", "hashes", "embedding", "quantized lstm")]
+)
 def test_derivatives(name: str) -> None:
     doubles = {k: v.astype(np.float64) if np.asarray(v).dtype == np.float32 else v for k, v in CONSTANTS.items()}  # type: ignore[attr-defined]
     module, inputs = made(LINES[name], doubles)

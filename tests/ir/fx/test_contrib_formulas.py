@@ -222,6 +222,50 @@ def test_grouped_heads_with_norms_of_query_and_key(past: int, rotary: int) -> No
     close(found["y"], merged(attend(q, np.repeat(k, 2, 1), np.repeat(v, 2, 1), hidden)), 1e-9)
 
 
+def test_rotary_embedding_with_a_scale() -> None:
+    x, angles = doubles(B, N, S, D), np.outer(np.arange(LONG), 10000.0 ** (-np.arange(0, 4, 2) / 4))
+    constants = {"p": np.array([PAST]), "c": np.cos(angles), "s": np.sin(angles)}
+    found = run(
+        "y = RotaryEmbedding{scale=1.5, num_heads=2, rotary_embedding_dim=4}(x, p, c, s)", {"x": x}, **constants
+    )
+    wanted = turned(x, PAST, 4)
+    wanted[..., :4] *= 1.5
+    close(found["y"], wanted)
+
+
+def test_quantized_attention_with_rotary() -> None:
+    codes, weight = RNG.integers(0, 256, (B, S, H), np.uint8), RNG.integers(-60, 60, (H, 3 * H), np.int8)
+    constants = {"w": weight, "b": doubles(3 * H), "qs": np.array(0.01), "s": np.array(0.02), "qz": np.uint8(99)}
+    line = f"y = QAttention{{num_heads={N}, do_rotary=1, unidirectional=1}}(q, w, b, qs, s, _, qz)"
+    found = run(line, {"q": codes}, **constants)["y"]
+    product = (codes.astype(np.int64) - 99) @ weight.astype(np.int64) * (0.01 * 0.02) + constants["b"]
+    q, k, v = (heads(part) for part in np.split(product, 3, -1))
+    q, k = turned(q, 0, D), turned(k, 0, D)
+    close(found, merged(attend(q, k, v, np.where(np.tri(S), 0.0, -np.inf))), 1e-9)
+
+
+@pytest.mark.parametrize("normalize", [0, 1])
+def test_quantized_experts_are_those_of_their_float_weights(normalize: int) -> None:
+    codes = {name: RNG.integers(0, 256, (4, 8, 8), np.uint8) for name in ("a", "b")}
+    scales = {name: RNG.random((4, 8)) * 0.02 for name in ("s", "t")}
+    fed = {"x": doubles(5, 8), "r": doubles(5, 4)}
+    options = f"k=2, normalize_routing_weights={normalize}, activation_type='silu'"
+    line = f"y = QMoE{{{options}, expert_weight_bits=8, weights_prepacked=0}}(x, r, a, s, _, b, t)"
+    found = run(line, fed, **codes, **scales)["y"]
+    wide = {
+        name: (codes[name].astype(np.float64) - 128) * scale[..., None]
+        for name, scale in zip(codes, scales.values(), strict=True)
+    }
+    wanted = np.zeros((5, 8))
+    for token, (x, scores) in enumerate(zip(fed["x"], fed["r"], strict=True)):
+        best = np.argsort(-scores)[:2]
+        shares = softmax(scores[best]) if normalize else softmax(scores)[best]
+        for expert, share in zip(best, shares, strict=True):
+            inner = wide["a"][expert] @ x
+            wanted[token] += share * (wide["b"][expert] @ (inner * sigmoid(inner)))
+    close(found, wanted, 1e-9)
+
+
 def test_gemma_rotary_embedding() -> None:
     angles, parts = doubles(B, S, D), {name: doubles(B, N, S, D) for name in "qrkt"}
     found = run("(y, z) = GemmaRotaryEmbedding(a, q, r, k, t)", {"a": angles, **parts})

@@ -10,6 +10,7 @@ import torch
 from tersor.ir.errors import ModelError
 from tersor.ir.fx import Interpreter, to_fx
 from tersor.ir.text import graph
+from tersor.tests.ir.fx.conftest import expected
 
 Check = Callable[..., dict[str, np.ndarray]]
 B, N, G, D, LONG = 2, 4, 2, 16, 12
@@ -122,6 +123,20 @@ def test_right_padding_of_a_prompt_is_not_seen_by_real_tokens() -> None:
     changed[0, 3:] = 7.0
     again, *_ = module(given[0], changed, *given[2:])
     torch.testing.assert_close(y[0, :3], again[0, :3], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("options", ["", "local_window_size=2", "smooth_softmax=1"])
+@pytest.mark.parametrize("rotary", [False, True])
+def test_real_tokens_of_a_padded_prompt(options: str, rotary: bool) -> None:
+    fed = feeds(5, None, [3, 5])
+    options = f"do_rotary={int(rotary)}" + (f", {options}" if options else "")
+    names = "q, k, v, _, _, n, t" + (", c, s" if rotary else "")
+    model = graph(line(options, names), inputs=types(fed), **(CACHES if rotary else {}))
+    found, wanted = list(Interpreter(to_fx(model)).run(fed).values()), expected(model, fed)
+    for entry, length in enumerate((3, 5)):
+        np.testing.assert_allclose(found[0][entry, :length], wanted[0][entry, :length], rtol=1e-4, atol=1e-5)
+        for cache, other in zip(found[1:], wanted[1:], strict=True):
+            np.testing.assert_allclose(cache[entry, :, :length], other[entry, :, :length], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("option", ["k_quant_type='PER_TENSOR'", "k_quant_type='ODD'", "sliding_window_cache=1"])

@@ -171,3 +171,19 @@ def test_an_unsorted_graph_is_refused() -> None:
     second.append(first)
     with pytest.raises(ModelError, match="value 'h' is read before any node computes it"):
         to_fx(model)
+
+
+def test_rows_that_no_loop_s_end_is_in_sight_of_are_held_to_the_limit() -> None:
+    text = """
+    g (float[N] x, int64 n) => (float[K, N] y) {
+        t = Constant <value = bool {1}> ()
+        y = Loop (n, t) <body = b (int64 i, bool c) => (d, r) { d = Identity (c)  r = Neg (x) }>
+    }
+    """
+    interpreter = Interpreter(to_fx(parse(text)), limit=1 << 16)
+    x = np.ones(1024, np.float32)
+    assert interpreter.run({"x": x, "n": np.array(16)})["y"].shape == (16, 1024)
+    seen: list[str] = []
+    with pytest.raises(ModelError, match=r"128 KiB for the shape \[32, 1024\] is over the limit of 64 KiB"):
+        interpreter.run({"x": x, "n": np.array(2**62)}, taps=lambda name, _: seen.append(name))
+    assert seen.count("r") == 32

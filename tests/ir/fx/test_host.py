@@ -71,3 +71,19 @@ def test_what_a_loop_s_index_makes_long_is_held_to_the_limit(make: str) -> None:
     assert module.run({"first": np.array(7), "n": np.array(1)})["sum"] == 7
     with pytest.raises(ModelError, match="over the limit of 8 GiB"):
         module.run({"first": np.array(7), "n": np.array(2)})
+
+
+def test_sizes_wrap_around_as_their_type_does() -> None:
+    model = graph(
+        "s = Shape(x)",
+        "t = Cast{to=INT32}(s)",
+        "y = Add(t, most)",
+        "p = Mul(s, [9223372036854775807])",
+        "z = Mul(p, [9223372036854775807])",
+        outputs=["y", "p", "z"],
+        most=np.full(1, 2**31 - 1, np.int32),
+    )
+    found = Interpreter(to_fx(model)).run({"x": np.ones((2, 3), np.float32)})
+    assert found["y"].tolist() == [-(2**31) + 1, -(2**31) + 2]
+    assert found["p"].tolist() == [-2, 2**63 - 3]
+    assert found["z"].tolist() == [2, 3]

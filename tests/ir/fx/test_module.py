@@ -119,3 +119,24 @@ def test_another_process_reads_the_file(tmp_path: Path) -> None:
         [sys.executable, "-c", code, tmp_path / "module.pt"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert int(done.stdout) == len(to_fx(CONTROL).graph.nodes)
+
+
+@pytest.mark.parametrize("name", ["meta", "graph.weight", "_code", "class", "layer.class.weight", "training", "a..b"])
+def test_weights_may_have_names_that_modules_or_python_use(name: str) -> None:
+    module = to_fx(graph("y = Add(x, w)", w=np.ones(3, np.float32), inputs={"x": "float[3]"}))
+    model = tersor.load(module)
+    model.graph.initializers["w"].name = name
+    module = to_fx(model)
+    for each in (module, _pickled(module), copy.deepcopy(module)):
+        assert each(torch.ones(3)).tolist() == [2, 2, 2]
+        assert list(tersor.load(each).graph.initializers) == [name]
+
+
+@pytest.mark.parametrize("name", ["self", "torch", "inf", "lambda", "in.put"])
+def test_inputs_may_have_names_that_the_code_of_a_module_uses(name: str) -> None:
+    model = graph("r = Relu(x)", "y = Clip(r, 0.0, most)", inputs={"x": "float[3]"}, most=np.float32(np.inf))
+    model.graph.inputs[0].name = name
+    module = to_fx(model)
+    for each in (module, _pickled(module)):
+        assert Interpreter(each).run({name: np.arange(3, dtype=np.float32)})["y"].tolist() == [0, 1, 2]
+        assert tersor.load(each).graph.inputs[0].name == name

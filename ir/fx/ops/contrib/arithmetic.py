@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from ...lowering import Lowering, Table, standard
+from ..axes import placed
 from ..linear import conv, gemm
 
 Tensor = torch.Tensor
@@ -118,7 +119,7 @@ def _ones(x: Tensor) -> Tensor:
 def bias_softmax(x: Tensor, bias: Tensor, *, axis: int = 1, is_inner_broadcast: int) -> Tensor:
     """Softmax over all axes from `axis` on, as one. A bias of lower rank either leaves out leading axes, or lacks the
     axes between its own leading ones and `axis`."""
-    place = axis % x.dim()
+    place = placed(axis, x.dim())
     if bias.dim() < x.dim() and is_inner_broadcast:
         kept = bias.dim() - (x.dim() - place)
         bias = bias.reshape(*bias.shape[:kept], *[1] * (place - kept), *bias.shape[kept:])
@@ -214,7 +215,17 @@ def fused_conv(
     strides: Ints | None = None,
 ) -> Tensor:
     """activation(conv(x) + bias + residual)"""
-    y = conv(x, weight, bias, auto_pad=auto_pad, dilations=dilations, group=group, pads=pads, strides=strides)
+    y = conv(
+        x,
+        weight,
+        bias,
+        auto_pad=auto_pad,
+        dilations=dilations,
+        group=group,
+        kernel_shape=kernel_shape,
+        pads=pads,
+        strides=strides,
+    )
     return activated(y if residual is None else y + residual, activation, activation_params or ())
 
 
@@ -244,6 +255,7 @@ def nhwc_fused_conv(
         auto_pad=auto_pad,
         dilations=dilations,
         group=group,
+        kernel_shape=kernel_shape,
         pads=pads,
         strides=strides,
     )

@@ -125,7 +125,10 @@ def qattention(
     past_present_share_buffer: int = 0,
     outputs: int,
 ) -> object:
-    """Attention whose packed projection is an integer product."""
+    """Attention whose packed projection is an integer product.
+
+    ONNX Runtime's CPU kernel (1.31) leaves `do_rotary` out.
+    """
     if past_present_share_buffer:
         raise ValueError("past_present_share_buffer: no input says how far the buffer is filled; set it to 0")
     qkv = matmul_integer_to_float(x, weight, x_scale, w_scale, x_zero, w_zero, bias)

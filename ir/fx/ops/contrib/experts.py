@@ -139,7 +139,10 @@ def qmoe(
     swiglu_limit: float | None = None,
     use_sparse_mixer: int = 0,
 ) -> Tensor:
-    """MoE with weights [experts, out, in * bits / 8]; one scale a row, or one a block of `block_size` inputs."""
+    """MoE with weights [experts, out, in * bits / 8]; one scale a row, or one a block of `block_size` inputs.
+
+    ONNX Runtime's CPU kernel (1.31) normalizes the routing weights whether it is asked to or not; MoE's does not.
+    """
     if quant_type != "int":
         raise ValueError(f"quant_type {quant_type!r} is not lowered; use 'int'")
     if weights_prepacked == 1:

@@ -205,6 +205,8 @@ def sparse_attention(
     outputs: int,
 ) -> object:
     """Causal attention that sees the blocks of a CSR mask [layouts, blocks + 1]; layouts go round over the heads."""
+    if sparse_block_size < 1:
+        raise ValueError(f"sparse_block_size is {sparse_block_size}; expected 1 or more")
     query, key, value = _separate(query, key, value, num_heads, kv_num_heads)
     rows = query.shape[2]
     start = (lengths.reshape(-1).long() - rows).clamp(min=0)

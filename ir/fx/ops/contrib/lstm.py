@@ -6,21 +6,18 @@ Shapes: x [sequence, batch, input], weights [directions, input or hidden, 4 hidd
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
+from ...flow.steps import State, over_time
 from ...kernels.products import integer_product
 from ...lowering import Lowering, Table, standard
+from ..cells import Attributes, Layer
 from ..quant import dynamic_quantize
-from .arithmetic import activated
 
 Tensor = torch.Tensor
 Maybe = torch.Tensor | None
-Activation = Callable[[Tensor], Tensor]
-_DEFAULT = ("Sigmoid", "Tanh", "Tanh")
-_WITH_BETA = ("hardsigmoid",)
-_WITH_ALPHA = ("leakyrelu", "thresholdedrelu", "elu", *_WITH_BETA)
 
 
 def dynamic_quantize_lstm(
@@ -37,61 +34,69 @@ def dynamic_quantize_lstm(
     r_scale: Tensor,
     r_zero: Tensor,
     *,
-    activation_alpha: Sequence[float] = (),
-    activation_beta: Sequence[float] = (),
-    activations: Sequence[str] = (),
+    activation_alpha: Sequence[float] | None = None,
+    activation_beta: Sequence[float] | None = None,
+    activations: Sequence[str] | None = None,
     clip: float = 0.0,
     direction: str = "forward",
     hidden_size: int | None = None,
     input_forget: int = 0,
     outputs: int,
 ) -> object:
-    """Both products are of 8-bit integers: the input is quantized over its whole range, the state at every step.
+    """Both products are of 8-bit integers: the input is quantized over the range of all steps there are, the states of
+    the batch at every step, those of sequences that have ended as zero.
 
     Scales and zero points of the weights are [directions] or [directions, 4 hidden].
     """
-    functions = _functions(activations or _DEFAULT * weight.shape[0], activation_alpha, activation_beta)
-    hidden = recurrence.shape[1]
-    empty = x.new_zeros(weight.shape[0], x.shape[1], hidden)
-    h0, c0 = (empty if given is None else given for given in (initial_h, initial_c))
+    attributes = Attributes(
+        activation_alpha=activation_alpha,
+        activation_beta=activation_beta,
+        activations=activations,
+        clip=clip,
+        direction=direction,
+        hidden_size=hidden_size,
+        layout=0,
+        outputs=outputs,
+    )
+    initial = (initial_h, initial_c)
+    layer = Layer.of(x, weight.mT, recurrence.mT, bias, lengths, initial, ("Sigmoid", "Tanh", "Tanh"), attributes)
+    live: State = ()
+    if lengths is not None:
+        place = torch.arange(x.shape[0], device=x.device).reshape(-1, 1, 1)
+        live = (place < lengths.reshape(-1, 1),)
+        x = torch.where(place < lengths.amax(), x, 0.0)
     columns, finals = [], []
-    for d in range(weight.shape[0]):
-        gates = _product(x, weight[d], w_scale[d], w_zero[d])
+    for d, backward in enumerate(layer.backward):
+        gates = _product(_reversed(x, lengths) if backward else x, weight[d], w_scale[d], w_zero[d])
         if bias is not None:
-            gates = gates + bias[d, : 4 * hidden] + bias[d, 4 * hidden :]
-        f, g, h = functions[3 * d : 3 * d + 3]
-        backward = direction == "reverse" or d == 1
-        state, memory = h0[d], c0[d]
-        rows: list[Tensor] = [state] * x.shape[0]
-        for t in reversed(range(x.shape[0])) if backward else range(x.shape[0]):
-            total = gates[t] + _product(state, recurrence[d], r_scale[d], r_zero[d])
-            peep = None if peepholes is None else peepholes[d].chunk(3)
-            new, kept = _cell(total, memory, peep, (f, g, h), clip, input_forget)
-            if lengths is None:
-                state, memory, rows[t] = new, kept, new
-            else:
-                live = (t < lengths).unsqueeze(1)
-                state, memory = torch.where(live, new, state), torch.where(live, kept, memory)
-                rows[t] = torch.where(live, new, 0.0)
-        columns.append(torch.stack(rows))
-        finals.append((state, memory))
-    y = torch.stack(columns, 1)
-    last, memories = (torch.stack(parts) for parts in zip(*finals, strict=True))
-    return y if outputs == 1 else (y, last, memories)[:outputs]
+            gates = gates + torch.add(*bias[d].chunk(2))
+        peep = None if peepholes is None else peepholes[d].chunk(3)
+
+        def step(
+            state: State, inputs: State, d: int = d, peep: tuple[Tensor, ...] | None = peep
+        ) -> tuple[State, Tensor]:
+            running, last, memory = state
+            total = inputs[0] + _product(running, recurrence[d], r_scale[d], r_zero[d])
+            new, kept = _cell(layer, d, total, memory, peep, input_forget)
+            if len(inputs) == 1:
+                return (new, new, kept), new
+            row = torch.where(inputs[1], new, 0.0)
+            return (row, torch.where(inputs[1], new, last), torch.where(inputs[1], kept, memory)), row
+
+        first, memory = (state[d] for state in layer.states)
+        (_, *final), rows = over_time(step, (first, first, memory), (gates, *live))
+        columns.append(_reversed(rows, lengths) if backward else rows)
+        finals.append(final)
+    return layer.finished(torch.stack(columns, 1), tuple(torch.stack(parts) for parts in zip(*finals, strict=True)))
 
 
-def _functions(names: Sequence[str], alpha: Sequence[float], beta: Sequence[float]) -> list[Activation]:
-    """The activations in order; alphas and betas are used up by those that have them."""
-    alphas, betas, found = list(alpha), list(beta), []
-    for name in names:
-        parameters = [alphas.pop(0)] if name.lower() in _WITH_ALPHA and alphas else []
-        parameters += [betas.pop(0)] if name.lower() in _WITH_BETA and parameters and betas else []
-        found.append(_named(name, parameters))
-    return found
-
-
-def _named(name: str, parameters: Sequence[float]) -> Activation:
-    return lambda x: activated(x, name, parameters)
+def _reversed(x: Tensor, lengths: Maybe) -> Tensor:
+    """x [sequence, batch, features] with each sequence turned round within its length."""
+    if lengths is None:
+        return x.flip(0)
+    place = torch.arange(x.shape[0], device=x.device).unsqueeze(1)
+    index = torch.where(place < lengths, lengths - 1 - place, place)
+    return x.gather(0, index.unsqueeze(2).expand(x.shape))
 
 
 def _product(x: Tensor, weight: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
@@ -104,28 +109,19 @@ def _product(x: Tensor, weight: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
 
 
 def _cell(
-    total: Tensor,
-    memory: Tensor,
-    peep: tuple[Tensor, ...] | None,
-    functions: tuple[Activation, Activation, Activation],
-    clip: float,
-    input_forget: int,
+    layer: Layer, d: int, total: Tensor, memory: Tensor, peep: tuple[Tensor, ...] | None, input_forget: int
 ) -> tuple[Tensor, Tensor]:
     """One step: the new state and memory."""
-    f, g, h = functions
+    f, g, h = layer.functions[3 * d : 3 * d + 3]
     i, o, forget, new = total.chunk(4, -1)
     if peep is not None:
         i, forget = i + peep[0] * memory, forget + peep[2] * memory
-    i = f(_limited(i, clip))
-    keep = 1 - i if input_forget else f(_limited(forget, clip))
-    memory = keep * memory + i * g(_limited(new, clip))
+    i = f(layer.limited(i))
+    keep = 1 - i if input_forget else f(layer.limited(forget))
+    memory = keep * memory + i * g(layer.limited(new))
     if peep is not None:
         o = o + peep[1] * memory
-    return f(_limited(o, clip)) * h(memory), memory
-
-
-def _limited(x: Tensor, clip: float) -> Tensor:
-    return x.clamp(-clip, clip) if clip else x
+    return f(layer.limited(o)) * h(memory), memory
 
 
 LSTM: Table = standard(

@@ -9,6 +9,7 @@ import onnx_ir as oir
 import torch
 
 from ...lowering import Lowering, Table, standard
+from ..axes import placed
 
 Tensor = torch.Tensor
 Maybe = torch.Tensor | None
@@ -91,8 +92,13 @@ def matmul_nbits(
     a runtime to do."""
     if weight_prepacked:
         raise ValueError("weight_prepacked is a layout for one GPU; export the model without it")
+    if block_size < 1:
+        raise ValueError(f"block_size is {block_size}; expected 1 or more")
     blocks = -(-k // block_size)
-    weight = dequantized(packed.reshape(n, blocks, -1), scales, zeros, group_of, bits, k)
+    parts = packed.reshape(n, blocks, -1)
+    if parts.shape[2] * 8 != block_size * bits:
+        raise ValueError(f"block_size is {block_size} at {bits} bits; blocks are of {parts.shape[2]} bytes")
+    weight = dequantized(parts, scales, zeros, group_of, bits, k)
     y = x @ weight.to(x.dtype).T
     return y if bias is None else y + bias
 
@@ -115,14 +121,16 @@ def gather_block_quantized(
     come unpacked, with a zero point of 0.
     """
     byte = dtype == oir.DataType.UINT8
-    axis = gather_axis % data.dim()
+    axis = placed(gather_axis, data.dim())
     count = data.shape[axis]
     flat = indices.reshape(-1).long()
     inside = (flat >= -count) & (flat < count)
     place = torch.where(inside, torch.where(flat < 0, flat + count, flat), 0)
     picked = _codes(data.index_select(axis, place), bits, byte)
-    wide = quantize_axis % data.dim()
+    wide = placed(quantize_axis, data.dim())
     block = block_size or picked.shape[wide]
+    if block < 1 or scales.shape[wide] != -(-picked.shape[wide] // block):
+        raise ValueError(f"block_size is {block}; {picked.shape[wide]} values have {scales.shape[wide]} scales")
 
     def spread(part: Tensor) -> Tensor:
         chosen = part if part.shape[axis] == 1 and count != 1 else part.index_select(axis, place)
@@ -159,6 +167,10 @@ def matmul_bnb4(
     training_mode: int = 0,
 ) -> Tensor:
     """x times a weight of bitsandbytes' 4-bit codes, [n, k] laid out flat, the first of a byte in its high bits."""
+    if quant_type not in (0, 1):
+        raise ValueError(f"quant_type is {quant_type}, expected 0 (FP4) or 1 (NF4)")
+    if block_size < 1 or absmax.numel() != -(-n * k // block_size):
+        raise ValueError(f"block_size is {block_size}; {n * k} values have {absmax.numel()} scales")
     table = _NF4 if quant_type else (*_FP4, *(-value for value in _FP4))
     values = torch.tensor(table, dtype=absmax.dtype, device=packed.device)
     codes = torch.stack([packed >> 4, packed & 15], -1).flatten()[: n * k]

@@ -50,7 +50,7 @@ def simplified_layer_norm(
     x: Tensor, scale: Tensor, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1, outputs: int
 ) -> object:
     """RMS norm, in the type of the scale; the second output is the inverse of the root mean square."""
-    y = rms_norm(x, scale, axis=axis, epsilon=epsilon).to(scale.dtype)
+    y = rms_norm(x.to(torch.promote_types(x.dtype, scale.dtype)), scale, axis=axis, epsilon=epsilon).to(scale.dtype)
     return y if outputs == 1 else (y, _inverse(x, list(range(axis % x.dim(), x.dim())), epsilon))
 
 
@@ -132,6 +132,8 @@ def group_norm(
     epsilon: float = 1e-5,
 ) -> Tensor:
     """Group norm and, where asked for, SiLU; x [batch, ..., channels] or [batch, channels, ...]."""
+    if activation not in (0, _SILU):
+        raise ValueError(f"activation is {activation}, expected 0 (none) or {_SILU} (SiLU)")
     inner = x.movedim(-1, 1) if channels_last else x
     wide = gamma.dtype
     y = functional.group_norm(inner.to(wide), groups, gamma, beta, epsilon)

@@ -204,6 +204,7 @@ def qlinear_conv_contrib(
         auto_pad=auto_pad,
         dilations=dilations,
         group=group,
+        kernel_shape=kernel_shape,
         pads=pads,
         strides=strides,
     )

@@ -36,7 +36,10 @@ def rotary_embedding(
     rotary_embedding_dim: int = 0,
     scale: float = 1.0,
 ) -> Tensor:
-    """Positions [batch, sequence], or [1] where the sequence starts; caches [positions, width/2]."""
+    """Positions [batch, sequence], or [1] where the sequence starts; caches [positions, width/2].
+
+    What is turned is also multiplied by `scale`, which ONNX Runtime's CPU kernel (1.31) reads and leaves out.
+    """
     y = _by_token(x, num_heads, 2 * cosines.shape[-1])
     if positions.dim() == 1:
         positions = positions + torch.arange(y.shape[1], device=x.device)
@@ -69,6 +72,8 @@ def multimodal_rotary_embedding(
     half = cosines.shape[-1]
     if len(mrope_section) != 3 or min(mrope_section) < 0 or sum(mrope_section) != half:
         raise ValueError(f"mrope_section is {list(mrope_section)}; expected three sizes that add up to {half}")
+    if mrope_layout not in (0, 1):
+        raise ValueError(f"mrope_layout is {mrope_layout}, expected 0 or 1")
     _, tall, wide = mrope_section
     if mrope_layout == _SECTIONED:
         stream = [axis for axis, count in enumerate(mrope_section) for _ in range(count)]
