@@ -106,7 +106,7 @@ def ops(model: onnx_ir.Model) -> Ops:
 
 
 def _through_program(model: onnx_ir.Model, *, noted: bool) -> onnx_ir.Model:
-    program = export(model, to_fx(model))
+    program = export(model, to_fx(model), complete=False)
     if not noted:
         program.graph_module.meta["custom"].pop(KEY)
     with tempfile.TemporaryDirectory() as folder:

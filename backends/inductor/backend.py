@@ -35,7 +35,8 @@ _AGAIN = "recompile with `tersor compile ... --target inductor` here"
 class Inductor(TorchBackend):
     """TorchInductor ahead of time: C++ for the CPU, Triton for CUDA; compiling takes a C++ compiler and a minute.
 
-    max_autotune: time several kernels for each product and keep the fastest; compiling takes much longer.
+    max_autotune: time several kernels for each product and keep the fastest; compiling takes twice as long, for CUDA
+        much longer. Where it is not given: for the CPU, where `freeze` is on.
     cuda_graphs: record a run for each set of input shapes and replay it; for CUDA.
     freeze: lay weights out as this machine's kernels read them, and multiply integers where the model quantizes with
         constant scales (CPU). Elsewhere the package still runs, but slower.
@@ -48,7 +49,7 @@ class Inductor(TorchBackend):
 
     name: ClassVar[str] = "inductor"
     quick: ClassVar[bool] = False
-    max_autotune: bool = False
+    max_autotune: bool | None = None
     cuda_graphs: bool = False
     freeze: bool = True
     isa: Literal["auto", "avx2", "avx512"] = "auto"
@@ -95,10 +96,12 @@ class Inductor(TorchBackend):
 
         def again(rewrite: torch.fx.GraphModule) -> torch.export.ExportedProgram:
             rewrite.meta["inputs"] = module.meta["inputs"]
-            return export(model, rewrite, sizes)
+            return export(model, rewrite, sizes, complete=False)
 
         try:
-            program = rewritten(export(model, module, sizes), again, self.passes, check=self.device == "cpu")
+            # a package says at each run which sizes it takes
+            program = export(model, module, sizes, complete=False)
+            program = rewritten(program, again, self.passes, check=self.device == "cpu")
         except ExportError as error:
             raise UnsupportedError(
                 f"inductor compiles what torch.export can express, and that is not this model: {error}; "
@@ -181,9 +184,11 @@ class Inductor(TorchBackend):
 
     def _settings(self) -> dict[str, bool | int | str]:
         """What Inductor is told."""
+        # oneDNN alone, which frozen weights go to, loses to plain products at many rows
+        tuned = self.freeze and self.device == "cpu" if self.max_autotune is None else self.max_autotune
         settings: dict[str, bool | int | str] = {
             "freezing": self.freeze,
-            "max_autotune": self.max_autotune,
+            "max_autotune": tuned,
             # kernels ask for the number of threads when they run; with one thread they are plain loops
             "cpp.dynamic_threads": self.threads != 1,
             # the vector instructions alone, not all that this CPU has

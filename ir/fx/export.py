@@ -20,6 +20,9 @@ _SMALLEST = 2
 #: A size that all dimensions are given at once, to see that none of them must differ.
 _EQUAL = 8
 
+#: Example inputs are tried at so many times the least sizes.
+_SCALES = (1, 4)
+
 #: No bound for a size: more is not tried.
 _HUGE = 1 << 20
 
@@ -28,8 +31,16 @@ class ExportError(UnsupportedError):
     """torch.export cannot express the module for all of its sizes; the message says why."""
 
 
+class NarrowError(ExportError):
+    """By these example inputs it cannot; by larger ones it may, which have no sizes of 1 inside of the graph."""
+
+
 def export(
-    model: ir.Model, module: torch.fx.GraphModule, sizes: Mapping[str, int] | None = None
+    model: ir.Model,
+    module: torch.fx.GraphModule,
+    sizes: Mapping[str, int] | None = None,
+    *,
+    complete: bool = True,
 ) -> torch.export.ExportedProgram:
     """The program of `module`, the FX form of `model`, with the model's dynamic dimensions.
 
@@ -37,26 +48,50 @@ def export(
     (`inverse/note.py`); plain torch does not read it.
 
     `sizes` are those of dimensions in the example inputs, which differ from each other; small ones where not given.
+    Without `complete` the program may refuse sizes that the model takes: torch.export sets a size of 1 apart, and so
+    the sizes at which one inside of the graph is 1, or is not.
 
     Raises ExportError where control flow depends on data, where a dimension would be fixed or narrowed, or where no
     example inputs can be made up.
     """
-    try:
-        chosen = _taken(model, module, _distinct(model, sizes or {}))
-        arguments = _arguments(model, module, chosen)
-    except TersorError as error:
-        raise ExportError(f"no example inputs: {error}") from error
-    allowed = ranges(model)
-    inputs = {value.name: value for value in model.graph.inputs}
+    given = dict(sizes or {})
+    smallest: dict[str, int] = {}
+    narrow: torch.export.ExportedProgram | None = None
+    refusal: NarrowError | None = None
+    for scale in _SCALES:
+        program = None
+        try:
+            chosen = _taken(model, module, _grown(model, _distinct(model, given), scale, given), given)
+            smallest = smallest or chosen
+            program = _exported(model, module, chosen, complete=complete)
+            for others in (_grown(model, chosen, 3, given), *([smallest] if complete else [])):
+                _check_same(program.module(), model, module, others)
+        except NarrowError as error:
+            refusal, narrow = refusal or error, narrow or program
+        except TersorError as error:
+            raise error if isinstance(error, ExportError) else ExportError(f"no example inputs: {error}") from error
+        else:
+            return sign(program, module)
+    if complete or narrow is None:
+        assert refusal is not None
+        raise refusal
+    return sign(narrow, module)
+
+
+def _exported(
+    model: ir.Model, module: torch.fx.GraphModule, sizes: dict[str, int], *, complete: bool
+) -> torch.export.ExportedProgram:
+    """The program by example inputs of these sizes."""
+    allowed, inputs = ranges(model), {value.name: value for value in model.graph.inputs}
     shapes = tuple(_dynamic(inputs[name], allowed) for name in module.meta["inputs"])
+    arguments = _arguments(model, module, sizes)
     try:
         with torch.no_grad():
             program = torch.export.export(_tied(module, inputs), arguments, dynamic_shapes=shapes, strict=False)
     except Exception as error:  # torch raises whatever the traced code or its own solver raises
         raise ExportError(f"torch.export: {_first_line(error)}") from error
-    _check_sizes(program, shapes, model, module, chosen)
+    _check_sizes(program, shapes, model, module, sizes, complete=complete)
     _check_runs(program, model, module)
-    sign(program, module)
     return program
 
 
@@ -111,20 +146,23 @@ def _runs(model: ir.Model, module: torch.fx.GraphModule, sizes: dict[str, int]) 
     return True
 
 
-def _taken(model: ir.Model, module: torch.fx.GraphModule, sizes: dict[str, int]) -> dict[str, int]:
-    """The sizes, or larger ones where the model wants more: a window of sound, say. As they are where none fit."""
+def _grown(model: ir.Model, sizes: Mapping[str, int], scale: int, given: Mapping[str, int]) -> dict[str, int]:
+    """The sizes times `scale` where that is allowed, but for the `given` ones and batches."""
     allowed = ranges(model)
-    batches = {str(value.shape[0]) for value in model.graph.inputs if value.shape is not None and value.shape.rank()}
+    kept = {str(value.shape[0]) for value in model.graph.inputs if value.shape is not None and value.shape.rank()}
+    larger = {name: size * (1 if name in kept or name in given else scale) for name, size in sizes.items()}
+    return {name: size if name in given else clip(size, allowed.get(name, (1, None))) for name, size in larger.items()}
 
-    def grown(scale: int) -> dict[str, int]:
-        larger = {name: size if name in batches else size * scale for name, size in sizes.items()}
-        return {name: clip(size, allowed.get(name, (1, None))) for name, size in larger.items()}
 
+def _taken(
+    model: ir.Model, module: torch.fx.GraphModule, sizes: dict[str, int], given: Mapping[str, int]
+) -> dict[str, int]:
+    """The sizes, or larger ones where the model wants more: a window of sound, say. As they are where none fit."""
     if _runs(model, module, sizes):
         return sizes
     for scale in (8, 64, 512):
         # twice what is enough, if it can be: at the least size there are sizes of 1 inside, which torch would fix
-        for found in (grown(2 * scale), grown(scale)):
+        for found in (_grown(model, sizes, times, given) for times in (2 * scale, scale)):
             if _runs(model, module, found):
                 return found
     return sizes
@@ -147,8 +185,10 @@ def _check_sizes(
     model: ir.Model,
     module: torch.fx.GraphModule,
     sizes: dict[str, int],
+    *,
+    complete: bool,
 ) -> None:
-    """Raise ExportError when a dynamic dimension became a number, or got bounds that the model itself has not."""
+    """Raise NarrowError when a dynamic dimension became a number, or got bounds that the model itself has not."""
     values = {value.name: value for value in model.graph.inputs}
     inputs: tuple[str, ...] = module.meta["inputs"]
     by_name = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
@@ -157,33 +197,40 @@ def _check_sizes(
         for axis, wanted in dynamic.items():
             size = by_name[str(given)].meta["val"].shape[axis]
             if str(size).isdigit():  # a number, or a symbol that stands for one
-                raise ExportError(f"torch.export fixes axis {axis} of input {name!r} to {size}")
+                raise NarrowError(f"torch.export fixes axis {axis} of input {name!r} to {size}")
             limit, label = limits.get(str(size)), str((values[name].shape or ())[axis])
             if limit is None:
                 continue
             low, high = getattr(wanted, "min", None) or 0, getattr(wanted, "max", None) or _HUGE
-            if int(limit.lower) > max(low, _SMALLEST) and _runs(model, module, {**sizes, label: int(limit.lower) - 1}):
-                raise ExportError(f"torch.export needs axis {axis} of input {name!r} to be {limit.lower} or more")
+            smallest = int(limit.lower)
+            if complete and smallest > max(low, _SMALLEST) and _runs(model, module, {**sizes, label: smallest - 1}):
+                raise NarrowError(f"torch.export needs axis {axis} of input {name!r} to be {smallest} or more")
             most = int(str(limit.upper)) if str(limit.upper).isdigit() else _HUGE
             if most < min(high, _HUGE) and _runs(model, module, {**sizes, label: most + 1}):
-                raise ExportError(f"torch.export needs axis {axis} of input {name!r} to be {limit.upper} or less")
+                raise NarrowError(f"torch.export needs axis {axis} of input {name!r} to be {limit.upper} or less")
 
 
 def _check_runs(program: torch.export.ExportedProgram, model: ir.Model, module: torch.fx.GraphModule) -> None:
-    """Raise ExportError when the program refuses sizes that the module takes: a relation between dimensions, say."""
+    """Raise NarrowError when the program refuses sizes that the module takes: a relation between dimensions, say."""
     exported, allowed = program.module(), ranges(model)
     for size in (1, _EQUAL):
-        sizes = {name: clip(size, allowed.get(name, (1, None))) for name in names(model)}
-        if not _runs(model, module, sizes):
-            continue
-        arguments = _arguments(model, module, sizes)
-        try:
-            with torch.no_grad():
-                wanted, found = _shapes(module(*arguments)), _shapes(exported(*arguments))
-        except Exception as error:
-            raise ExportError(f"torch.export refuses {sizes}: {_first_line(error)}") from error
-        if wanted != found:
-            raise ExportError(f"torch.export fixes a path that {sizes} do not take: shapes {found}, expected {wanted}")
+        _check_same(exported, model, module, {name: clip(size, allowed.get(name, (1, None))) for name in names(model)})
+
+
+def _check_same(
+    exported: torch.nn.Module, model: ir.Model, module: torch.fx.GraphModule, sizes: dict[str, int]
+) -> None:
+    """Raise NarrowError when the module takes these sizes, and the program refuses them or has other results."""
+    if not _runs(model, module, sizes):
+        return
+    arguments = _arguments(model, module, sizes)
+    try:
+        with torch.no_grad():
+            wanted, found = _shapes(module(*arguments)), _shapes(exported(*arguments))
+    except Exception as error:
+        raise NarrowError(f"torch.export refuses {sizes}: {_first_line(error)}") from error
+    if wanted != found:
+        raise NarrowError(f"torch.export fixes a path that {sizes} do not take: shapes {found}, expected {wanted}")
 
 
 def _shapes(results: object) -> list[tuple[int, ...]]:

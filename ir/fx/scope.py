@@ -144,10 +144,13 @@ class Body:
 
     def placeholder(self, name: str, source: str, *, tap: bool = True, host: bool = False) -> fx.Node:
         """An input, with a Python name that resembles its own; `tap` where it is a value of the model."""
-        target, taken = identifier(name), {node.target for node in self.graph.find_nodes(op="placeholder")}
-        while target in taken or target in _WRITTEN:
+        target = identifier(name)
+        while target in _WRITTEN:
             target += "_"
-        node = marked(self.graph.placeholder(target), name, source, tap=tap)
+        # left to itself FX has small letters in one and not in the other, and assigns a parameter to a variable that
+        # may be another parameter's name
+        node = marked(self.graph.create_node("placeholder", target, name=target), name, source, tap=tap)
+        node.target = node.name
         if self._first is None and not host:
             self._first = node
         return node

@@ -21,6 +21,9 @@ Row = tuple[int, Sequence[int]]
 """What one iteration adds to a scanned output: ONNX type, and sizes, 0 for those that the model leaves open."""
 Array = torch.Tensor | np.ndarray
 
+#: Bytes that a row takes before it is stacked, empty as it may be.
+_ROW = 512
+
 
 def branch(
     condition: torch.Tensor | Nested,
@@ -201,6 +204,7 @@ def _announce(rows: Sequence[Sequence[object]]) -> None:
     for part in rows[-1]:
         if isinstance(part, torch.Tensor):
             torch.empty((len(rows), *part.shape), dtype=part.dtype, device="meta")
+            torch.empty((len(rows), _ROW), dtype=torch.uint8, device="meta")
 
 
 def _scalar(value: torch.Tensor | Nested) -> int | bool:

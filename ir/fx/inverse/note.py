@@ -75,11 +75,12 @@ class Meta(dict[str, object]):
         return others if noted is None else {**others, KEY: noted}
 
 
-def sign(program: torch.export.ExportedProgram, module: torch.nn.Module) -> None:
-    """Put the note on the module it was made from into a program, with a digest: from now on edits are seen."""
+def sign(program: torch.export.ExportedProgram, module: torch.nn.Module) -> torch.export.ExportedProgram:
+    """The program, with the note on the module it was made from and a digest: from now on edits are seen."""
     noted, meta = note(module), program.graph_module.meta
     if noted is not None:
         meta["custom"] = {**meta.get("custom", {}), KEY: {**noted, "digest": digest(program)}}
+    return program
 
 
 def read(program: torch.export.ExportedProgram) -> tuple[oir.Model, str | None] | None:

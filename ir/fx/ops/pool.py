@@ -23,8 +23,18 @@ Kernel = Callable[..., torch.Tensor]
 # the comparison of sizes that may be symbolic
 _smaller: Callable[[int, int], int] = torch.sym_min
 
+
+def _max_pool1d(
+    x: torch.Tensor, kernel: Ints, strides: Ints, pads: Ints, dilations: Ints, ceil: bool, places: bool
+) -> object:
+    """By the kernel that finds places as well: with the other, torch.export (2.13) fixes the length."""
+    options = (list(kernel), list(strides), list(pads), list(dilations), ceil, True)
+    found, at = functional.max_pool1d_with_indices(x, *options)
+    return (found, at) if places else found
+
+
 _MAX: dict[int, Callable[..., object]] = {
-    1: functional.max_pool1d,
+    1: _max_pool1d,
     2: functional.max_pool2d,
     3: functional.max_pool3d,
 }

@@ -187,3 +187,5 @@ def test_rows_that_no_loop_s_end_is_in_sight_of_are_held_to_the_limit() -> None:
     with pytest.raises(ModelError, match=r"128 KiB for the shape \[32, 1024\] is over the limit of 64 KiB"):
         interpreter.run({"x": x, "n": np.array(2**62)}, taps=lambda name, _: seen.append(name))
     assert seen.count("r") == 32
+    with pytest.raises(ModelError, match=r"for the shape \[256, 512\] is over the limit of 64 KiB"):
+        interpreter.run({"x": x[:0], "n": np.array(2**62)})

@@ -204,7 +204,7 @@ def test_scan_of_open_length_stays_a_scan() -> None:
 def test_silero_exports_with_open_batch_and_sequence(data_dir: Path, name: str, cond: list[str]) -> None:
     model = tersor.load(data_dir / "models" / "silero_vad" / f"{name}.onnx")
     module = to_fx(model)
-    program = export(model, module)
+    program = export(model, module, complete=False)  # the sizes of one window, which the model is for
     assert structures(program) == cond
     feeds = random_feeds(model, {"batch": 2, "sequence": 576})
     hold(module, program, [tuple(torch.from_numpy(np.asarray(feeds[key])) for key in module.meta["inputs"])])
@@ -287,3 +287,35 @@ def test_a_program_of_ours_comes_back_with_the_op_whole(line: str) -> None:
     feeds = random_feeds(model)
     a, b = (next(iter(Interpreter(to_fx(each)).run(feeds).values())) for each in (model, again))
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("line", "sizes"),
+    [
+        ("y = Conv{strides=[16]}(x, w)", [80, 96, 300]),
+        ("y = MaxPool{kernel_shape=[3]}(x)", [4, 5, 300]),
+        ("y = MaxPool{kernel_shape=[3], pads=[1, 1]}(x)", [2, 3, 300]),
+    ],
+)
+def test_windows_along_an_open_axis_take_every_length(line: str, sizes: list[int]) -> None:
+    weights = {"w": f32(4, 1, 64)} if "w)" in line else {}
+    model = graph(line, inputs={"x": "float[b, 1, n]"}, **weights)
+    module = to_fx(model)
+    program = export(model, module, complete=False).module()
+    for size in sizes:
+        x = torch.randn(2, 1, size)
+        torch.testing.assert_close(program(x), module(x))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("y = MaxPool{kernel_shape=[3]}(x)", "needs axis 2 of input 'x' to be 4 or more"),
+        ("y = Conv{strides=[16]}(x, w)", "torch.export refuses {'b': 3, 'n': "),
+    ],
+)
+def test_the_least_sizes_are_given_up_only_where_asked(line: str, message: str) -> None:
+    weights = {"w": f32(4, 1, 64)} if "w)" in line else {}
+    model = graph(line, inputs={"x": "float[b, 1, n]"}, **weights)
+    with pytest.raises(ExportError, match=message):
+        export(model, to_fx(model))

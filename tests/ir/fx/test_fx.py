@@ -45,6 +45,13 @@ def test_it_is_called_by_position_or_name_and_returns_outputs_in_order() -> None
     assert module.meta["outputs"] == ("y", "i")
 
 
+def test_inputs_that_differ_in_their_case_alone_are_two() -> None:
+    module = to_fx(graph("y = Neg(X)", "z = Exp(x)", inputs={"X": "float[2]", "x": "float[3]"}, outputs=["y", "z"]))
+    y, z = module(torch.ones(2), torch.zeros(3))
+    assert y.tolist() == [-1, -1]
+    assert z.tolist() == [1, 1, 1]
+
+
 def test_one_output_is_the_tensor_itself() -> None:
     assert isinstance(to_fx(graph("y = Relu(x)"))(torch.zeros(2)), torch.Tensor)
 
