@@ -115,7 +115,10 @@ class Judge(Engines):
             verdict.differences.extend(self._one_by_one(example, verdict))
             return verdict
         if found is None:
-            verdict.differences.append(self._refusal(example, wanted, verdict.fx))
+            refusal = self._refusal(example, wanted, verdict.fx)
+            # FX drew other numbers, on which a node may be right to refuse
+            if refusal.node is not None or not _draws(example):
+                verdict.differences.append(refusal)
             return verdict
         verdict.differences.extend(self._each(example, found, wanted))
         return verdict
@@ -140,7 +143,7 @@ class Judge(Engines):
             try:
                 alone = single(example, node, values)
             except Refused as error:
-                if not any(other.op_type in _RANDOM for other in example.model.graph.node):
+                if not _draws(example):
                     yield _whole("value", str(error), example)
                 continue
             difference = self._node(alone, {name: wanted[name] for name in outputs}, RUNTIME)
@@ -210,6 +213,10 @@ class Judge(Engines):
             ):
                 return said
         return OTHERWISE
+
+
+def _draws(example: Example) -> bool:
+    return any(node.op_type in _RANDOM for node in example.model.graph.node)
 
 
 def _whole(kind: str, text: str, example: Example) -> Difference:

@@ -142,7 +142,7 @@ KNOWN: tuple[Known, ...] = (
     ),
     known(
         "ONNX does not say how sums of integers overflow",
-        "ReduceL1 ReduceL2 ReduceLogSumExp",
+        "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp",
         when.is_("value"),
         cure=when.small,
     ),
@@ -197,6 +197,23 @@ KNOWN: tuple[Known, ...] = (
         when.of(RUNTIME),
         when.is_("value"),
         when.scans_nothing,
+    ),
+    known(
+        "torch skips the padding, zeros of which infinity makes NaN",
+        "Conv",
+        when.is_("value"),
+        cure=when.finite,
+        against_both=True,
+    ),
+    known(
+        "the reference has an end before the start mean the start",
+        "Shape",
+        when.of(REFERENCE),
+        when.is_("shape"),
+        when.ends_before_the_start,
+    ),
+    known(
+        "the reference counts places within a channel", "MaxPool", when.of(REFERENCE), when.is_("value"), when.places
     ),
     known(
         "the reference counts rows where it has no axis", "Unique", when.of(REFERENCE), when.is_("shape"), when.empty
@@ -279,8 +296,8 @@ KNOWN: tuple[Known, ...] = (
         when.times_the_strides,
     ),
     known(
-        "the reference's erf and sixth are float32",
-        "Erf HardSwish",
+        "the reference's erf and constants are float32",
+        "Erf Gelu HardSwish LRN",
         when.of(REFERENCE),
         when.is_("value"),
         when.in_float32,

@@ -123,7 +123,9 @@ def _tried(strategy: st.SearchStrategy[Example], number: int, count: int, memory
     except FindingError as finding:
         report.findings.append(str(finding))
     except Exception as error:
-        report.findings.append(f"the search itself failed: {type(error).__name__}: {error}")
+        # a finding that did not come again is inside of hypothesis' own error
+        parts = "\n".join(str(part) for part in getattr(error, "exceptions", ()))
+        report.findings.append(f"the search itself failed: {type(error).__name__}: {error}\n{parts}")
     return report
 
 
