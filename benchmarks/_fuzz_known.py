@@ -213,6 +213,13 @@ KNOWN: tuple[Known, ...] = (
         when.ends_before_the_start,
     ),
     known(
+        "torch multiplies a first state of zeros, the others leave it out",
+        "LSTM GRU RNN",
+        when.is_("value"),
+        cure=when.finite,
+        against_both=True,
+    ),
+    known(
         "the reference counts places within a channel", "MaxPool", when.of(REFERENCE), when.is_("value"), when.places
     ),
     known(
@@ -278,7 +285,7 @@ KNOWN: tuple[Known, ...] = (
         "the reference's stop words have case although they should not",
         "StringNormalizer",
         when.of(REFERENCE),
-        when.is_("shape"),
+        when.is_("shape", "value"),
         when.stops_in_any_case,
     ),
     known(

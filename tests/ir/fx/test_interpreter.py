@@ -83,7 +83,8 @@ class _Memory(TorchDispatchMode):
         results = func(*args, **(kwargs or {}))
         for tensor in _tensors(results):
             storage = tensor.untyped_storage()
-            if _storage(tensor) not in given | self._seen:
+            # the meta device has no memory: the interpreter asks it what an op would allocate
+            if tensor.device.type != "meta" and _storage(tensor) not in given | self._seen:
                 self._seen.add(_storage(tensor))
                 self.now += storage.nbytes()
                 self.peak = max(self.peak, self.now)
