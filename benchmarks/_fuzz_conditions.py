@@ -83,7 +83,8 @@ def power_out_of_range(difference: Difference) -> bool:
     with np.errstate(all="ignore"):
         exact = np.broadcast_to(np.float_power(base.astype(float), exponent.astype(float)), found.shape)
     ends = np.iinfo(base.dtype)
-    fits = (exact >= ends.min) & (exact <= ends.max) & (exact == np.trunc(exact))
+    beyond = 2.0 ** (ends.bits - (base.dtype.kind == "i"))
+    fits = (exact >= ends.min) & (exact < beyond) & (exact == np.trunc(exact))
     return bool((~fits[found != wanted]).all())
 
 
