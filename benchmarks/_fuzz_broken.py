@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -140,28 +140,25 @@ def _numbers(tensor: TensorProto, dtype: type[np.generic]) -> np.ndarray:
 
 def odd_constant(draw: Draw, model: onnx.ModelProto) -> str:
     """Sizes, axes and the like out of all proportion."""
-    found = [tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.INT64 and tensor.raw_data]
-    if not found:
-        return ""
-    tensor = draw(st.sampled_from(found))
-    array = _numbers(tensor, np.int64)
-    if not array.size:
-        return ""
-    array[draw(st.integers(0, array.size - 1))] = draw(st.sampled_from(_ODD_INTS))
-    tensor.raw_data = array.tobytes()
-    return f"{tensor.name} holds {array[:8].tolist()}"
+    return _odd(draw, model, TensorProto.INT64, np.int64, _ODD_INTS)
 
 
 def odd_number(draw: Draw, model: onnx.ModelProto) -> str:
     """Scales, bounds, ratios and the like out of all proportion."""
-    found = [tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT and tensor.raw_data]
+    return _odd(draw, model, TensorProto.FLOAT, np.float32, _ODD_FLOATS)
+
+
+def _odd(
+    draw: Draw, model: onnx.ModelProto, kind: int, dtype: type[np.generic], numbers: Sequence[int] | Sequence[float]
+) -> str:
+    found = [tensor for tensor in model.graph.initializer if tensor.data_type == kind and tensor.raw_data]
     if not found:
         return ""
     tensor = draw(st.sampled_from(found))
-    array = _numbers(tensor, np.float32)
+    array = _numbers(tensor, dtype)
     if not array.size:
         return ""
-    array[draw(st.integers(0, array.size - 1))] = draw(st.sampled_from(_ODD_FLOATS))
+    array[draw(st.integers(0, array.size - 1))] = draw(st.sampled_from(numbers))
     tensor.raw_data = array.tobytes()
     return f"{tensor.name} holds {array[:8].tolist()}"
 

@@ -219,6 +219,14 @@ KNOWN: tuple[Known, ...] = (
         cure=when.finite,
         against_both=True,
     ),
+    known("the reference pads both ends alike", "MaxPool", when.of(REFERENCE), when.is_("shape"), when.uneven_pads),
+    known(
+        "the reference slices as NumPy does, nothing from before the first element",
+        "Slice",
+        when.of(REFERENCE),
+        when.is_("shape"),
+        when.backward_from_before_the_first,
+    ),
     known(
         "the reference counts places within a channel", "MaxPool", when.of(REFERENCE), when.is_("value"), when.places
     ),

@@ -198,6 +198,31 @@ class Layer:
         return result if self.outputs == 1 else (result, *finals)
 
 
+def lstm_cell(
+    layer: Layer,
+    functions: Sequence[Activation],
+    gates: Tensor,
+    memory: Tensor,
+    peepholes: tuple[Tensor, ...] | None,
+    input_forget: int,
+) -> tuple[Tensor, Tensor]:
+    """One step of an LSTM: the hidden state and the memory after it.
+
+    gates [batch, 4 hidden], both products and the biases summed, in the order input, output, forget, cell; peepholes
+    of input, output and forget, [hidden] each.
+    """
+    f, g, h = functions
+    i, o, forget, new = gates.chunk(4, -1)
+    if peepholes is not None:
+        i, forget = i + peepholes[0] * memory, forget + peepholes[2] * memory
+    i = f(layer.limited(i))
+    keep = 1 - i if input_forget else f(layer.limited(forget))
+    memory = keep * memory + i * g(layer.limited(new))
+    if peepholes is not None:
+        o = o + peepholes[1] * memory
+    return f(layer.limited(o)) * h(memory), memory
+
+
 def _one(cell: Cell, functions: Sequence[Activation], state: State, inputs: State) -> tuple[State, Tensor]:
     after = cell(inputs[0], state, functions)
     if len(inputs) == 1:

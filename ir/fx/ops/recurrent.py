@@ -15,7 +15,7 @@ import torch
 
 from ..flow.steps import State
 from ..lowering import Lowering, Table, standard
-from .cells import Activation, Attributes, Cell, Layer
+from .cells import Activation, Attributes, Cell, Layer, lstm_cell
 
 Tensor = torch.Tensor
 Maybe = torch.Tensor | None
@@ -91,17 +91,8 @@ def lstm(
         weights = recurrence[d].T
 
         def step(gates: Tensor, state: State, functions: Sequence[Activation]) -> State:
-            f, g, h = functions
             last, memory = state
-            i, o, forget, new = (gates + last @ weights).chunk(4, -1)
-            if peep is not None:
-                i, forget = i + peep[0] * memory, forget + peep[2] * memory
-            i = f(layer.limited(i))
-            keep = 1 - i if input_forget else f(layer.limited(forget))
-            memory = keep * memory + i * g(layer.limited(new))
-            if peep is not None:
-                o = o + peep[1] * memory
-            return f(layer.limited(o)) * h(memory), memory
+            return lstm_cell(layer, functions, gates + last @ weights, memory, peep, input_forget)
 
         return step
 

@@ -8,7 +8,6 @@ from tersor.benchmarks._common import distance
 from tersor.benchmarks._zoo import zoo
 from tersor.benchmarks.models import DEMAND, measure
 from tersor.driver.compile import run_passes
-from tersor.examples.data import data_dir
 from tersor.ir.level import Level, violations
 from tersor.passes.presets import RAISING
 
@@ -16,14 +15,11 @@ SMALL = zoo(small=True)
 _TRAINED = ("BabyLlama", "g2p encoder", "g2p decoder", "silero 16k", "silero opset 15")
 
 
-def _needs_data(name: str) -> object:
-    absent = name in _TRAINED and data_dir() is None
-    return pytest.param(name, marks=pytest.mark.skipif(absent, reason="needs the data folder"))
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [_needs_data(name) for name in SMALL])
-def test_answers_as_onnx_runtime_does(name: str) -> None:
+@pytest.mark.parametrize("name", SMALL)
+def test_answers_as_onnx_runtime_does(name: str, request: pytest.FixtureRequest) -> None:
+    if name in _TRAINED:
+        request.getfixturevalue("data_dir")
     found = measure(SMALL[name])
     assert found.fx <= DEMAND
     assert found.raised <= DEMAND

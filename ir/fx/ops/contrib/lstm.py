@@ -13,7 +13,7 @@ import torch
 from ...flow.steps import State, over_time
 from ...kernels.products import integer_product
 from ...lowering import Lowering, Table, standard
-from ..cells import Attributes, Layer
+from ..cells import Attributes, Layer, lstm_cell
 from ..quant import dynamic_quantize
 
 Tensor = torch.Tensor
@@ -77,7 +77,7 @@ def dynamic_quantize_lstm(
         ) -> tuple[State, Tensor]:
             running, last, memory = state
             total = inputs[0] + _product(running, recurrence[d], r_scale[d], r_zero[d])
-            new, kept = _cell(layer, d, total, memory, peep, input_forget)
+            new, kept = lstm_cell(layer, layer.functions[3 * d : 3 * d + 3], total, memory, peep, input_forget)
             if len(inputs) == 1:
                 return (new, new, kept), new
             row = torch.where(inputs[1], new, 0.0)
@@ -106,22 +106,6 @@ def _product(x: Tensor, weight: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
     codes, x_scale, x_zero = parts
     y: Tensor = integer_product(codes, weight, x_zero, zero).to(x.dtype) * (x_scale * scale)
     return y
-
-
-def _cell(
-    layer: Layer, d: int, total: Tensor, memory: Tensor, peep: tuple[Tensor, ...] | None, input_forget: int
-) -> tuple[Tensor, Tensor]:
-    """One step: the new state and memory."""
-    f, g, h = layer.functions[3 * d : 3 * d + 3]
-    i, o, forget, new = total.chunk(4, -1)
-    if peep is not None:
-        i, forget = i + peep[0] * memory, forget + peep[2] * memory
-    i = f(layer.limited(i))
-    keep = 1 - i if input_forget else f(layer.limited(forget))
-    memory = keep * memory + i * g(layer.limited(new))
-    if peep is not None:
-        o = o + peep[1] * memory
-    return f(layer.limited(o)) * h(memory), memory
 
 
 LSTM: Table = standard(
