@@ -45,11 +45,17 @@ def test_it_is_called_by_position_or_name_and_returns_outputs_in_order() -> None
     assert module.meta["outputs"] == ("y", "i")
 
 
-def test_inputs_that_differ_in_their_case_alone_are_two() -> None:
-    module = to_fx(graph("y = Neg(X)", "z = Exp(x)", inputs={"X": "float[2]", "x": "float[3]"}, outputs=["y", "z"]))
+@pytest.mark.parametrize(("first", "second"), [("X", "x"), ("a.b", "a_b")])
+def test_inputs_of_nearly_one_name_are_two(first: str, second: str) -> None:
+    inputs = {first: "float[2]", second: "float[3]"}
+    module = to_fx(graph(f"y = Neg({first})", f"z = Exp({second})", inputs=inputs, outputs=["y", "z"]))
     y, z = module(torch.ones(2), torch.zeros(3))
     assert y.tolist() == [-1, -1]
     assert z.tolist() == [1, 1, 1]
+
+
+def test_an_input_keeps_its_capital_letters() -> None:
+    assert to_fx(graph("y = Neg(X)", inputs={"X": "float[2]"}))(X=torch.ones(2)).tolist() == [-1, -1]
 
 
 def test_one_output_is_the_tensor_itself() -> None:
