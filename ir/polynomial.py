@@ -25,6 +25,9 @@ class Quotient:
         return f"({'//'.join(parts)})"
 
 
+#: The largest exponent that a formula is multiplied out for.
+_POWER = 8
+
 Atom = Union[str, Quotient]  # noqa: UP007  # an alias that names a class defined later
 Monomial = tuple[Atom, ...]
 Number = Union[int, "Polynomial"]
@@ -217,6 +220,8 @@ def _parse(node: ast.expr) -> Polynomial:
             return left - right
         if isinstance(node.op, ast.Mult):
             return left * right
+        if isinstance(node.op, ast.Pow) and right.constant is not None and 0 <= right.constant <= _POWER:
+            return prod([left] * right.constant, start=Polynomial.of(1))
         if isinstance(node.op, ast.FloorDiv) and right:
             return left // right
     raise ValueError("no formula of dimensions")

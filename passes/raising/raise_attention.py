@@ -1,49 +1,75 @@
 """Raise softmax attention to one Attention node.
 
-    before   Q, K: [batch, heads, sequence, size]
-             MatMul(scale * Q, Transpose(K)) + mask --> Softmax --> [NaN guard] --> MatMul(_, V)
-    after    Attention(Q, K, V, mask){scale}
+    before   scale Q K^T + mask --> Softmax --> [NaN guard] --> (_) V        spelled in any way
+    after    Attention(Q, K, V, mask){scale, softcap}        Q, K, V: [batch, heads, sequence, size]
 
-Exact: softmax(scale Q K^T + mask) V, Vaswani et al., Attention Is All You Need, 2017, equation 1. The walk starts at
-the softmax and proves what lies between it and the two products that bracket it. A guard that turns NaN into zero goes
-when the mask is finite, for then no row can be NaN. Left alone, with the reason: softmax over another axis,
-probabilities that are read elsewhere, heads that differ in number, masks that are no addition.
+Exact: softmax(scale Q K^T + mask) V, Vaswani et al., Attention Is All You Need, 2017, equation 1; grouped queries:
+Ainslie et al., GQA, 2023; soft caps: Gemma 2, 2024. The walk starts at the softmax (`scores`) and proves what lies
+between it and the two products that bracket it; heads that were split, merged, repeated or moved are followed through
+every rearrangement (`ir.layout`). Rows whose keys are all hidden by minus infinity become zero, as ONNX says; without
+a guard they were NaN. Left alone, with the reason: softmax over another axis, probabilities that are read elsewhere,
+scores that are no product of two computed values, and masks that broadcast in ways that Attention has no place for.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
-from ...ir.content import Element, dimensions
+from ...ir.content import dimensions
+from ...ir.layout import Arrangement, Atom, Axis, after, arrange, fresh, rearranges, regroup, size_of, whole
+from ..arrange import arranged
 from ..base import Match, Miss, Rewrite
-from ..edit import Tape, attribute, constant_of, is_op, only_reader, replace, scalar_of
+from ..edit import Tape, attribute, is_op, only_reader, replace, scalar_of
+from .operands import Operand, Split, mask, operand, splits
+from .scores import Bias, Scores, is_guard, scores_of
+
+
+@dataclass(frozen=True)
+class Term:
+    """A bias of the scores, and what brings it to the axes of Attention's mask."""
+
+    bias: Bias
+    plan: Arrangement
+
+
+@dataclass(frozen=True)
+class Back:
+    """The value that Attention's output takes the place of, and how its axes come to be those."""
+
+    old: ir.Value
+    plan: Arrangement
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bracket(Match):
-    """The two products around a softmax and what lies between."""
+    """The operands of the two products around a softmax, and what lies between.
 
-    query: ir.Value
-    key: ir.Value
-    #: Axes that bring `key` to [batch, heads, size, sequence] when it is not given as [batch, heads, sequence, size].
-    key_perm: tuple[int, ...] | None
-    value: ir.Value
-    mask: ir.Value | None
+    scale: of the product. cap: 0 for none.
+    """
+
+    query: Operand
+    key: Operand
+    value: Operand
+    terms: tuple[Term, ...]
     scale: float
-    output: ir.Value
+    cap: float
+    precision: ir.DataType | None
+    back: Back
 
 
 @dataclass(frozen=True)
-class _Scores:
-    """scale * product + mask, taken apart."""
+class _Weighted:
+    """The product of probabilities, laid out as `axes`, and values; `zeroed` is what hides probabilities again."""
 
     product: ir.Node
-    scale: float
-    mask: ir.Value | None
+    axes: tuple[Axis, ...]
+    zeroed: tuple[tuple[ir.Value, bool], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,192 +80,201 @@ class RaiseAttention(Rewrite):
     anchors: ClassVar[tuple[str, ...]] = ("Softmax",)
 
     def match(self, node: ir.Node) -> Match | Miss:
-        dims = dimensions(node.outputs[0])
-        if dims is None or len(dims) != 4:
-            return Miss("rank", node.outputs[0].name or "", "scores of shape [batch, heads, sequence, sequence]")
-        if attribute(node, "axis", -1) not in (-1, 3):
+        dims = dimensions(node.outputs[0]) or dimensions(node.inputs[0])
+        if dims is None or len(dims) < 2:
+            return Miss("rank", node.outputs[0].name or "", "scores of known rank, at least 2")
+        if attribute(node, "axis", -1) not in (-1, len(dims) - 1):
             return Miss("axis", f"axis {attribute(node, 'axis', -1)}", "softmax over the last axis")
-        scores = _take_apart(node.inputs[0])
+        scores = scores_of(node.inputs[0])
         if isinstance(scores, Miss):
             return scores
-        if scores.mask is not None and not _broadcasts(scores.mask, scores.product.outputs[0]):
-            return Miss("mask", _sizes(scores.mask), f"sizes that broadcast to {_sizes(scores.product.outputs[0])}")
-        product = _weighted_sum(node.outputs[0], scores.mask)
-        if isinstance(product, Miss):
-            return product
-        query, key = scores.product.inputs
-        assert query is not None and key is not None
-        query, query_scale = _unscaled(query)
-        key, key_scale = _unscaled(key)
-        spelled = _untransposed(key)
-        if isinstance(spelled, Miss):
-            return spelled
-        key, perm = spelled
-        value = product.inputs[1]
-        assert value is not None
-        sizes = [_leading(query, None), _leading(key, perm), _leading(value, None)]
-        batches, heads = {size[0] for size in sizes}, {size[1] for size in sizes}
-        if len(heads) != 1 or not isinstance(sizes[0][1], int):
-            return Miss("heads", ", ".join(str(size[1]) for size in sizes), "one known number of heads in Q, K and V")
-        if len(batches) != 1 or None in batches:
-            return Miss("batch", ", ".join(str(size[0]) for size in sizes), "one batch size in Q, K and V")
-        return Bracket(
-            node=node,
-            query=query,
-            key=key,
-            key_perm=perm,
-            value=value,
-            mask=scores.mask,
-            scale=scores.scale * query_scale * key_scale,
-            output=product.outputs[0],
-        )
+        weighted = _weighted_sum(node.outputs[0], scores)
+        return weighted if isinstance(weighted, Miss) else _bracket(node, scores, weighted)
 
     def rewrite(self, found: Match) -> None:
         assert isinstance(found, Bracket)
         tape = Tape()
-        key = found.key if found.key_perm is None else tape("Transpose", found.key, perm=found.key_perm)
-        inputs = [found.query, key, found.value, *([] if found.mask is None else [found.mask])]
-        fused = tape("Attention", *inputs, scale=found.scale)
-        replace(tape, [found.output], [fused], matched=[found.node])
+        inputs = [arranged(tape, item.plan) for item in (found.query, found.key, found.value)]
+        total: ir.Value | None = None
+        for term in found.terms:
+            added = _term(tape, term, inputs[0].dtype or found.back.old.dtype)
+            total = added if total is None else tape("Add", total, added)
+        fused = tape(
+            "Attention",
+            *inputs,
+            *([] if total is None else [total]),
+            scale=found.scale,
+            softcap=found.cap or None,
+            softmax_precision=None if found.precision is None else int(found.precision),
+        )
+        output = arranged(tape, dataclasses.replace(found.back.plan, value=fused))
+        replace(tape, [found.back.old], [output], matched=[found.node])
 
 
-def _take_apart(value: ir.Value | None) -> _Scores | Miss:
-    """Walk from the softmax up through scaling and one added mask to the product of queries and keys."""
-    scale, mask = 1.0, None
-    node = None if value is None else value.producer()
-    while node is not None and not node.domain:
-        if node.op_type == "MatMul":
-            if constant_of(node.inputs[0]) is not None or constant_of(node.inputs[1]) is not None:
-                return Miss("scores", f"MatMul at {node.name} with a constant", "the product of two computed values")
-            return _Scores(node, scale, mask)
-        if node.op_type in ("Mul", "Div"):
-            inner, factor = _scaling(node)
-            if inner is None:
-                return Miss("scale", f"{node.op_type} at {node.name}", "a constant scalar scale")
-            # softmax(a (S + m)) = softmax(a S + a m): a scale outside the mask cannot move inside for free
-            if mask is None and factor != 1.0 and _adds(inner):
-                return Miss("scale", f"{node.op_type} at {node.name}", "a scale that is applied before the mask")
-            scale, value = scale * factor, inner
-        elif node.op_type == "Add":
-            inner, added = _masked(node)
-            if inner is None or mask is not None:
-                return Miss("mask", f"Add at {node.name}", "one mask added to the product of queries and keys")
-            mask, value = added, inner
-        else:
-            return Miss("scores", f"{node.op_type} at {node.name}", "Mul, Div, Add or the MatMul of queries and keys")
-        node = value.producer()
-    return Miss("scores", value.name or "" if value else "", "the MatMul of queries and keys")
+def _bracket(node: ir.Node, scores: Scores, weighted: _Weighted) -> Match | Miss:
+    """Find a batch and heads in which queries, keys, values and masks all fit."""
+    product = whole(scores.product.outputs[0])
+    assert product is not None
+    leading, rows, columns = product[:-2], product[-2], product[-1]
+    if scores.axes[-1:] != (columns,):
+        return Miss("axis", _shown(scores.axes), "softmax over the keys alone")
+    if weighted.axes[-2:] != (rows, columns):
+        return Miss("layout", _shown(weighted.axes), "probabilities of shape [.., queries, keys]")
+    atoms = [atom for axis in weighted.axes[:-2] for atom in axis]
+    if not _in_order(atoms, leading):
+        return Miss("layout", _shown(weighted.axes), "leading axes in the order of the product of queries and keys")
+    points = [product, *(bias.axes for bias in scores.biases), scores.axes, weighted.axes]
+    ordered = [axes for axes in points if axes[-2:] == (rows, columns)]
+    missed: Miss | None = None
+    for split in splits(ordered, atoms):
+        found = _fit(node, scores, weighted, split)
+        if not isinstance(found, Miss):
+            return found
+        missed = missed or found
+    assert missed is not None
+    return missed
 
 
-def _weighted_sum(probabilities: ir.Value, mask: ir.Value | None) -> ir.Node | Miss:
-    """The product with the values, behind a NaN guard if there is one."""
-    value = probabilities
-    readers = value.consumers()
-    guard = next((node for node in readers if is_op(node, "Where")), None)
-    if guard is not None:
-        test = guard.inputs[0].producer() if guard.inputs[0] is not None else None
-        asks = is_op(test, "IsNaN") and test.inputs[0] is value
-        if not asks or scalar_of(guard.inputs[1]) != 0.0 or guard.inputs[2] is not value:
-            return Miss("guard", f"Where at {guard.name}", "zeros where a probability is NaN")
-        if len(readers) != 2 or value.is_graph_output():
-            return Miss("probabilities", value.name or "", "to be read by the product with the values alone")
-        if mask is not None and not _finite(mask):
-            return Miss("guard", mask.name or "", "a mask that is provably finite, so that no row is NaN")
-        value = guard.outputs[0]
-    reader = only_reader(value)
-    if reader is None:
-        return Miss("probabilities", value.name or "", "to be read by the product with the values alone")
-    if not is_op(reader, "MatMul") or reader.inputs[0] is not value:
-        return Miss("values", f"{reader.op_type} at {reader.name}", "MatMul(probabilities, values)")
-    return reader
-
-
-def _finite(mask: ir.Value) -> bool:
-    """Whether an additive mask holds finite numbers only: Where over finite constants."""
-    array = constant_of(mask)
-    if array is not None:
-        return bool(np.isfinite(array).all())
-    node = mask.producer()
-    if node is None or node.domain:
-        return False
-    if node.op_type == "Where":
-        return all(value is not None and _finite(value) for value in node.inputs[1:])
-    return node.op_type in ("Expand", "Unsqueeze", "Reshape") and node.inputs[0] is not None and _finite(node.inputs[0])
-
-
-def _scaling(node: ir.Node) -> tuple[ir.Value | None, float]:
-    """(x, c) for x * c, c * x or x / c."""
-    left, right = node.inputs
-    factor = scalar_of(right)
-    if factor is not None and factor != 0.0:
-        return left, (1.0 / factor if node.op_type == "Div" else factor)
-    factor = scalar_of(left)
-    return (right, factor) if factor and node.op_type == "Mul" else (None, 1.0)
-
-
-def _adds(value: ir.Value) -> bool:
-    return is_op(value.producer(), "Add")
-
-
-def _masked(node: ir.Node) -> tuple[ir.Value | None, ir.Value | None]:
-    """(scores, mask): the scores are the side that comes from a product of two computed values."""
-    left, right = node.inputs
-    sides = [(left, right), (right, left)]
-    found = [(inner, mask) for inner, mask in sides if inner is not None and _from_product(inner)]
-    return found[0] if len(found) == 1 else (None, None)
-
-
-def _from_product(value: ir.Value) -> bool:
-    node = value.producer()
-    while is_op(node, "Mul", "Div"):
-        inner, _ = _scaling(node)
-        node = None if inner is None else inner.producer()
-    return is_op(node, "MatMul")
-
-
-def _unscaled(value: ir.Value) -> tuple[ir.Value, float]:
-    """Look through constant scalar factors, and through the transpose behind which one may hide."""
-    scale = 1.0
-    node = value.producer()
-    while is_op(node, "Mul", "Div"):
-        inner, factor = _scaling(node)
-        if inner is None:
+def _fit(node: ir.Node, scores: Scores, weighted: _Weighted, split: Split) -> Match | Miss:
+    if split.heads.constant is None:
+        return Miss("heads", str(split.heads), "a known number of heads")
+    query, key = scores.product.inputs
+    value = weighted.product.inputs[1]
+    assert query is not None and key is not None and value is not None
+    product = whole(scores.product.outputs[0])
+    assert product is not None
+    leading = product[:-2]
+    queries = operand(query, leading, split, turned=False, scalars=True, grouped=False)
+    if queries is None:
+        return Miss("queries", _sizes(query), f"[{split.batch}, {split.heads}, queries, size]")
+    for grouped in (True, False):
+        keys = operand(key, leading, split, turned=True, scalars=True, grouped=grouped)
+        values = operand(value, weighted.axes[:-2], split, turned=False, scalars=False, grouped=grouped)
+        if keys is not None and values is not None and keys.heads == values.heads:
             break
-        value, scale = inner, scale * factor
-        node = value.producer()
-    return value, scale
+    else:
+        which = key if keys is None else value
+        return Miss("keys" if keys is None else "values", _sizes(which), f"[{split.batch}, {split.heads}, keys, size]")
+    terms: list[Term] = []
+    for bias in scores.biases:
+        plan = mask(bias, split)
+        if isinstance(plan, Miss):
+            return plan
+        again = any(bias.value is hidden and bias.hides is hides for hidden, hides in weighted.zeroed)
+        # hidden again behind the softmax, rows without keys are zero: what minus infinity says
+        terms.append(Term(Bias(bias.value, bias.axes, bias.factor, -np.inf, bias.hides) if again else bias, plan))
+    back = _back(weighted, split)
+    if back is None:
+        return Miss("output", _sizes(weighted.product.outputs[0]), "axes that batch, heads and queries make up")
+    scale = scores.scale * queries.scale * keys.scale
+    return Bracket(
+        node=node,
+        query=queries,
+        key=keys,
+        value=values,
+        terms=tuple(terms),
+        scale=scale if scores.capped is None else scale * scores.capped,
+        cap=scores.capped or 0.0,
+        precision=scores.precision,
+        back=back,
+    )
 
 
-def _untransposed(key: ir.Value) -> tuple[ir.Value, tuple[int, ...] | None] | Miss:
-    """The keys as [batch, heads, sequence, size], or what brings them there."""
-    node = key.producer()
-    if not is_op(node, "Transpose") or node.inputs[0] is None:
-        return key, (0, 1, 3, 2)
-    perm = tuple(node.attributes["perm"].as_ints()) if "perm" in node.attributes else ()
-    if len(perm) != 4:
-        return Miss("keys", f"Transpose at {node.name}", "keys of rank 4")
-    if perm == (0, 1, 3, 2):
-        return node.inputs[0], None
-    # Transpose(K, p) read with its last two axes swapped is Transpose(K, p') with the last two of p swapped
-    return node.inputs[0], (perm[0], perm[1], perm[3], perm[2])
+def _weighted_sum(probabilities: ir.Value, scores: Scores) -> _Weighted | Miss:
+    """The product with the values, behind a NaN guard, a second masking, a cast back or rearrangements."""
+    value, axes = probabilities, scores.axes
+    zeroed: list[tuple[ir.Value, bool]] = []
+    filled = {(bias.value, bias.hides) for bias in scores.biases if bias.low is not None}
+    while True:
+        readers = value.consumers()
+        guard = next((node for node in readers if is_op(node, "Where")), None) if len(readers) > 1 else None
+        if guard is not None and not is_guard(guard, value):
+            return Miss("guard", f"Where at {guard.name}", "zeros where a probability is NaN")
+        if len(readers) != (1 if guard is None else 2) or value.is_graph_output():
+            return Miss("probabilities", value.name or "", "to be read by the product with the values alone")
+        node = guard or readers[0]
+        if is_op(node, "MatMul") and node.inputs[0] is value:
+            if node.inputs[1] is value:
+                return Miss("values", f"MatMul at {node.name}", "MatMul(probabilities, values)")
+            return _Weighted(node, axes, tuple(zeroed))
+        if guard is None and is_op(node, "Where"):
+            hides = scalar_of(node.inputs[1]) == 0.0
+            kept, other = (node.inputs[2], node.inputs[1]) if hides else (node.inputs[1], node.inputs[2])
+            condition = node.inputs[0]
+            if condition is None or kept is not value or scalar_of(other) != 0.0 or (condition, hides) not in filled:
+                return Miss(
+                    "guard", f"Where at {node.name}", "zeros where a probability is NaN, or where its score is hidden"
+                )
+            zeroed.append((condition, hides))
+        elif is_op(node, "Cast"):
+            if scores.precision is None or node.outputs[0].dtype is not scores.product.outputs[0].dtype:
+                return Miss("precision", f"Cast at {node.name}", "a cast back to the type of queries and keys")
+        elif guard is None and rearranges(node):
+            moved = after(node, axes)
+            if moved is None:
+                return Miss("layout", f"{node.op_type} at {node.name}", "a rearrangement of whole axes")
+            axes = moved
+        elif guard is None:
+            return Miss("values", f"{node.op_type} at {node.name}", "MatMul(probabilities, values)")
+        value = node.outputs[0]
 
 
-def _leading(value: ir.Value, perm: tuple[int, ...] | None) -> tuple[Element, Element]:
-    """Batch size and number of heads of [batch, heads, sequence, size], or of what `perm` brings there."""
-    dims = dimensions(value)
-    if dims is None or len(dims) != 4:
-        return None, None
-    first, second = (0, 1) if perm is None else perm[:2]
-    return dims[first], dims[second]
+def _back(weighted: _Weighted, split: Split) -> Back | None:
+    """Where the output of Attention takes over: the product, or a rearrangement of it that comes nearer to its axes."""
+    product = whole(weighted.product.outputs[0])
+    leading, rows = weighted.axes[:-2], weighted.axes[-2]
+    groups = split.groups([atom for axis in leading for atom in axis])
+    if product is None or groups is None:
+        return None
+    batch, heads = (fresh(index, group) for index, group in enumerate(groups))
+    lead = regroup([*batch, *heads], [size_of(axis) for axis in leading])
+    if lead is None:
+        return None
+    own = tuple(fresh(index, (Atom(index, size_of(axis)),)) for index, axis in enumerate((*groups, rows, product[-1])))
+    axes: tuple[Axis, ...] | None = (*lead, fresh(2, rows), fresh(3, product[-1]))
+    value, best = weighted.product.outputs[0], None
+    while axes is not None:
+        plan = arrange(value, own, axes)
+        if plan is not None and (best is None or len(plan.steps) < len(best.plan.steps)):
+            best = Back(value, plan)
+        reader = only_reader(value)
+        if reader is None or not rearranges(reader) or best is None or not best.plan.steps:
+            break
+        axes, value = after(reader, axes), reader.outputs[0]
+    return best
 
 
-def _broadcasts(mask: ir.Value, scores: ir.Value) -> bool:
-    """Whether a mask, added to the scores, leaves their shape as it is, and has a place for each key."""
-    own, wide = dimensions(mask), dimensions(scores)
-    if own is None or wide is None or not 2 <= len(own) <= len(wide) or None in own:
+def _in_order(atoms: Sequence[Atom], leading: Sequence[Axis]) -> bool:
+    """Whether atoms run through the axes of the product in their own order."""
+    groups = regroup(atoms, [size_of(axis) for axis in leading])
+    if groups is None:
         return False
-    return own[-1] == wide[-1] and all(dim in (1, size) for dim, size in zip(own, wide[-len(own) :], strict=True))
+    for group, axis in zip(groups, leading, strict=True):
+        end = size_of(axis)
+        for atom in group:
+            if atom.axis != axis[0].axis or atom.stride * atom.size != end:
+                return False
+            end = atom.stride
+    return True
+
+
+def _term(tape: Tape, term: Term, dtype: ir.DataType | None) -> ir.Value:
+    bias = term.bias
+    if bias.low is None:
+        value = arranged(tape, term.plan)
+        return value if bias.factor == 1.0 else tape("Mul", value, _number(tape, bias.factor, "factor", dtype))
+    condition = arranged(tape, term.plan)
+    low, zero = _number(tape, bias.low, "low", dtype), _number(tape, 0.0, "zero", dtype)
+    return tape("Where", condition, *((low, zero) if bias.hides else (zero, low)))
+
+
+def _number(tape: Tape, number: float, name: str, dtype: ir.DataType | None) -> ir.Value:
+    return tape.constant(np.asarray(number, dtype=(dtype or ir.DataType.FLOAT).numpy()), name)
 
 
 def _sizes(value: ir.Value) -> str:
     return f"{value.name}: {dimensions(value)}"
+
+
+def _shown(axes: Sequence[Axis]) -> str:
+    return f"[{', '.join(str(size_of(axis)) for axis in axes)}]"

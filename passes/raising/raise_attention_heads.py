@@ -3,22 +3,21 @@
     before   q: [batch, sequence, heads * size] --> Reshape --> Transpose --> Attention --> Transpose --> Reshape
     after    Attention(q, k, v, mask){q_num_heads, kv_num_heads}: [batch, sequence, heads * size]
 
-Exact: the 3-D form of ai.onnx Attention is defined by these reshapes. Left alone where heads are split any other way,
-the joined value is read before it is joined, or there is a cache.
+Exact: the 3-D form of ai.onnx Attention is defined by these rearrangements; a cache keeps its heads apart in both
+forms. Left alone where heads are split any other way, or the attended values are read before they are joined.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import onnx_ir as ir
 
-from ...ir.content import dimensions
+from ...ir.layout import Atom, Axis, after, fresh, rearranges, size_of, views, whole
 from ..base import Match, Miss, Rewrite
-from ..edit import Attribute, Tape, is_op, only_reader, replace
-
-_SPLIT = (0, 2, 1, 3)
+from ..edit import Attribute, Tape, only_reader, replace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +40,6 @@ class RaiseAttentionHeads(Rewrite):
     def match(self, node: ir.Node) -> Match | Miss:
         if node.domain or "q_num_heads" in node.attributes:
             return Miss("form", node.name or "", "an ai.onnx Attention over split heads")
-        if len(node.outputs) != 1 or len([value for value in node.inputs if value is not None]) > 4:
-            return Miss("cache", node.name or "", "no cache and no second output")
         split = [_before_split(value) for value in node.inputs[:3]]
         if any(item is None for item in split):
             name = next(value.name for value, item in zip(node.inputs, split, strict=False) if item is None and value)
@@ -58,42 +55,45 @@ class RaiseAttentionHeads(Rewrite):
     def rewrite(self, found: Match) -> None:
         assert isinstance(found, Heads)
         tape = Tape()
-        heads = {"q_num_heads": found.query_heads, "kv_num_heads": found.key_heads}
-        attributes: dict[str, Attribute] = {**found.node.attributes, **heads}
-        joined = tape.node("Attention", [*found.inputs, *found.node.inputs[3:]], attributes).outputs[0]
-        replace(tape, [found.output], [joined], matched=[found.node])
+        node, heads = found.node, {"q_num_heads": found.query_heads, "kv_num_heads": found.key_heads}
+        attributes: dict[str, Attribute] = {**node.attributes, **heads}
+        joined = tape.node("Attention", [*found.inputs, *node.inputs[3:]], attributes, outputs=len(node.outputs))
+        replace(tape, [found.output, *node.outputs[1:]], joined.outputs, matched=[node])
 
 
 def _before_split(value: ir.Value | None) -> tuple[ir.Value, int] | None:
     """(x, heads) when value is x: [batch, sequence, heads * size] as [batch, heads, sequence, size]."""
-    swap = None if value is None else value.producer()
-    if not is_op(swap, "Transpose") or swap.inputs[0] is None or _perm(swap) != _SPLIT:
-        return None
-    reshape = swap.inputs[0].producer()
-    if not is_op(reshape, "Reshape") or reshape.inputs[0] is None:
-        return None
-    flat, split = dimensions(reshape.inputs[0]), dimensions(reshape.outputs[0])
-    if flat is None or split is None or len(flat) != 3 or len(split) != 4 or flat[:2] != split[:2]:
-        return None
-    heads, size = split[2:]
-    known = isinstance(heads, int) and isinstance(size, int) and None not in flat[:2]
-    return (reshape.inputs[0], heads) if known and isinstance(heads, int) else None
+    for view in () if value is None else views(value):
+        root = whole(view.root)
+        if root is None or len(root) != 3 or len(view.axes) != 4:
+            continue
+        batch, heads, sequence, size = view.axes
+        count = size_of(heads).constant
+        if (batch, sequence) == root[:2] and count is not None and _is_split(heads, size, root[2]):
+            return view.root, count
+    return None
 
 
 def _after_join(value: ir.Value) -> ir.Value | None:
     """The value in which the heads lie side by side again."""
-    swap = only_reader(value)
-    if not is_op(swap, "Transpose") or _perm(swap) != _SPLIT:
+    axes = whole(value)
+    if axes is None or len(axes) != 4:
         return None
-    reshape = only_reader(swap.outputs[0])
-    if not is_op(reshape, "Reshape"):
-        return None
-    split, flat = dimensions(swap.outputs[0]), dimensions(reshape.outputs[0])
-    if split is None or flat is None or len(flat) != 3 or flat[:2] != split[:2] or None in flat[:2]:
-        return None
-    return reshape.outputs[0]
+    joined = (axes[0], axes[2], (*axes[1], *axes[3]))
+    now: Sequence[Axis] | None = axes
+    while now is not None:
+        reader = only_reader(value)
+        if reader is None or not rearranges(reader):
+            return None
+        now, value = after(reader, now), reader.outputs[0]
+        if now is not None and tuple(now) == joined:
+            return value
+    return None
 
 
-def _perm(node: ir.Node) -> tuple[int, ...]:
-    perm = node.attributes.get("perm")
-    return tuple(perm.as_ints()) if perm is not None else ()
+def _is_split(heads: Axis, size: Axis, hidden: Axis) -> bool:
+    """Whether heads and size are the outer and inner part of the hidden axis."""
+    if not hidden:
+        return not heads and not size
+    parts = fresh(hidden[0].axis, (*(Atom(None, atom.size) for atom in (*heads, *size)),))
+    return (*heads, *size) == parts and size_of(parts) == size_of(hidden)

@@ -64,6 +64,13 @@ class TestRewrites:
         found = apply(RaiseAttentionHeads(), model(*SPLITS, ATTEND, *joined(), *second))
         assert [line.split(" = ")[0] for line in found] == ["y", "z"]
 
+    def test_a_cache_keeps_its_heads_apart(self) -> None:
+        past = X | dict.fromkeys(("ck", "cv"), "float[batch, 4, past, 8]")
+        attend = "(yh, pk, pv) = Attention(qh, kh, vh, _, ck, cv)"
+        assert apply(
+            RaiseAttentionHeads(), model(*SPLITS, attend, *joined(), inputs=past, outputs=["y", "pk", "pv"])
+        ) == ["(y, pk, pv) = Attention{kv_num_heads=4, q_num_heads=4}(q, k, v, _, ck, cv)"]
+
     def test_in_branches(self) -> None:
         found = apply(RaiseAttentionHeads(), inside_if(model(*SPLITS, ATTEND, *joined())))
         assert sum("q_num_heads=4" in line for line in found) == 2
@@ -72,16 +79,6 @@ class TestRewrites:
 
 REFUSED = [
     ("form", model("y = Attention{q_num_heads=4, kv_num_heads=4}(q, k, v)")),
-    ("cache", model(*SPLITS, "(yh, pk, pv) = Attention(qh, kh, vh)", *joined(), outputs=["y", "pk", "pv"])),
-    (
-        "cache",
-        model(
-            *SPLITS,
-            "yh = Attention(qh, kh, vh, _, ck, cv)",
-            *joined(),
-            inputs=X | dict.fromkeys(("ck", "cv"), "float[batch, 4, past, 8]"),
-        ),
-    ),
     (
         "split",
         model(*SPLITS[2:], "yh = Attention(q, kh, vh)", *joined(), inputs=X | {"q": "float[batch, 4, queries, 8]"}),

@@ -1,0 +1,399 @@
+"""How a value is laid out relative to another: chains of reshapes, transposes and repeats as one rearrangement.
+
+    x: [batch, sequence, 768] --> Reshape [0, 0, 12, 64] --> Transpose (0, 2, 1, 3) --> y
+    y = (batch) (768 / 64) (sequence) (768 % 64)
+
+Each axis of y is a product of *atoms*, factors of the axes of x, outermost first. Two spellings of one rearrangement
+have the same atoms, whatever nodes they are made of. Factors that are constant scalars commute with all of it and are
+collected on the way.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import prod
+
+import onnx_ir as ir
+
+from .content import content, dimensions
+from .polynomial import Polynomial
+
+ONE = Polynomial.of(1)
+
+#: A chain of more nodes than this is not followed further.
+_REACH = 24
+
+
+@dataclass(frozen=True)
+class Atom:
+    """A factor of an axis.
+
+    axis: the root's axis that it is part of; None where it repeats the root.
+    stride: how far one step of it goes along that axis.
+    """
+
+    axis: int | None
+    size: Polynomial
+    stride: Polynomial = ONE
+
+
+Axis = tuple[Atom, ...]
+
+
+@dataclass(frozen=True)
+class View:
+    """A value as a rearrangement of `root`, times `scale`."""
+
+    root: ir.Value
+    axes: tuple[Axis, ...]
+    scale: float = 1.0
+
+    @property
+    def repeats(self) -> bool:
+        """Whether elements of the root occur more than once."""
+        return any(atom.axis is None for axis in self.axes for atom in axis)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The dimension that the reshaped value has at `axis`."""
+
+    axis: int
+
+
+#: Of a Reshape: numbers, -1 for one that is left over, 0 for the one at the same place, or one from another place.
+Target = tuple[int | Kept, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A Reshape to `target`, or a Transpose by `perm`; the dimensions of what comes out."""
+
+    dims: tuple[int | str | None, ...]
+    target: Target | None = None
+    perm: tuple[int, ...] | None = None
+
+    @classmethod
+    def reshape(cls, sizes: Sequence[Polynomial], have: Sequence[Polynomial]) -> Step | None:
+        target = spelled(sizes, have)
+        return None if target is None else cls(tuple(map(element, sizes)), target=target)
+
+    @classmethod
+    def transpose(cls, perm: Sequence[int], have: Sequence[Polynomial]) -> Step:
+        return cls(tuple(element(have[index]) for index in perm), perm=tuple(perm))
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """The reshapes and the transpose, at most three steps, that rearrange `value`."""
+
+    value: ir.Value
+    steps: tuple[Step, ...] = ()
+
+
+def size_of(axis: Sequence[Atom]) -> Polynomial:
+    """Elements along a group of atoms."""
+    return prod((atom.size for atom in axis), start=ONE)
+
+
+def whole(value: ir.Value) -> tuple[Axis, ...] | None:
+    """The axes of a value as atoms of its own; None where its rank is unknown."""
+    dims = dimensions(value)
+    if dims is None:
+        return None
+    # an unknown dimension is equal to itself alone
+    sizes = [_size(dim if dim is not None else f"?{id(value)}:{index}") for index, dim in enumerate(dims)]
+    return tuple(() if size == ONE else (Atom(index, size),) for index, size in enumerate(sizes))
+
+
+def fresh(axis: int | None, group: Sequence[Atom]) -> Axis:
+    """Atoms of the same sizes that make up another axis, or repeat it where `axis` is None."""
+    made: list[Atom] = []
+    stride = ONE
+    for atom in reversed(group):
+        made.append(Atom(axis, atom.size, stride))
+        stride = stride * atom.size
+    return tuple(made[::-1])
+
+
+def views(value: ir.Value, *, scalars: bool = False, repeats: bool = False) -> Iterator[View]:
+    """`value` as a rearrangement of itself, of what feeds it, and so on up, nearest root first.
+
+    scalars: look through multiplication and division by constant scalars. repeats: look through Expand and Tile.
+    """
+    chain: list[ir.Node] = []
+    root: ir.Value | None = value
+    while root is not None and len(chain) < _REACH:
+        found = _replay(root, chain)
+        if found is None:
+            return
+        yield found
+        node = root.producer()
+        if node is None or not _passes(node, scalars, repeats):
+            return
+        chain.append(node)
+        root = _data(node)
+
+
+def after(node: ir.Node, axes: Sequence[Axis]) -> tuple[Axis, ...] | None:
+    """The axes of what a rearranging node makes of a value with `axes`; None where that is no product of atoms."""
+    if node.op_type == "Transpose":
+        perm = node.attributes.get("perm")
+        order = perm.as_ints() if perm is not None else range(len(axes))[::-1]
+        return tuple(axes[index] for index in order)
+    if node.op_type in ("Mul", "Div", "Identity", "Cast"):
+        return tuple(axes)
+    sizes = _result(node, axes)
+    if sizes is None:
+        return None
+    if node.op_type == "Expand":
+        return _expanded(axes, sizes)
+    if node.op_type == "Tile":
+        counts = content(node.inputs[1])
+        if counts is None or None in counts or len(counts) != len(axes):
+            return None
+        repeated = [_size(count) for count in counts if count is not None]
+        return tuple(
+            axis if count == ONE else (Atom(None, count), *axis) for count, axis in zip(repeated, axes, strict=True)
+        )
+    return regroup([atom for axis in axes for atom in axis], sizes)
+
+
+def regroup(atoms: Sequence[Atom], sizes: Sequence[Polynomial]) -> tuple[Axis, ...] | None:
+    """Consecutive groups of atoms of the given sizes, atoms split where they must be; None where they do not divide.
+
+    >>> n, twelve = Polynomial.of("n"), Polynomial.of(12)
+    >>> [[str(atom.size) for atom in axis] for axis in regroup([Atom(0, n), Atom(1, twelve)], [n * 3, twelve // 3])]
+    [['n', '3'], ['4']]
+    """
+    waiting = deque(atoms)
+    groups: list[Axis] = []
+    for size in sizes:
+        group: list[Atom] = []
+        left = size
+        while left != ONE:
+            if not waiting or not left:
+                return None
+            atom = waiting.popleft()
+            rest = exactly(left, atom.size)
+            if rest is not None:
+                group.append(atom)
+                left = rest
+                continue
+            inner = exactly(atom.size, left)
+            if inner is None:
+                return None
+            group.append(replace(atom, size=left, stride=atom.stride * inner))
+            waiting.appendleft(replace(atom, size=inner))
+            left = ONE
+        groups.append(tuple(group))
+    return None if waiting else tuple(groups)
+
+
+def arrange(value: ir.Value, axes: Sequence[Axis], wanted: Sequence[Sequence[Atom]]) -> Arrangement | None:
+    """What turns a value with `axes` into one with the axes `wanted`, made of the same atoms or parts of them.
+
+    None where an atom is missing or left over, or where two dimensions of a Reshape are neither numbers nor dimensions
+    of what it reshapes. Atoms that repeat are left out on both sides: what is arranged is the root itself.
+    """
+    flat = [atom for axis in wanted for atom in axis if atom.axis is not None]
+    order = {_key(atom): index for index, atom in enumerate(flat)}
+    parts: list[Axis] = []
+    for axis in axes:
+        cut = [_cut(atom, flat) for atom in axis if atom.axis is not None]
+        if any(mine is None for mine in cut):
+            return None
+        parts.append(tuple(part for mine in cut for part in mine or ()))
+    pieces = [part for axis in parts for part in axis]
+    if len(pieces) != len(flat) or len(order) != len(flat):
+        return None
+    have = [size_of(axis) for axis in axes]
+    separate = [part.size for part in pieces]
+    perm = sorted(range(len(pieces)), key=lambda index: order[_key(pieces[index])])
+    moved = [separate[index] for index in perm]
+    final = [size_of([atom for atom in axis if atom.axis is not None]) for axis in wanted]
+    in_order, as_it_is = perm == sorted(perm), _moved_whole(parts, wanted)
+    if in_order:
+        steps = [] if have == final else [Step.reshape(final, have)]
+    elif as_it_is is not None:
+        steps = [Step.transpose(as_it_is, have)]
+    else:
+        steps = [] if have == separate else [Step.reshape(separate, have)]
+        steps.append(Step.transpose(perm, separate))
+        steps += [] if moved == final else [Step.reshape(final, moved)]
+    possible = tuple(step for step in steps if step is not None)
+    return Arrangement(value, possible) if len(possible) == len(steps) else None
+
+
+def spelled(sizes: Sequence[Polynomial], have: Sequence[Polynomial]) -> Target | None:
+    """The target of a Reshape from dimensions `have` to `sizes`; None where two are open, or one is zero."""
+    if any(size == 0 for size in (*sizes, *have)):
+        return None
+    numbers = [size.constant for size in sizes]
+    same = [index < len(have) and have[index] == size for index, size in enumerate(sizes)]
+    target: list[int | Kept] = [
+        number if number is not None else 0 if stays else -1 for number, stays in zip(numbers, same, strict=True)
+    ]
+    if target.count(-1) > 1:
+        # the first that is found nowhere else is the one that may be left open
+        found = [have.index(size) if size in have else None for size in sizes]
+        target = [
+            Kept(place) if dim == -1 and place is not None else dim for dim, place in zip(target, found, strict=True)
+        ]
+    return None if target.count(-1) > 1 else tuple(target)
+
+
+def element(size: Polynomial) -> int | str | None:
+    """A size as a dimension: a number, a formula, or None where it is unknown."""
+    if size.constant is not None:
+        return size.constant
+    return None if any(name.startswith("?") for name in size.names) else str(size)
+
+
+def exactly(size: Polynomial, divisor: Polynomial) -> Polynomial | None:
+    """size / divisor, None where that is no polynomial."""
+    if not divisor:
+        return None
+    found = size // divisor
+    return found if found * divisor == size else None
+
+
+def _moved_whole(parts: Sequence[Axis], wanted: Sequence[Sequence[Atom]]) -> tuple[int, ...] | None:
+    """The permutation where axes are moved whole, those of size one too; None where some are split or merged."""
+    left = list(range(len(parts)))
+    perm: list[int] = []
+    for axis in wanted:
+        kept = tuple(atom for atom in axis if atom.axis is not None)
+        place = next((index for index in left if parts[index] == kept), None)
+        if place is None:
+            return None
+        left.remove(place)
+        perm.append(place)
+    return None if left else tuple(perm)
+
+
+def _cut(atom: Atom, candidates: Sequence[Atom]) -> list[Atom] | None:
+    """The candidates that an atom falls into, outermost first; None where they do not cover it."""
+    found: list[Atom] = []
+    end = atom.stride * atom.size
+    while end != atom.stride:
+        part = next(
+            (other for other in candidates if other.axis == atom.axis and other.stride * other.size == end), None
+        )
+        if part is None or len(found) == len(candidates):
+            return None
+        found.append(part)
+        end = part.stride
+    return found
+
+
+def _key(atom: Atom) -> tuple[int | None, Polynomial]:
+    return atom.axis, atom.stride
+
+
+def _replay(root: ir.Value, chain: Sequence[ir.Node]) -> View | None:
+    axes = whole(root)
+    scale = 1.0
+    for node in reversed(chain):
+        if axes is None:
+            return None
+        axes = after(node, axes)
+        scale *= _factor(node)[1]
+    return None if axes is None else View(root, axes, scale)
+
+
+def _passes(node: ir.Node, scalars: bool, repeats: bool) -> bool:
+    """Whether a node only rearranges its data."""
+    if node.domain or len(node.outputs) != 1:
+        return False
+    if node.op_type in ("Mul", "Div"):
+        return scalars and _factor(node)[0] is not None
+    if node.op_type in ("Expand", "Tile"):
+        return repeats
+    return node.op_type in _RESHAPING or node.op_type in ("Transpose", "Identity")
+
+
+_RESHAPING = frozenset({"Reshape", "Unsqueeze", "Squeeze", "Flatten"})
+
+
+def rearranges(node: ir.Node) -> bool:
+    """Whether a node does nothing but reshape or transpose its first input."""
+    return _passes(node, scalars=False, repeats=False)
+
+
+def _data(node: ir.Node) -> ir.Value | None:
+    return _factor(node)[0] if node.op_type in ("Mul", "Div") else node.inputs[0]
+
+
+def _factor(node: ir.Node) -> tuple[ir.Value | None, float]:
+    """(x, c) for x * c, c * x and x / c with a constant scalar c that leaves the rank of x; (None, 1) otherwise."""
+    if node.op_type not in ("Mul", "Div"):
+        return None, 1.0
+    left, right = node.inputs
+    sides = [(left, right)] if node.op_type == "Div" else [(left, right), (right, left)]
+    for data, constant in sides:
+        factor = _scalar(constant)
+        if data is not None and factor and _rank(constant) <= _rank(data):
+            return data, 1.0 / factor if node.op_type == "Div" else factor
+    return None, 1.0
+
+
+def scaling(node: ir.Node) -> tuple[ir.Value | None, float]:
+    """(x, c) where a node computes x * c for a constant scalar c other than zero; (None, 1) where it does not."""
+    return (None, 1.0) if node.domain else _factor(node)
+
+
+def _scalar(value: ir.Value | None) -> float | None:
+    if value is None or value.is_graph_input() or (value.shape is not None and any(dim != 1 for dim in value.shape)):
+        return None
+    tensor = ir.convenience.get_const_tensor(value)
+    return float(tensor.numpy().item()) if tensor is not None and tensor.size == 1 else None
+
+
+def _rank(value: ir.Value | None) -> int:
+    return 0 if value is None or value.shape is None else len(value.shape)
+
+
+def _result(node: ir.Node, axes: Sequence[Axis]) -> list[Polynomial] | None:
+    """The sizes of a node's output; those that a Reshape keeps (0) or leaves open (-1) are read from its input."""
+    dims = dimensions(node.outputs[0])
+    target = content(node.inputs[1]) if node.op_type == "Reshape" else None
+    if target is None:
+        return None if dims is None or None in dims else [_size(dim) for dim in dims if dim is not None]
+    keeps = not ("allowzero" in node.attributes and node.attributes["allowzero"].as_int())
+    sizes: list[Polynomial | None] = [
+        size_of(axes[index]) if dim == 0 and keeps and index < len(axes) else None if dim in (None, -1) else _size(dim)
+        for index, dim in enumerate(target)
+    ]
+    open_places = [index for index, size in enumerate(sizes) if size is None]
+    if len(open_places) == 1:
+        known = prod((size for size in sizes if size is not None), start=ONE)
+        sizes[open_places[0]] = exactly(size_of([atom for axis in axes for atom in axis]), known)
+    for index in open_places:
+        dim = dims[index] if dims is not None and sizes[index] is None else None
+        sizes[index] = sizes[index] if dim is None else _size(dim)
+    found = [size for size in sizes if size is not None]
+    return found if len(found) == len(sizes) else None
+
+
+def _expanded(axes: Sequence[Axis], sizes: Sequence[Polynomial]) -> tuple[Axis, ...] | None:
+    padded = [*([()] * (len(sizes) - len(axes))), *axes]
+    found: list[Axis] = []
+    for axis, size in zip(padded, sizes, strict=True):
+        if size_of(axis) == size:
+            found.append(axis)
+        elif not axis:
+            found.append((Atom(None, size),))
+        else:
+            return None
+    return tuple(found)
+
+
+@lru_cache(maxsize=4096)
+def _size(dim: int | str) -> Polynomial:
+    if isinstance(dim, int):
+        return Polynomial.of(dim)
+    return Polynomial.of(dim) if dim.startswith("?") else Polynomial.parse(dim)

@@ -1,0 +1,34 @@
+"""Put an arrangement of `ir.layout` on a tape."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+import onnx_ir as ir
+
+from ..ir.layout import Arrangement, Kept, Target
+from .edit import Tape
+
+
+def arranged(tape: Tape, plan: Arrangement) -> ir.Value:
+    """The value that `plan` makes of its own."""
+    result = plan.value
+    for step in plan.steps:
+        if step.target is not None:
+            moved = tape("Reshape", result, _target(tape, result, step.target))
+        else:
+            moved = tape("Transpose", result, perm=step.perm)
+        moved.type, moved.shape = result.type, ir.Shape(step.dims)
+        result = moved
+    return result
+
+
+def _target(tape: Tape, value: ir.Value, target: Target) -> ir.Value:
+    """The target of a Reshape of `value`: a constant where it can be."""
+    parts: list[ir.Value] = []
+    for computed, run in groupby(target, lambda dim: isinstance(dim, Kept)):
+        if computed:
+            parts += (tape("Shape", value, start=dim.axis, end=dim.axis + 1) for dim in run if isinstance(dim, Kept))
+        else:
+            parts.append(tape.constant([dim for dim in run if isinstance(dim, int)], "shape"))
+    return parts[0] if len(parts) == 1 else tape("Concat", *parts, axis=0)
