@@ -22,6 +22,7 @@ from .commands.diff import diff
 from .commands.doctor import doctor
 from .commands.explain import explain
 from .commands.inspect import inspect
+from .commands.new_pass import new_pass
 from .commands.passes import passes
 
 #: Base of what typer raises for a wrong command line.
@@ -43,7 +44,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _command in (compile, bench, inspect, explain, diff, passes, backends, doctor):
+for _command in (compile, bench, inspect, explain, diff, passes, new_pass, backends, doctor):
     app.command()(console.results_apart(_command))
 
 

@@ -12,6 +12,7 @@ from functools import cache
 from importlib.metadata import entry_points
 
 from ..ir.errors import OptionError, nearest
+from ..ir.reference import importable
 from .base import Pass
 from .syntax import Step, build
 
@@ -24,16 +25,38 @@ PASSES: Mapping[str, str] = {
     "drop-identities": ".clean.drop_identities:DropIdentities",
     "drop-outputs": ".clean.drop_outputs:DropOutputs",
     "drop-true-masks": ".clean.drop_true_masks:DropTrueMasks",
+    "fold-batch-normalization": ".raising.fold_batch_normalization:FoldBatchNormalization",
+    "fold-bias": ".fuse.fold_bias:FoldBias",
     "fold-constants": ".clean.fold_constants:FoldConstants",
+    "fold-scale": ".fuse.fold_scale:FoldScale",
     "fold-shapes": ".clean.fold_shapes:FoldShapes",
     "infer-shapes": ".clean.infer_shapes:InferShapes",
+    "inline-branches": ".clean.inline_branches:InlineBranches",
     "inline-functions": ".clean.inline_functions:InlineFunctions",
     "merge-common-subexpressions": ".clean.merge_common_subexpressions:MergeCommonSubexpressions",
+    "merge-matmuls": ".fuse.merge_matmuls:MergeMatMuls",
     "quantize-dynamic": ".quantize.quantize_dynamic:QuantizeDynamic",
+    "raise-activation": ".raising.raise_activation:RaiseActivation",
     "raise-attention": ".raising.raise_attention:RaiseAttention",
+    "raise-attention-cache": ".raising.raise_attention_cache:RaiseAttentionCache",
     "raise-attention-heads": ".raising.raise_attention_heads:RaiseAttentionHeads",
+    "raise-bidirectional-recurrence": ".raising.raise_bidirectional_recurrence:RaiseBidirectionalRecurrence",
+    "raise-contrib": ".raising.raise_contrib:RaiseContrib",
     "raise-gelu": ".raising.raise_gelu:RaiseGelu",
+    "raise-glu": ".raising.raise_glu:RaiseGlu",
     "raise-grid-gather": ".raising.raise_grid_gather:RaiseGridGather",
+    "raise-layer-normalization": ".raising.raise_layer_normalization:RaiseLayerNormalization",
+    "raise-mean-pooling": ".raising.raise_mean_pooling:RaiseMeanPooling",
+    "raise-normalization-scale": ".raising.raise_normalization_scale:RaiseNormalizationScale",
+    "raise-linear": ".raising.raise_linear:RaiseLinear",
+    "raise-qdq": ".raising.raise_qdq:RaiseQdq",
+    "raise-recurrent-cell": ".raising.raise_recurrent_cell:RaiseRecurrentCell",
+    "raise-recurrent-scan": ".raising.raise_recurrent_scan:RaiseRecurrentScan",
+    "raise-normalize": ".raising.raise_normalize:RaiseNormalize",
+    "raise-reversed-recurrence": ".raising.raise_reversed_recurrence:RaiseReversedRecurrence",
+    "raise-rms-normalization": ".raising.raise_rms_normalization:RaiseRmsNormalization",
+    "raise-rotary-embedding": ".raising.raise_rotary_embedding:RaiseRotaryEmbedding",
+    "raise-unrolled-recurrence": ".raising.raise_unrolled_recurrence:RaiseUnrolledRecurrence",
     "share-identical": ".share.share_identical:ShareIdentical",
     "upgrade-opset": ".raising.upgrade_opset:UpgradeOpset",
 }
@@ -53,13 +76,17 @@ def table() -> dict[str, str]:
 
 
 def find(name: str) -> type[Pass]:
-    """The class of a pass, by its name or as `module:Class`. Raises OptionError with the nearest names."""
+    """The class of a pass, by its name or as `module:Class`, imported with the working directory on the path.
+
+    Raises OptionError with the nearest names.
+    """
     where = name if ":" in name else table().get(name)
     if where is None:
         raise OptionError(f"there is no pass {name!r}; {nearest(name, table())}")
     module, _, attribute = where.partition(":")
     try:
-        found: object = importlib.import_module(module, __package__)
+        with importable():
+            found: object = importlib.import_module(module, __package__)
         for part in attribute.split("."):
             found = getattr(found, part)
     except Exception as error:  # importing runs the module, which may raise anything

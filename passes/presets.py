@@ -9,13 +9,32 @@ from .clean.drop_true_masks import DropTrueMasks
 from .clean.fold_constants import FoldConstants
 from .clean.fold_shapes import FoldShapes
 from .clean.infer_shapes import InferShapes
+from .clean.inline_branches import InlineBranches
 from .clean.inline_functions import InlineFunctions
 from .clean.merge_common_subexpressions import MergeCommonSubexpressions
 from .pipeline import Pipeline
+from .raising.fold_batch_normalization import FoldBatchNormalization
+from .raising.raise_activation import RaiseActivation
 from .raising.raise_attention import RaiseAttention
+from .raising.raise_attention_cache import RaiseAttentionCache
 from .raising.raise_attention_heads import RaiseAttentionHeads
+from .raising.raise_bidirectional_recurrence import RaiseBidirectionalRecurrence
+from .raising.raise_contrib import RaiseContrib
 from .raising.raise_gelu import RaiseGelu
+from .raising.raise_glu import RaiseGlu
 from .raising.raise_grid_gather import RaiseGridGather
+from .raising.raise_layer_normalization import RaiseLayerNormalization
+from .raising.raise_linear import RaiseLinear
+from .raising.raise_mean_pooling import RaiseMeanPooling
+from .raising.raise_normalization_scale import RaiseNormalizationScale
+from .raising.raise_normalize import RaiseNormalize
+from .raising.raise_qdq import RaiseQdq
+from .raising.raise_recurrent_cell import RaiseRecurrentCell
+from .raising.raise_recurrent_scan import RaiseRecurrentScan
+from .raising.raise_reversed_recurrence import RaiseReversedRecurrence
+from .raising.raise_rms_normalization import RaiseRmsNormalization
+from .raising.raise_rotary_embedding import RaiseRotaryEmbedding
+from .raising.raise_unrolled_recurrence import RaiseUnrolledRecurrence
 from .raising.upgrade_opset import UpgradeOpset
 from .share.share_identical import ShareIdentical
 
@@ -25,8 +44,11 @@ RAISING = Pipeline(
     steps=(
         InlineFunctions(),
         UpgradeOpset(),
+        RaiseContrib(),
+        RaiseQdq(),
         InferShapes(),
         FoldConstants(),
+        InlineBranches(),
         DropIdentities(),
         InferShapes(),
         CollapseReshapes(),
@@ -36,10 +58,27 @@ RAISING = Pipeline(
         DropTrueMasks(),
         MergeCommonSubexpressions(),
         InferShapes(),
+        FoldBatchNormalization(),
+        RaiseLinear(),
+        RaiseRecurrentScan(),
+        RaiseUnrolledRecurrence(),
+        RaiseRecurrentCell(),
+        RaiseReversedRecurrence(),
+        RaiseBidirectionalRecurrence(),
         RaiseGelu(),
+        RaiseActivation(),
+        RaiseGlu(),
+        RaiseLayerNormalization(),
+        RaiseRmsNormalization(),
+        RaiseNormalizationScale(),
+        RaiseMeanPooling(),
+        RaiseNormalize(),
+        RaiseRotaryEmbedding(),
         RaiseAttention(),
+        RaiseAttentionCache(),
         RaiseAttentionHeads(),
         ShareIdentical(),
+        MergeCommonSubexpressions(),
         DropDeadCode(),
         InferShapes(),
     ),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from ..ir.walk import every_graph, every_node
 from .base import Contract, Finding, Lossy
 
 
@@ -23,16 +24,17 @@ class Size:
     def of(cls, model: ir.Model) -> Size:
         tensors = {
             id(value.const_value): value.const_value
-            for graph in (model.graph, *model.graph.subgraphs())
+            for graph in every_graph(model.graph)
             for value in graph.initializers.values()
             if value.const_value is not None
         }
-        nodes = list(model.graph.all_nodes())
-        for node in nodes:
+        nodes = 0
+        for node in every_node(model.graph):
+            nodes += 1
             if node.op_type == "Constant" and not node.domain and "value" in node.attributes:
                 tensor = node.attributes["value"].as_tensor()
                 tensors[id(tensor)] = tensor
-        return cls(len(nodes), sum(tensor.nbytes for tensor in tensors.values()))
+        return cls(nodes, sum(tensor.nbytes for tensor in tensors.values()))
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class PassReport:
     """One pass: what it found, what became of the graph, how long it took, and what it measurably changed.
 
     loss: the error over the verified stretch that ends with this pass, in the contract's metric; None where none was
-    measured.
+    measured. subject: what a raising pass looks for.
     """
 
     text: str
@@ -50,6 +52,7 @@ class PassReport:
     after: Size
     seconds: float
     loss: float | None = None
+    subject: str = ""
 
     @property
     def matches(self) -> int:
@@ -67,10 +70,18 @@ class PassReport:
             "lossy": isinstance(self.contract, Lossy),
             "matches": self.matches,
             "misses": [
-                {"place": f.place, "sources": list(f.sources), "rule": m.rule, "value": m.value, "need": m.need}
+                {
+                    "place": f.place,
+                    "sources": list(f.sources),
+                    "rule": m.rule,
+                    "value": m.value,
+                    "need": m.need,
+                    "near": m.near,
+                }
                 for f in self.misses
                 if (m := f.miss) is not None
             ],
+            "subject": self.subject,
             "nodes": [self.before.nodes, self.after.nodes],
             "bytes": [self.before.bytes, self.after.bytes],
             "seconds": round(self.seconds, 4),

@@ -53,12 +53,16 @@ def run_pipeline(
     steps = tuple(_with_upgrade(pipeline, model))
     original = model.clone()
     records: list[PassReport] = []
+    size = Size.of(model)
     try:
         for stretch in _stretches(steps, verify):
             signature = Signature.of(model)
-            before = model.clone()
-            made = [_record(step, model, context, observe) for step in stretch]
-            if verify is not Verify.OFF:
+            before = None if verify is Verify.OFF else model.clone() if records else original
+            made: list[PassReport] = []
+            for step in stretch:
+                made.append(_record(step, model, context, observe, size))
+                size = made[-1].after
+            if before is not None:
                 judged = judge(before, model, stretch, feeds, signature)
                 if isinstance(judged, TersorError):
                     raise _blame(before, stretch, context, feeds, signature, judged)
@@ -99,7 +103,8 @@ def _stretches(steps: Sequence[Pass], verify: Verify) -> Iterator[list[Pass]]:
         yield stretch
 
 
-def _record(step: Pass, model: ir.Model, context: Context, observe: Observer | None) -> PassReport:
+def _record(step: Pass, model: ir.Model, context: Context, observe: Observer | None, before: Size) -> PassReport:
+    """Apply a pass to a model of size `before`."""
     text, opset = title(step), model.opset_imports.get("", SEMANTIC_OPSET)
     if step.level is Level.SEMANTIC and opset != SEMANTIC_OPSET:
         raise ModelError(
@@ -107,7 +112,7 @@ def _record(step: Pass, model: ir.Model, context: Context, observe: Observer | N
         )
     if observe is not None:
         observe(text)
-    before, start = Size.of(model), time.perf_counter()
+    start = time.perf_counter()
     try:
         outcome = step.apply(model, context)
     except TersorError as error:
@@ -116,7 +121,7 @@ def _record(step: Pass, model: ir.Model, context: Context, observe: Observer | N
     except Exception as error:
         raise PassError(f"the pass {text} failed: {type(error).__name__}: {error}") from error
     seconds = time.perf_counter() - start
-    return PassReport(text, step.contract, outcome.findings, before, Size.of(model), seconds)
+    return PassReport(text, step.contract, outcome.findings, before, Size.of(model), seconds, subject=step.subject)
 
 
 def _blame(
@@ -130,7 +135,7 @@ def _blame(
     """Replay the stretch pass by pass and say which one is at fault and where it first shows."""
     for step in stretch:
         after = good.clone()
-        _record(step, after, context, None)
+        _record(step, after, context, None, Size.of(after))
         judged = judge(good, after, [step], feeds, signature)
         if isinstance(judged, TersorError):
             return located(judged, good, after, feeds, min(allowed(step.contract), TOLERANCE))

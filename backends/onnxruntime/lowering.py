@@ -14,6 +14,7 @@ from .rules.fuse_multi_head_attention import FuseMultiHeadAttention
 from .rules.fuse_packed_attention import FusePackedAttention
 from .rules.gather_quantized_rows import GatherQuantizedRows
 from .rules.keep_residual_sums import KeepResidualSums
+from .rules.lift_mask_floor import LiftMaskFloor
 
 #: Attention first: it takes the projections whole. Then what is left of the linear layers.
 LOWERING = Pipeline(
@@ -23,6 +24,7 @@ LOWERING = Pipeline(
         MergeCommonSubexpressions(),
         FusePackedAttention(),
         FuseMultiHeadAttention(),
+        LiftMaskFloor(),
         ExpandAttentionMask(),
         FuseDynamicMatMul(),
         GatherQuantizedRows(),

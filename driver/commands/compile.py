@@ -169,12 +169,15 @@ def _candidate(item: CandidateData) -> list[object]:
 
 
 def _result(made: Artifact) -> Iterator[tuple[str, str]]:
+    from ..raised import raised
+
     manifest = made.manifest
     before, after = manifest["sizes"]["weights"]
     nodes, target = manifest["sizes"]["nodes"], manifest["target"]
     yield "target", f"{target['text']} ({target['version']})"
     yield "weights", f"{_step(size(before), size(after))}, {change(before, after)}"
     yield "nodes", _step(f"{nodes[0]:,}", f"{nodes[1]:,}")
+    yield from ((entry.subject, str(entry)) for entry in raised(manifest))
     yield "loss", _loss(manifest)
     yield from _quality(manifest)
     yield "time", duration(manifest["seconds"].get("total", 0.0))

@@ -33,7 +33,9 @@ def explain(
     imported: Annotated[
         bool, typer.Option("--imported", help="Explain on the graph as loaded, without raising it first.")
     ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the graph around each miss.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show the graph around every miss, not the first of a kind.")
+    ] = False,
     limit: Annotated[int, typer.Option("--limit", min=0, help="Places shown of each kind; 0 shows all.")] = 20,
     json: Json = False,
 ) -> None:
@@ -55,9 +57,11 @@ def _text(found: Explanation, verbose: bool, limit: int) -> Iterator[RenderableT
         yield from _more(len(found.fired) - limit)
     for (rule, need), findings in _grouped(found.missed).items():
         yield console.heading(f"{rule}: needs {need} ({plural(len(findings), 'place')})")
-        for finding in findings[:limit]:
+        for number, finding in enumerate(findings[:limit]):
             yield f"  {_place(finding)}: {console.literal(finding.miss.value if finding.miss else '')}"
-            if verbose and finding.place in found.excerpts:
+            if finding.miss is not None and finding.miss.reached:
+                yield f"      came through {console.literal(', '.join(finding.miss.reached))}"
+            if (verbose or not number) and finding.place in found.excerpts:
                 yield f"[dim]{console.literal(textwrap.indent(found.excerpts[finding.place], '      '))}[/]"
         yield from _more(len(findings) - limit)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from ..manifest import CandidateData, Manifest, PortData
+from ..raised import raised
 from ..units import change, duration, error, plural, ratio, size
 from .markup import Bar, Markup, bars, details, markup, paragraph, section, table
 from .style import STYLE
@@ -154,8 +155,12 @@ def _passes(manifest: Manifest) -> Markup:
     start = manifest["sizes"]["weights"][0]
     drawn = [Bar("before", start, size(start)), *map(_step_bar, steps)]
     chart = bars("weights after each pass that changed them", drawn)
+    found = [(entry.subject, str(entry)) for entry in raised(manifest)]
     return section(
-        "Passes", *([paragraph("Weights after each pass that changed them:"), chart] if steps else []), *parts
+        "Passes",
+        *([table(("raised", ""), found)] if found else []),
+        *([paragraph("Weights after each pass that changed them:"), chart] if steps else []),
+        *parts,
     )
 
 

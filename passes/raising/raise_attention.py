@@ -23,11 +23,12 @@ import onnx_ir as ir
 
 from ...ir.content import dimensions
 from ...ir.layout import Arrangement, Atom, Axis, after, arrange, fresh, rearranges, regroup, size_of, whole
+from ...ir.text import place
 from ..arrange import arranged
 from ..base import Match, Miss, Rewrite
 from ..edit import Tape, attribute, is_op, only_reader, replace, scalar_of
 from .operands import Operand, Split, mask, operand, splits
-from .scores import Bias, Scores, is_guard, scores_of
+from .scores import Bias, Scores, is_computed, is_guard, scores_of
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class RaiseAttention(Rewrite):
 
     name: ClassVar[str] = "raise-attention"
     anchors: ClassVar[tuple[str, ...]] = ("Softmax",)
+    subject: ClassVar[str] = "attention"
 
     def match(self, node: ir.Node) -> Match | Miss:
         dims = dimensions(node.outputs[0]) or dimensions(node.inputs[0])
@@ -87,9 +89,12 @@ class RaiseAttention(Rewrite):
             return Miss("axis", f"axis {attribute(node, 'axis', -1)}", "softmax over the last axis")
         scores = scores_of(node.inputs[0])
         if isinstance(scores, Miss):
-            return scores
+            return dataclasses.replace(scores, near=_weighs(node.outputs[0]))
         weighted = _weighted_sum(node.outputs[0], scores)
-        return weighted if isinstance(weighted, Miss) else _bracket(node, scores, weighted)
+        found = weighted if isinstance(weighted, Miss) else _bracket(node, scores, weighted)
+        if isinstance(found, Match):
+            return found
+        return dataclasses.replace(found, near=True, reached=tuple(map(place, scores.nodes[::-1])))
 
     def rewrite(self, found: Match) -> None:
         assert isinstance(found, Bracket)
@@ -217,6 +222,12 @@ def _weighted_sum(probabilities: ir.Value, scores: Scores) -> _Weighted | Miss:
         elif guard is None:
             return Miss("values", f"{node.op_type} at {node.name}", "MatMul(probabilities, values)")
         value = node.outputs[0]
+
+
+def _weighs(probabilities: ir.Value) -> bool:
+    """Whether probabilities are multiplied with values that are computed."""
+    readers = (use.node for use in probabilities.uses() if use.idx == 0)
+    return any(is_op(reader, "MatMul") and is_computed(reader.inputs[1]) for reader in readers)
 
 
 def _back(weighted: _Weighted, split: Split) -> Back | None:

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from ...ir.content import dimensions
 from ...ir.layout import Axis, after, rearranges, scaling, size_of, whole
+from ...ir.text import place
 from ..base import Miss
 from ..edit import constant_of, is_op, scalar_of
 
@@ -77,6 +78,13 @@ class _Climb:
 
     def up(self, value: ir.Value | None) -> Scores | Miss:
         node = None if value is None else value.producer()
+        found = self._step(value)
+        if node is None or not isinstance(found, Miss):
+            return found
+        return replace(found, reached=(place(node), *found.reached))
+
+    def _step(self, value: ir.Value | None) -> Scores | Miss:
+        node = None if value is None else value.producer()
         self._left -= 1
         if value is None or node is None or self._left < 0:
             return Miss("scores", _name(value), "the product of queries and keys")
@@ -109,13 +117,14 @@ class _Climb:
         left, right = node.inputs
         # a product on both sides: the one fewer steps away holds queries and keys, the other is computed from positions
         sides = [(left, right), (right, left)] if node.op_type == "Add" else [(left, right)]
-        tried = [(self.up(inner), added) for inner, added in sides if constant_of_size(inner) is None]
+        tried = [(self.up(inner), added) for inner, added in sides if is_computed(inner)]
         reached = [(found, added) for found, added in tried if isinstance(found, Scores)]
         if not reached:
             misses = [found for found, _ in tried if isinstance(found, Miss)]
             if misses and node.op_type == "Sub":
                 return misses[0]
-            return next((miss for miss in misses if miss.rule != "scores"), _unmasked(node))
+            # the side on which the walk came farther is the one that was meant
+            return max(misses, key=lambda miss: len(miss.reached), default=_unmasked(node))
         found, added = min(reached, key=lambda pair: len(pair[0].nodes))
         assert added is not None
         if added is node.inputs[0] and added is node.inputs[1]:
@@ -172,11 +181,9 @@ class _Climb:
         return replace(found, axes=axes, nodes=(*found.nodes, node))
 
 
-def constant_of_size(value: ir.Value | None) -> ir.Value | None:
-    """`value` where it is a constant, whatever its size; reads nothing of it."""
-    if value is None or value.is_graph_input() or ir.convenience.get_const_tensor(value) is None:
-        return None
-    return value
+def is_computed(value: ir.Value | None) -> bool:
+    """Whether a value is no constant; an initializer that a caller may override counts as computed."""
+    return value is not None and (value.is_graph_input() or ir.convenience.get_const_tensor(value) is None)
 
 
 def finite(value: ir.Value) -> bool:
@@ -194,7 +201,7 @@ def finite(value: ir.Value) -> bool:
 
 def _product(node: ir.Node) -> Scores | Miss:
     left, right = node.inputs
-    if constant_of_size(left) is not None or constant_of_size(right) is not None:
+    if not is_computed(left) or not is_computed(right):
         return Miss("scores", f"MatMul at {node.name} with a constant", "the product of two computed values")
     axes = whole(node.outputs[0])
     if axes is None or len(axes) < 2:

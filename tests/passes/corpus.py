@@ -9,6 +9,7 @@ import onnx_ir as ir
 from tersor.ir.text import graph
 from tersor.passes.base import Context
 from tersor.passes.quantize.quantize_dynamic import QuantizeDynamic
+from tersor.tests.passes.raising.recurrences import GRU, LSTM, numbers, scan, step, weights
 from tersor.tests.support import arithmetic, inside_if, parse
 
 WIDTH, HEADS = 32, 4
@@ -68,11 +69,34 @@ def whole_attention() -> ir.Model:
     )  # fmt: skip
 
 
+def floored_attention() -> ir.Model:
+    """A bias and a mask of the lowest float, which a query may meet at every key."""
+    text, weights = projections()
+    mask = ["u = Unsqueeze(keep, [1])", "t = Unsqueeze(keep, [2])", "both = And(u, t)", "c = Unsqueeze(both, [1])"]
+    last = ["m = Add(w, bias)", "y = Attention{q_num_heads=4, kv_num_heads=4}(q, k, v, m)"]
+    return graph(
+        *text, *mask, f"w = Where(c, 0.0, {LOW})", *last, inputs=X | KEEP, bias=normal(4, 1, 1), **weights
+    )  # fmt: skip
+
+
 def causal_attention() -> ir.Model:
     """Grouped queries under a causal mask of its own."""
     text = ["q = MatMul(x, wq)", "k = MatMul(x, wk)", "v = MatMul(x, wv)"]
     last = "y = Attention{is_causal=1, q_num_heads=4, kv_num_heads=2, softcap=20.0}(q, k, v)"
     return graph(*text, last, inputs=X, wq=normal(32, 32), wk=normal(32, 16), wv=normal(16, 32).T.copy())
+
+
+def cached_attention() -> ir.Model:
+    """Keys and values of the past joined with new ones, in and out."""
+    heads = ("q", "k", "v")
+    text = [line for name in heads for line in (f"{name} = MatMul(x, w{name})", *split(name))]
+    joins = ["present_key = Concat{axis=2}(past_key, kh)", "present_value = Concat{axis=2}(past_value, vh)"]
+    past = dict.fromkeys(("past_key", "past_value"), "float[batch, 4, past, 8]")
+    return graph(
+        *text, *joins, "yh = Attention{scale=0.3}(qh, present_key, present_value)", *JOIN,
+        inputs=X | past, outputs=["y", "present_key", "present_value"],
+        **{f"w{name}": np.roll(normal(32, 32), shift, axis=1) for shift, name in enumerate(heads)},
+    )  # fmt: skip
 
 
 def feed_forward() -> ir.Model:
@@ -87,6 +111,41 @@ def feed_forward() -> ir.Model:
 
 def tanh_gelu() -> ir.Model:
     return graph(*arithmetic("y = 0.5 * x * (1 + Tanh(0.7978845608028654 * (x + 0.044715 * x ** 3)))"), inputs=X)
+
+
+def linear_layers() -> ir.Model:
+    """Linear layers that flatten what they read, that turn their weight, and that have it on the left."""
+    return graph(
+        "f = Reshape(x, [-1, 32])", "g = Gemm{transB=1, alpha=0.5, beta=2.0}(f, w, b)",
+        "s = Shape{end=2}(x)", "into = Concat{axis=0}(s, [48])", "h = Reshape(g, into)",
+        "vt = Transpose{perm=[1, 0]}(v)", "r = MatMul(h, vt)", "rt = Transpose{perm=[0, 2, 1]}(r)",
+        "c = Conv(rt, k, d)", "ct = Transpose{perm=[0, 2, 1]}(c)", "u = Transpose{perm=[0, 2, 1]}(ct)",
+        "l = MatMul(a, u)", "m = Add(l, e)", "y = Transpose{perm=[0, 2, 1]}(m)",
+        inputs=X, w=normal(48, 32), b=normal(48), v=normal(32, 48), k=normal(16, 32, 1), d=normal(16),
+        a=normal(24, 16), e=normal(24, 1),
+    )  # fmt: skip
+
+
+def integer_product() -> ir.Model:
+    """As ONNX Runtime's dynamic quantization writes a linear layer."""
+    return graph(
+        "(q, s, z) = DynamicQuantizeLinear(x)", "m = MatMulInteger(q, w, z, zero)", "c = Cast{to=1}(m)",
+        "u = Mul(s, scale)", "p = Mul(c, u)", "y = Add(p, b)",
+        inputs=X, w=(normal(32, 16) * 300).astype(np.int8), zero=np.array(0, np.int8), scale=np.float32(0.003),
+        b=normal(16),
+    )  # fmt: skip
+
+
+def optimized_encoder() -> ir.Model:
+    """As ONNX Runtime writes a layer: packed projections, a mask of integers, sums inside the normalizations."""
+    ms = "com.microsoft."
+    return graph(
+        f"a = {ms}Attention{{num_heads=4}}(x, w, b, m)",
+        f"(n, _, _, t) = {ms}SkipLayerNormalization(a, x, s, c)",
+        "p = MatMul(n, u)", f"g = {ms}BiasGelu(p, d)", f"y = {ms}FusedMatMul{{transB=1, alpha=0.5}}(g, t)",
+        inputs=X | {"m": "int32[batch, sequence]"}, w=normal(32, 96), b=normal(96), s=normal(2, 32)[0],
+        c=normal(2, 32)[1], u=normal(32, 32), d=normal(3, 32)[0],
+    )  # fmt: skip
 
 
 def lstm() -> ir.Model:
@@ -164,6 +223,64 @@ def quantized() -> ir.Model:
     return model
 
 
+def scaled_layers() -> ir.Model:
+    """Constants added to and multiplied with what linear layers read and make."""
+    return graph(
+        "s = Mul(x, c)", "p = MatMul(s, w)", "a = Add(p, b)", "h = Div(a, d)", "t = Add(h, e)", "q = MatMul(t, u)",
+        "r = Add(q, b)", "y = Add(r, 0.5)",
+        inputs=X, w=normal(32, 32), u=normal(32, 32).T.copy(), b=normal(2, 32)[1],
+        **{name: normal(3, 32)[index] + 2 for index, name in enumerate("cde")},
+    )  # fmt: skip
+
+
+def normalizations() -> ir.Model:
+    """Layer and root mean square normalisation spelled out, and one whose scale and bias follow it."""
+    return graph(
+        "m = ReduceMean(x, [-1])", "d = Sub(x, m)", "q = Pow(d, 2.0)", "v = ReduceMean(q, [-1])", "a = Add(v, 1e-05)",
+        "r = Sqrt(a)", "n = Div(d, r)", "g = Mul(n, s)", "h = Add(g, c)",
+        "q2 = Mul(h, h)", "v2 = ReduceMean(q2, [-1])", "a2 = Add(v2, 1e-06)", "r2 = Sqrt(a2)", "i2 = Reciprocal(r2)",
+        "n2 = Mul(h, i2)", "h2 = Mul(n2, s)",
+        "n3 = LayerNormalization{axis=-1}(h2, ones)", "g3 = Mul(n3, s)", "y = Add(g3, c)",
+        inputs=X, s=normal(2, 32)[1], c=normal(2, 32)[0], ones=np.ones(32, np.float32),
+    )  # fmt: skip
+
+
+def rotary_positions() -> ir.Model:
+    """Queries turned by halves of a head, keys in their first elements alone."""
+    return graph(
+        "i = Unsqueeze(positions, [-1])", "at = Cast{to=1}(i)", "f = Mul(at, rates)", "ff = Concat{axis=-1}(f, f)",
+        "cos = Cos(ff)", "sin = Sin(ff)", "c = Unsqueeze(cos, [1])", "s = Unsqueeze(sin, [1])",
+        "q = MatMul(x, w)", *split("q"), "a = Slice(qh, [0], [4], [-1])", "b = Slice(qh, [4], [8], [-1])",
+        "n = Neg(b)", "r = Concat{axis=-1}(n, a)", "qc = Mul(qh, c)", "rs = Mul(r, s)", "y = Add(qc, rs)",
+        "k = MatMul(x, u)", *split("k"), "(h, rest) = Split{axis=-1, num_outputs=2}(kh)",
+        "(e, d) = Split{axis=-1, num_outputs=2}(h)", "cc = Slice(c, [0], [2], [-1])", "ss = Slice(s, [0], [2], [-1])",
+        "ec = Mul(e, cc)", "ds = Mul(d, ss)", "es = Mul(e, ss)", "dc = Mul(d, cc)", "m = Sub(ec, ds)",
+        "o = Add(es, dc)", "z = Concat{axis=-1}(m, o, rest)",
+        inputs=X | {"positions": "int64[batch, sequence]"}, outputs=["y", "z"],
+        w=normal(32, 32), u=normal(33, 32)[1:], rates=np.asarray([1.0, 0.1, 0.01, 0.001], np.float32),
+    )  # fmt: skip
+
+
+def gated() -> ir.Model:
+    """A gated unit whose activation is spelled out, and a softplus as torch guards it."""
+    return graph(
+        "g = MatMul(x, w)", "u = MatMul(x, v)", "s = Sigmoid(g)", "a = Mul(g, s)", "h = Mul(a, u)",
+        "e = Exp(h)", "o = Add(e, 1.0)", "l = Log(o)", "c = LessOrEqual(h, 20.0)", "z = Where(c, l, h)",
+        "(p, q) = Split{axis=-1, num_outputs=2}(z)", "r = Relu(p)", "y = Mul(q, r)",
+        inputs=X, w=normal(32, 16), v=normal(16, 32).T.copy(),
+    )  # fmt: skip
+
+
+def sentence() -> ir.Model:
+    """The mean of the positions that a mask keeps, at length one."""
+    return graph(
+        "u = Unsqueeze(mask, [-1])", "s = Shape(x)", "e = Expand(u, s)", "m = Cast{to=float}(e)", "k = Mul(x, m)",
+        "n = ReduceSum{keepdims=0}(k, [1])", "c = ReduceSum{keepdims=0}(m, [1])", "d = Clip(c, 1e-09)",
+        "p = Div(n, d)", "l = ReduceL2(p, [1])", "t = Max(l, 1e-12)", "y = Div(p, t)",
+        inputs=X | {"mask": "int64[batch, sequence]"},
+    )  # fmt: skip
+
+
 def gelu_layer() -> ir.Model:
     return graph("p = MatMul(x, w)", "h = Add(p, b)", "y = Gelu(h)", inputs=X, w=normal(32, 64), b=normal(2, 64)[0])
 
@@ -185,11 +302,65 @@ def constants() -> ir.Model:
     )  # fmt: skip
 
 
+def lstm_cell() -> ir.Model:
+    """One step of an LSTM as its gates."""
+    return step(*LSTM, outputs=("h1", "c1"), **weights(4))
+
+
+def scanned_gru() -> ir.Model:
+    """A GRU as its gates inside a Scan."""
+    return scan(*GRU, states={"h": "h1"}, **weights(3))
+
+
+def two_directions() -> ir.Model:
+    """A plain recurrence forward and one backward, side by side."""
+    return graph(
+        "(e, h) = RNN{hidden_size=4}(x, w, r)", "(f, k) = RNN{hidden_size=4, direction=reverse}(x, v, q)",
+        "e1 = Squeeze(e, [1])", "f1 = Squeeze(f, [1])", "y = Concat{axis=-1}(e1, f1)", "z = Concat{axis=0}(h, k)",
+        inputs={"x": "float[time, batch, 6]"}, outputs=["y", "z"],
+        w=numbers(1, 4, 6), r=numbers(1, 4, 4), v=numbers(1, 4, 6, seed=1), q=numbers(1, 4, 4, seed=1),
+    )  # fmt: skip
+
+
+def turned_rnn() -> ir.Model:
+    """A plain recurrence over the sequence turned around and back."""
+    low = np.iinfo(np.int64).min
+    return graph(
+        f"t = Slice(x, [-1], [{low}], [0], [-1])", "(f, k) = RNN{hidden_size=4}(t, v, q)", "f1 = Squeeze(f, [1])",
+        f"y = Slice(f1, [-1], [{low}], [0], [-1])", inputs={"x": "float[time, batch, 6]"}, outputs=["y", "k"],
+        v=numbers(1, 4, 6, seed=1), q=numbers(1, 4, 4, seed=1),
+    )  # fmt: skip
+
+
+def unrolled_rnn() -> ir.Model:
+    """A plain recurrence written out over two steps."""
+    return graph(
+        "x0 = Gather{axis=0}(x, 0)", "x1 = Gather{axis=0}(x, 1)", "p0 = Gemm(x0, w, b)", "q0 = MatMul(s, r)",
+        "a0 = Add(p0, q0)", "h0 = Tanh(a0)", "p1 = Gemm(x1, w, b)", "q1 = MatMul(h0, r)", "a1 = Add(p1, q1)",
+        "h1 = Tanh(a1)", "u0 = Unsqueeze(h0, [0])", "u1 = Unsqueeze(h1, [0])", "y = Concat{axis=0}(u0, u1)",
+        inputs={"x": "float[2, batch, 6]", "s": "float[batch, 4]"}, outputs=["y", "h1"],
+        w=numbers(6, 4), r=numbers(4, 4), b=numbers(4),
+    )  # fmt: skip
+
+
+def settled_branch() -> ir.Model:
+    """An If on a condition that no size of the dimensions bears out."""
+    return parse("""
+        g (float[n] x) => (float[n] y) {
+            s = Shape (x)  m = Constant <value = int64[1] {-1}> ()  c = Equal (s, m)
+            h = If (c) <then_branch = t () => (float[n] a) { a = Neg (x) },
+                        else_branch = e () => (float[n] b) { r = Relu (x)  b = Exp (r) }>
+            y = Mul (h, x)
+        }""")
+
+
 CORPUS: Mapping[str, Callable[[], ir.Model]] = {
     made.__name__: made
     for made in (
-        exported_attention, split_attention, whole_attention, causal_attention, feed_forward, tanh_gelu, lstm, gru,
-        convolution, shape_chain, swapped_axes, masks, tied_table, quantized, gelu_layer, branches, functions,
-        constants,
+        exported_attention, split_attention, whole_attention, floored_attention, causal_attention, cached_attention,
+        feed_forward, tanh_gelu, lstm, gru, convolution, shape_chain, swapped_axes, masks, tied_table, quantized,
+        scaled_layers, gelu_layer, branches, functions,
+        constants, normalizations, gated, sentence, rotary_positions, optimized_encoder, linear_layers, integer_product,
+        lstm_cell, scanned_gru, unrolled_rnn, two_directions, turned_rnn, settled_branch,
     )
 }  # fmt: skip

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 import pytest
+from tersor.ir.errors import PassError
 from tersor.ir.level import Level, violations
 from tersor.ir.text import graph, lines
 from tersor.passes.base import Context, Exact, Finding, Lossy, Match, Miss, Outcome, Pass, Rewrite
@@ -195,3 +196,24 @@ def test_options_are_those_that_differ_from_their_defaults() -> None:
     assert Optional().options() == {}
     assert Optional(count=3, size=Size.LARGE, only=("a",)).options() == {"size": Size.LARGE, "only": ("a",)}
     assert Optional.summary() == "First line."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restless(Rewrite):
+    """Neg(x) -> Neg'(x), for ever"""
+
+    name: ClassVar[str] = "restless"
+    level: ClassVar[Level] = Level.IMPORTED
+    anchors: ClassVar[tuple[str, ...]] = ("Neg",)
+
+    def match(self, node: ir.Node) -> Match | Miss:
+        return Match(node=node)
+
+    def rewrite(self, found: Match) -> None:
+        tape = Tape()
+        replace(tape, found.node.outputs, [tape("Neg", found.node.inputs[0])])
+
+
+def test_a_rewrite_that_answers_itself_is_stopped_and_named() -> None:
+    with pytest.raises(PassError, match=r"restless does not settle.*Neg at"):
+        Restless().apply(graph("y = Neg(x)"), Context())

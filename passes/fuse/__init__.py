@@ -1,0 +1,1 @@
+"""Fewer and larger ops: what any runtime gains from."""
