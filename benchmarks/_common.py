@@ -29,9 +29,17 @@ def options(description: str, *, seconds: float) -> argparse.ArgumentParser:
 
 
 def publish(
-    name: str, title: str, rows: Sequence[Mapping[str, object]], given: argparse.Namespace, note: str = ""
+    name: str,
+    title: str,
+    rows: Sequence[Mapping[str, object]],
+    given: argparse.Namespace,
+    note: str = "",
+    details: Mapping[str, object] | None = None,
 ) -> None:
-    """Print the rows as one table and write them as JSON; numbers are shown as they are rounded by the caller."""
+    """Print the rows as one table and write them as JSON; numbers are shown as they are rounded by the caller.
+
+    `details` is written, not printed.
+    """
     table = Table(title=title, caption=note or None)
     heads = list(dict.fromkeys(key for row in rows for key in row))
     for index, head in enumerate(heads):
@@ -45,6 +53,7 @@ def publish(
     whole = {
         "name": name,
         "rows": list(rows),
+        **(details or {}),
         "settings": settings,
         "seed": SEED,
         "host": host(),

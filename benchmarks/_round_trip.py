@@ -136,12 +136,12 @@ def _fx_run(model: onnx_ir.Model) -> Answers:
 def _distance_onnxruntime(model: onnx_ir.Model, again: onnx_ir.Model, feeds: Sequence[Feeds]) -> float | None:
     """None where ONNX Runtime takes one of the two not."""
     try:
-        return _distance(_onnxruntime_run(model), _onnxruntime_run(again), feeds)
+        return _distance(onnxruntime_run(model), onnxruntime_run(again), feeds)
     except Exception:  # ONNX Runtime has an exception for each of its states
         return None
 
 
-def _onnxruntime_run(model: onnx_ir.Model) -> Answers:
+def onnxruntime_run(model: onnx_ir.Model) -> Answers:
     """As the target onnxruntime runs it: lowered for it."""
     backend, lowered = OnnxRuntime(), model.clone()
     run_passes(lowered, backend.pipeline(), verify="off")

@@ -28,7 +28,7 @@ def seeded(module: Module, *, spread: bool = True) -> Module:
                 continue
             done.add(id(parameter))
             noise = torch.randn(parameter.shape, generator=generator)
-            if parameter.ndim == 1:
+            if parameter.ndim <= 1:
                 parameter += 0.1 * noise
             elif spread:
                 parameter.copy_(noise * parameter.shape[-1] ** -0.5)

@@ -7,8 +7,10 @@ an atom of its own, `(sequence//2)`, and is settled when the dimension is.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import Union
 
@@ -24,6 +26,9 @@ class Quotient:
         parts = [f"({part})" if len(part.terms) > 1 else str(part) for part in (self.numerator, self.divisor)]
         return f"({'//'.join(parts)})"
 
+
+#: `batch-size` is how people write a name, `batch - size` how exporters write a difference.
+_HYPHEN = re.compile(r"\w-\w")
 
 #: The largest exponent that a formula is multiplied out for.
 _POWER = 8
@@ -43,24 +48,26 @@ class Polynomial:
     3
     """
 
-    __slots__ = ("terms",)
+    __slots__ = ("_text", "terms")
 
     def __init__(self, terms: Mapping[Monomial, int]) -> None:
         kept = {monomial: factor for monomial, factor in terms.items() if factor}
-        self.terms: dict[Monomial, int] = dict(sorted(kept.items(), key=lambda term: _order(term[0])))
+        in_order = kept if len(kept) < 2 else dict(sorted(kept.items(), key=lambda term: _order(term[0])))
+        self.terms: dict[Monomial, int] = in_order
+        self._text: str | None = None
 
     @classmethod
     def of(cls, value: int | str) -> Polynomial:
         """A number, or the dimension of that name."""
-        return cls({(value,): 1} if isinstance(value, str) else {(): value})
+        return _of(value)
 
     @classmethod
     def parse(cls, text: str) -> Polynomial:
-        """What an exporter wrote as a dimension: `2*(past + 1)`; what is no such formula is one name."""
-        try:
-            return _parse(ast.parse(text, mode="eval").body)
-        except (SyntaxError, ValueError):
-            return cls.of(text)
+        """What an exporter wrote as a dimension: `2*(past + 1)`; what is no such formula is one name.
+
+        `batch-size` is a name, `past - 1` a formula; a name that is spelled like a number is a name all the same.
+        """
+        return _parsed(text)
 
     @property
     def constant(self) -> int | None:
@@ -70,12 +77,22 @@ class Polynomial:
         return self.terms.get(()) if len(self.terms) == 1 else None
 
     @property
+    def nonnegative(self) -> bool:
+        """Whether it is provably at least zero: a sum of products of dimensions, and no dimension is negative."""
+        return all(
+            factor > 0 and all(isinstance(atom, str) or _counts(atom) for atom in monomial)
+            for monomial, factor in self.terms.items()
+        )
+
+    @property
     def names(self) -> frozenset[str]:
         """The dimensions it depends on."""
         return frozenset(name for monomial in self.terms for atom in monomial for name in _names(atom))
 
-    def at(self, sizes: Mapping[str, int]) -> Polynomial:
-        """Put numbers in for dimensions; those without one stay."""
+    def at(self, sizes: Mapping[str, Number]) -> Polynomial:
+        """Put numbers or formulas in for dimensions; those without one stay."""
+        if not sizes:
+            return self
         return total(
             product(_atom(atom, sizes) for atom in monomial) * factor for monomial, factor in self.terms.items()
         )
@@ -116,7 +133,9 @@ class Polynomial:
     __rmul__ = __mul__
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, int | Polynomial) and self.terms == _lift(other).terms
+        if isinstance(other, Polynomial):
+            return self is other or self.terms == other.terms
+        return isinstance(other, int) and self.constant == other
 
     def __hash__(self) -> int:
         return hash(tuple(self.terms.items()))
@@ -136,10 +155,10 @@ class Polynomial:
         return bool(self.terms)
 
     def __str__(self) -> str:
-        if not self.terms:
-            return "0"
-        text = " + ".join(_term(monomial, factor) for monomial, factor in self.terms.items())
-        return text.replace("+ -", "- ")
+        if self._text is None:
+            text = " + ".join(_term(monomial, factor) for monomial, factor in self.terms.items())
+            self._text = text.replace("+ -", "- ") or "0"
+        return self._text
 
     def __repr__(self) -> str:
         return f"Polynomial({self})"
@@ -162,6 +181,26 @@ def product(parts: Iterable[Polynomial]) -> Polynomial:
     return prod(parts, start=Polynomial.of(1))
 
 
+@lru_cache(maxsize=4096)
+def _of(value: int | str) -> Polynomial:
+    return Polynomial({(value,): 1} if isinstance(value, str) else {(): value})
+
+
+@lru_cache(maxsize=4096)
+def _parsed(text: str) -> Polynomial:
+    if text.isidentifier() or _HYPHEN.search(text):
+        return Polynomial.of(text)
+    try:
+        found = _parse(ast.parse(text, mode="eval").body)
+    except (SyntaxError, ValueError):
+        return Polynomial.of(text)
+    return found if found.names else Polynomial.of(text)
+
+
+def _counts(atom: Quotient) -> bool:
+    return atom.numerator.nonnegative and atom.divisor.nonnegative
+
+
 def _lift(value: Number) -> Polynomial:
     return value if isinstance(value, Polynomial) else Polynomial.of(value)
 
@@ -181,10 +220,10 @@ def _names(atom: Atom) -> frozenset[str]:
     return frozenset([atom]) if isinstance(atom, str) else atom.numerator.names | atom.divisor.names
 
 
-def _atom(atom: Atom, sizes: Mapping[str, int]) -> Polynomial:
+def _atom(atom: Atom, sizes: Mapping[str, Number]) -> Polynomial:
     if isinstance(atom, Quotient):
         return atom.numerator.at(sizes) // atom.divisor.at(sizes)
-    return Polynomial.of(sizes.get(atom, atom))
+    return _lift(sizes[atom]) if atom in sizes else Polynomial.of(atom)
 
 
 def _divide(number: Polynomial, divisor: Polynomial) -> Polynomial | None:

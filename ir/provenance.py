@@ -23,6 +23,11 @@ def sources(node: ir.Node) -> tuple[str, ...]:
 
 def inherit(new_nodes: Iterable[ir.Node], old_nodes: Iterable[ir.Node]) -> None:
     """Record on each new node that it stands for everything that the old nodes stood for."""
-    names = "\n".join(dict.fromkeys(name for node in old_nodes for name in sources(node)))
-    for node in new_nodes:
-        node.metadata_props[KEY] = names
+    stand_for(new_nodes, dict.fromkeys(name for node in old_nodes for name in sources(node)))
+
+
+def stand_for(nodes: Iterable[ir.Node], names: Iterable[str]) -> None:
+    """Record on each node that it stands for the source nodes of these names."""
+    text = "\n".join(names)
+    for node in nodes:
+        node.metadata_props[KEY] = text

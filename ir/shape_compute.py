@@ -18,11 +18,23 @@ from .shape_scope import ONE, Dims, Rule, Scope, dim_of, int_of
 Dim = Polynomial | None
 
 
-def broadcast(*shapes: tuple[Dim, ...]) -> tuple[Dim, ...]:
-    """Numpy's rule on polynomials."""
+def broadcast(*shapes: tuple[Dim, ...], strict: bool = False) -> tuple[Dim, ...]:
+    """Numpy's rule on polynomials. Of two dimensions that differ, either may be 1: `strict` leaves them unknown."""
+    if all(shape == shapes[0] for shape in shapes[1:]) and None not in shapes[0]:
+        return shapes[0]
     rank = max(map(len, shapes))
     padded = [(ONE,) * (rank - len(shape)) + shape for shape in shapes]
-    return tuple(reduce(_meet, dims) for dims in zip(*padded, strict=True))
+    meet = _meet_strictly if strict else _meet
+    return tuple(reduce(meet, dims) for dims in zip(*padded, strict=True))
+
+
+def _meet_strictly(left: Dim, right: Dim) -> Dim:
+    if left == 1:
+        return right
+    if right == 1 or (left is not None and left == right):
+        return left
+    # a number other than 1 wins: the other is the same, or 1
+    return next((dim for dim in (left, right) if dim is not None and dim.constant is not None), None)
 
 
 def _meet(left: Dim, right: Dim) -> Dim:
@@ -41,22 +53,27 @@ def _same(node: ir.Node, scope: Scope) -> Iterator[Dims]:
 
 
 def _elementwise(node: ir.Node, scope: Scope) -> Iterator[Dims]:
-    yield broadcast(*(scope.input(node, index) for index in range(len(node.inputs)) if scope.has(node, index)))
+    shapes = (scope.input(node, index) for index in range(len(node.inputs)) if scope.has(node, index))
+    yield broadcast(*shapes, strict=scope.strict)
 
 
-def matmul(left: tuple[Dim, ...], right: tuple[Dim, ...]) -> tuple[Dim, ...]:
+def matmul(left: tuple[Dim, ...], right: tuple[Dim, ...], *, strict: bool = False) -> tuple[Dim, ...]:
     """Shape of a product, one-dimensional operands included."""
     rows, columns = left[-2:-1], right[-1:] if len(right) > 1 else ()
-    return broadcast(left[:-2], right[:-2]) + rows + columns
+    return broadcast(left[:-2], right[:-2], strict=strict) + rows + columns
 
 
 def _matmul(node: ir.Node, scope: Scope) -> Iterator[Dims]:
     left, right = scope.input(node, 0), scope.input(node, 1)
+    if scope.integer(node, "transBatchA", 0) or scope.integer(node, "transBatchB", 0):
+        return
     if scope.integer(node, "transA", 0):
         left = (*left[:-2], left[-1], left[-2])
     if scope.integer(node, "transB", 0):
         right = (*right[:-2], right[-1], right[-2])
-    yield matmul(left, right)
+    if scope.integer(node, "transBatchA", 0) or scope.integer(node, "transBatchB", 0):
+        raise ValueError("batch axes that change places are not followed")
+    yield matmul(left, right, strict=scope.strict)
 
 
 def _packed_matmul(node: ir.Node, scope: Scope) -> Iterator[Dims]:
@@ -64,7 +81,7 @@ def _packed_matmul(node: ir.Node, scope: Scope) -> Iterator[Dims]:
 
 
 def _qlinear_matmul(node: ir.Node, scope: Scope) -> Iterator[Dims]:
-    yield matmul(scope.input(node, 0), scope.input(node, 3))
+    yield matmul(scope.input(node, 0), scope.input(node, 3), strict=scope.strict)
 
 
 def _conv(node: ir.Node, scope: Scope) -> Iterator[Dims]:
@@ -84,7 +101,8 @@ def _windows(node: ir.Node, scope: Scope, data: tuple[Dim, ...], kernel: list[in
     automatic = scope.string(node, "auto_pad", "NOTSET")
     ceil = scope.integer(node, "ceil_mode", 0)
     for axis, dim in enumerate(data):
-        if dim is None:
+        if dim is None or (ceil and scope.strict):
+            # whether the last window may start in the padding differs from opset to opset
             yield None
         elif automatic.startswith("SAME"):
             yield (dim + (strides[axis] - 1)) // strides[axis]
@@ -100,7 +118,7 @@ def _conv_transpose(node: ir.Node, scope: Scope) -> Iterator[Dims]:
     ones, zeros = [1] * rank, [0] * rank
     strides, dilations = scope.integers(node, "strides", ones), scope.integers(node, "dilations", ones)
     pads, extra = scope.integers(node, "pads", zeros * 2), scope.integers(node, "output_padding", zeros)
-    if scope.string(node, "auto_pad", "NOTSET") != "NOTSET":
+    if scope.string(node, "auto_pad", "NOTSET") != "NOTSET" or "output_shape" in node.attributes:
         return
     spatial = []
     for axis, dim in enumerate(data[2:]):
@@ -149,7 +167,8 @@ def einsum_sizes(node: ir.Node, scope: Scope) -> tuple[dict[str, Dim], str]:
     left, arrow, right = equation.partition("->")
     sizes: dict[str, Dim] = {}
     for index, letters in enumerate(left.split(",")):
-        sizes |= dict(zip(letters, scope.input(node, index), strict=True))
+        for letter, dim in zip(letters, scope.input(node, index), strict=True):
+            sizes[letter] = _meet_strictly(sizes[letter], dim) if scope.strict and letter in sizes else dim
     return sizes, right if arrow else "".join(sorted(c for c in sizes if left.count(c) == 1))
 
 
@@ -177,17 +196,45 @@ def _fused_attention(node: ir.Node, scope: Scope) -> Iterator[Dims]:
     """com.microsoft Attention and QAttention: packed weight [input, q + k + v]; MultiHeadAttention: three inputs."""
     data = scope.input(node, 0)
     if node.op_type == "MultiHeadAttention":
-        yield (*data[:2], scope.input(node, 2)[2]) if scope.has(node, 2) and len(data) == 3 else data
+        if len(data) == 5:
+            yield (*data[:2], dim_of(data[2]) * dim_of(data[4]))
+        else:
+            yield (
+                (*data[:2], scope.input(node, 2)[2]) if scope.has(node, 2) and len(scope.input(node, 2)) == 3 else data
+            )
         return
     sizes = scope.integers(node, "qkv_hidden_sizes", [])
     yield (*data[:2], Polynomial.of(sizes[2]) if sizes else dim_of(scope.input(node, 1)[1]) // 3)
 
 
+def _grouped_attention(node: ir.Node, scope: Scope) -> Iterator[Dims]:
+    """com.microsoft GroupQueryAttention: queries alone, or with keys and values behind them."""
+    data = scope.input(node, 0)
+    if scope.has(node, 1):
+        yield data
+        return
+    heads, groups = scope.integer(node, "num_heads", 1), scope.integer(node, "kv_num_heads", 1)
+    yield (*data[:2], dim_of(data[2]) // (heads + 2 * groups) * heads)
+
+
+def _embed(node: ir.Node, scope: Scope) -> Iterator[Dims]:
+    """com.microsoft EmbedLayerNormalization: states, lengths, the sum that was normalized."""
+    ids, table = scope.input(node, 0), scope.input(node, 2)
+    yield from ((*ids, table[1]), ids[:1], (*ids, table[1]))
+
+
 def _if(node: ir.Node, scope: Scope) -> Iterator[Dims]:
     branches = [node.attributes[name].as_graph() for name in scope.branches(node)]
     for values in zip(*(graph.outputs for graph in branches), strict=True):
-        shapes = [scope.of(value) for value in values]
-        yield shapes[0] if all(shape == shapes[0] for shape in shapes) else None
+        first, *others = (scope.of(value) for value in values)
+        for dims in others:
+            same_rank = first is not None and dims is not None and len(first) == len(dims)
+            first = (
+                tuple(a if a == b else None for a, b in zip(first or (), dims or (), strict=True))
+                if same_rank
+                else None
+            )
+        yield first
 
 
 def _loop(node: ir.Node, scope: Scope) -> Iterator[Dims]:
@@ -197,7 +244,23 @@ def _loop(node: ir.Node, scope: Scope) -> Iterator[Dims]:
     results = body.outputs[1:] if node.op_type == "Loop" else body.outputs
     for index, value in enumerate(results):
         dims = scope.of(value)
-        yield dims if index < carried or dims is None else (scope.trips(node), *dims)
+        if index < carried and scope.strict:
+            # of no round, the result is the state that it began with
+            first = node.inputs[index + len(node.inputs) - carried if node.op_type == "Loop" else index]
+            yield dims if first is not None and scope.of(first) == dims else None
+        elif index < carried or dims is None:
+            yield dims
+        else:
+            yield _stacked(dims, scope.trips(node), node, index - carried, scope)
+
+
+def _stacked(dims: tuple[Dim, ...], trips: Dim, node: ir.Node, index: int, scope: Scope) -> Dims:
+    """What the rounds gave, side by side. A Loop may end before its last round."""
+    if scope.strict and node.op_type == "Loop":
+        return (None, *dims)
+    axes = scope.integers(node, "scan_output_axes", [])
+    axis = axes[index] % (len(dims) + 1) if axes else 0
+    return (*dims[:axis], trips, *dims[axis:])
 
 
 def _ops(names: str) -> list[str]:
@@ -222,7 +285,7 @@ REDUCTIONS = _ops(
 )
 CONTRIB_SAME = _ops(
     "BiasGelu FastGelu Gelu QuickGelu BiasAdd SkipLayerNormalization SkipSimplifiedLayerNormalization "
-    "SimplifiedLayerNormalization RotaryEmbedding DequantizeLinear QuantizeLinear GroupQueryAttention"
+    "SimplifiedLayerNormalization RotaryEmbedding DequantizeLinear QuantizeLinear"
 )
 CONTRIB_MATMUL = _ops("FusedMatMul FusedGemm DynamicQuantizeMatMul MatMulIntegerToFloat")
 
@@ -249,6 +312,8 @@ COMPUTE: Mapping[tuple[str, str], Rule] = {
     ("", "Einsum"): _einsum,
     ("", "Attention"): _attention,
     **{("com.microsoft", op): _fused_attention for op in ("Attention", "QAttention", "MultiHeadAttention")},
+    ("com.microsoft", "GroupQueryAttention"): _grouped_attention,
+    ("com.microsoft", "EmbedLayerNormalization"): _embed,
     ("", "If"): _if,
     ("", "Loop"): _loop,
     ("", "Scan"): _loop,

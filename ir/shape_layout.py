@@ -40,6 +40,8 @@ def _reshape(node: ir.Node, scope: Scope) -> Iterator[Dims]:
 def _squeeze(node: ir.Node, scope: Scope) -> Iterator[Dims]:
     data = scope.input(node, 0)
     axes = scope.constants(node, 1, "axes")
+    if axes is None and scope.strict and any(dim is None or dim.constant is None for dim in data):
+        raise ValueError("a dimension may be 1 or not")
     gone = {axis for axis, dim in enumerate(data) if dim == 1} if axes is None else {axis % len(data) for axis in axes}
     yield tuple(dim for axis, dim in enumerate(data) if axis not in gone)
 
@@ -70,6 +72,8 @@ def _split(node: ir.Node, scope: Scope) -> Iterator[Dims]:
     data = scope.input(node, 0)
     axis, count = scope.integer(node, "axis", 0) % len(data), len(node.outputs)
     sizes = _given(node, scope, 1, "split")
+    if not sizes and scope.has(node, 1):
+        sizes = [None] * count
     if not sizes:
         step = (dim_of(data[axis]) + (count - 1)) // count
         sizes = [*[step] * (count - 1), dim_of(data[axis]) - step * (count - 1)]
@@ -80,11 +84,15 @@ def _split(node: ir.Node, scope: Scope) -> Iterator[Dims]:
 def _slice(node: ir.Node, scope: Scope) -> Iterator[Dims]:
     data = list(scope.input(node, 0))
     starts, ends, axes, steps = (_given(node, scope, index + 1, name) for index, name in enumerate(_BOUNDS))
+    if any(scope.has(node, index + 1) and not _given(node, scope, index + 1, "") for index in (2, 3)):
+        # which axes, and in what steps, only the data tell
+        yield (None,) * len(data)
+        return
     count = len(starts) or len(ends) or len(axes)
     for index in range(count):
         axis = int_of(axes[index]) % len(data) if axes else index
         step = int_of(steps[index]) if steps else 1
-        data[axis] = _cut(data[axis], starts[index] if starts else None, ends[index] if ends else None, step)
+        data[axis] = _cut(data[axis], starts[index] if starts else None, ends[index] if ends else None, step, scope)
     yield tuple(data) if count else (None,) * len(data)
 
 
@@ -98,8 +106,8 @@ def _given(node: ir.Node, scope: Scope, index: int, name: str) -> list[Dim]:
     return scope.numbers(node, index) or []
 
 
-def _cut(dim: Dim, start: Dim, end: Dim, step: int) -> Dim:
-    """Length of dim[start:end:step]; open bounds are taken to lie inside."""
+def _cut(dim: Dim, start: Dim, end: Dim, step: int, scope: Scope) -> Dim:
+    """Length of dim[start:end:step]; open bounds are taken to lie inside unless the scope is strict."""
     if dim is None or start is None or end is None:
         return None
     size, first, last = dim.constant, start.constant, end.constant
@@ -107,6 +115,8 @@ def _cut(dim: Dim, start: Dim, end: Dim, step: int) -> Dim:
         return Polynomial.of(len(range(*slice(first, last if step > 0 or last > -_HUGE else None, step).indices(size))))
     if step < 0:
         return None
+    if scope.strict:
+        return _cut_strictly(dim, start, end, step)
     if first is not None and first < 0:
         start = dim + first
     if last is not None:
@@ -115,6 +125,26 @@ def _cut(dim: Dim, start: Dim, end: Dim, step: int) -> Dim:
             return ONE if first is not None and last - first == 1 else None
         end = dim if last >= _HUGE else dim + last
     return (end - start + (step - 1)) // step
+
+
+def _cut_strictly(dim: Polynomial, start: Polynomial, end: Polynomial, step: int) -> Dim:
+    """The length where both bounds, clamped to the dimension, are known for every size."""
+    first, last = _clamped(start, dim), _clamped(end, dim)
+    if first is None or last is None or not (last - first).nonnegative:
+        return None
+    return (last - first + (step - 1)) // step
+
+
+def _clamped(bound: Polynomial, dim: Polynomial) -> Dim:
+    """A bound of a slice as a position from 0 to `dim`, None where that depends on sizes."""
+    if bound.constant is not None and (bound.constant < 0 or bound.constant >= _HUGE):
+        inside = dim + bound if bound.constant < 0 else dim
+        return inside if inside.nonnegative else None
+    if not bound.nonnegative:
+        return None
+    if (dim - bound).nonnegative:
+        return bound
+    return dim if (bound - dim).nonnegative else None
 
 
 def _gather(node: ir.Node, scope: Scope) -> Iterator[Dims]:
@@ -134,7 +164,8 @@ def _gather_nd(node: ir.Node, scope: Scope) -> Iterator[Dims]:
 
 def _expand(node: ir.Node, scope: Scope) -> Iterator[Dims]:
     target = scope.numbers(node, 1)
-    yield broadcast(scope.input(node, 0), tuple(target) if target else (None,) * int_of(scope.input(node, 1)[0]))
+    wanted = tuple(target) if target is not None else (None,) * int_of(scope.input(node, 1)[0])
+    yield broadcast(scope.input(node, 0), wanted, strict=scope.strict)
 
 
 def _filled(node: ir.Node, scope: Scope) -> Iterator[Dims]:
@@ -161,10 +192,17 @@ def _pad(node: ir.Node, scope: Scope) -> Iterator[Dims]:
 
 def _range(node: ir.Node, scope: Scope) -> Iterator[Dims]:
     start, limit, step = (scope.numbers(node, index) for index in range(3))
-    if start and limit and step:
-        yield ((dim_of(limit[0]) - dim_of(start[0]) + (int_of(step[0]) - 1)) // int_of(step[0]),)
-    else:
-        yield (None,)
+    yield (_counted(start[0], limit[0], step[0], scope) if start and limit and step else None,)
+
+
+def _counted(start: Dim, limit: Dim, step: Dim, scope: Scope) -> Dim:
+    """How many numbers lie from `start` to before `limit`."""
+    by = None if step is None else step.constant
+    if start is None or limit is None or not by:
+        return None
+    if scope.strict and not (by > 0 and (limit - start).nonnegative):
+        return None
+    return (limit - start + (by - 1)) // by
 
 
 def _one_hot(node: ir.Node, scope: Scope) -> Iterator[Dims]:
@@ -185,6 +223,10 @@ def _shape(node: ir.Node, scope: Scope) -> Iterator[Dims]:
     yield (Polynomial.of(len(range(*ends))),)
 
 
+def _non_zero(node: ir.Node, scope: Scope) -> Iterator[Dims]:
+    yield (Polynomial.of(len(scope.input(node, 0))), None)
+
+
 def _scalar(_: ir.Node, __: Scope) -> Iterator[Dims]:
     yield ()
 
@@ -193,6 +235,9 @@ def _constant(node: ir.Node, _: Scope) -> Iterator[Dims]:
     tensor = ir.convenience.get_const_tensor(node.outputs[0])
     if tensor is not None:
         yield tuple(Polynomial.of(dim) for dim in tensor.shape if isinstance(dim, int))
+    elif "value_float" in node.attributes or "value_int" in node.attributes:
+        # the call of a function says which number
+        yield ()
 
 
 def _same(node: ir.Node, scope: Scope) -> Iterator[Dims]:
@@ -224,5 +269,6 @@ LAYOUT: Mapping[tuple[str, str], Rule] = {
     ("", "TopK"): _top_k,
     ("", "Shape"): _shape,
     ("", "Size"): _scalar,
+    ("", "NonZero"): _non_zero,
     ("", "Constant"): _constant,
 }

@@ -21,8 +21,13 @@ ONE = Polynomial.of(1)
 
 @dataclass(eq=False, kw_only=True)
 class Scope:
-    """Dimensions and contents found so far, and the attributes of the function call being walked."""
+    """Dimensions and contents found so far, and the attributes of the function call being walked.
 
+    strict: say only what holds for every size of the dimensions. Otherwise a rule takes the likely for granted: that
+    different dimensions which meet in a broadcast are equal, and that a slice lies inside.
+    """
+
+    strict: bool = False
     dims: dict[ir.Value, Dims] = field(default_factory=dict)
     contents: dict[ir.Value, Content] = field(default_factory=dict)
     types: dict[ir.Value, ir.DataType | None] = field(default_factory=dict)
@@ -72,11 +77,16 @@ class Scope:
         return None if content is None else list(content.reshape(-1))
 
     def constants(self, node: ir.Node, index: int, attribute: str) -> list[int] | None:
-        """Integers that newer opsets give as an input and older ones as an attribute; None where absent or open."""
+        """Integers that newer opsets give as an input and older ones as an attribute; None where absent.
+
+        ValueError where they are computed from data.
+        """
         attr = self.attribute(node, attribute)
         if attr is not None:
             return [attr.as_int()] if attr.type == ir.AttributeType.INT else list(attr.as_ints())
         found = self.numbers(node, index)
+        if found is None and self.has(node, index):
+            raise ValueError(f"the {attribute} are unknown")
         return None if found is None else [int_of(number) for number in found]
 
     def attribute(self, node: ir.Node, name: str) -> ir.Attr | None:
@@ -111,7 +121,8 @@ class Scope:
         if node.op_type == "Scan":
             value = node.inputs[-1]
             dims = None if value is None else self.of(value)
-            return dims[0] if dims else None
+            axes = self.integers(node, "scan_input_axes", [0])
+            return dims[axes[-1]] if dims else None
         found = self.numbers(node, 0)
         return found[0] if found else None
 

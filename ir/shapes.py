@@ -19,15 +19,12 @@ from onnx_ir.passes.common import ShapeInferencePass
 from .errors import OptionError, nearest
 from .polynomial import Polynomial
 from .shape_compute import COMPUTE
-from .shape_contents import CONTENTS, lift
+from .shape_contents import CONTENTS, SMALL, lift
 from .shape_layout import LAYOUT
 from .shape_scope import Content, Dims, Scope
 from .shape_types import output_type
 
 RULES = {**COMPUTE, **LAYOUT}
-
-#: Integer tensors of at most this many elements are followed by value.
-_SMALL = 64
 
 
 @dataclass(frozen=True)
@@ -43,14 +40,14 @@ class Visit:
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
     """Where in the model the walk is."""
 
     times: Polynomial | None
     branch: tuple[tuple[ir.Node, str], ...]
     top: ir.Node | None
 
-    def inside(self, node: ir.Node) -> _Place:
+    def inside(self, node: ir.Node) -> Place:
         return self if self.top is not None else replace(self, top=node)
 
 
@@ -69,7 +66,7 @@ class Shapes(Scope):
         self._functions = {(body.domain, body.name, body.overload): body for body in functions}
         for value in self.model.graph.inputs:
             self.dims[value] = self._input(value)
-        self._walk(self.model.graph, _Place(Polynomial.of(1), (), None))
+        self._walk(self.model.graph, Place(Polynomial.of(1), (), None))
 
     def of(self, value: ir.Value) -> Dims:
         """Dimensions of a value, None where even the rank is unknown."""
@@ -86,7 +83,7 @@ class Shapes(Scope):
             return None
         if value not in self.contents:
             tensor = ir.convenience.get_const_tensor(value)
-            if tensor is None or tensor.size > _SMALL or not (tensor.dtype.is_integer() or _is_bool(tensor)):
+            if tensor is None or tensor.size > SMALL or not (tensor.dtype.is_integer() or _is_bool(tensor)):
                 return None
             self.contents[value] = lift(tensor.numpy())
         return self.contents[value]
@@ -108,24 +105,28 @@ class Shapes(Scope):
             return self.hints.get(value)
         return tuple(self._dim(dim) for dim in value.shape)
 
-    def _walk(self, nodes: Iterable[ir.Node], where: _Place) -> None:
+    def _walk(self, nodes: Iterable[ir.Node], where: Place) -> None:
         for node in nodes:
             body = self._functions.get((node.domain, node.op_type, node.overload))
             if body is not None:
                 self._call(node, body, where.inside(node))
                 continue
-            self._enter(node, where.inside(node))
-            rule = RULES.get((node.domain, node.op_type))
-            found = [] if rule is None else _attempt(rule(node, self))
+            if node.op_type in ("If", "Loop", "Scan"):
+                self._enter(node, where.inside(node))
+            found = self._follow_rule(node)
             for index, value in enumerate(node.outputs):
                 if value.name:
                     self.dims[value] = self._settle(value, found[index] if index < len(found) else None)
-                    self.types[value] = output_type(node, index, self)
+                    self.types[value] = self._type(node, index)
             self._follow(node)
             if self.observe is not None:
                 self.observe(self, Visit(node, where.times, where.branch, where.top or node))
 
-    def _call(self, node: ir.Node, body: ir.Function, where: _Place) -> None:
+    def _follow_rule(self, node: ir.Node) -> list[Dims]:
+        rule = RULES.get((node.domain, node.op_type))
+        return [] if rule is None else _attempt(rule(node, self))
+
+    def _call(self, node: ir.Node, body: ir.Function, where: Place) -> None:
         for inner, outer in zip(body.inputs, node.inputs, strict=False):
             self.bind(inner, outer)
         outside, self.attributes = self.attributes, {**body.attributes, **node.attributes}
@@ -134,7 +135,7 @@ class Shapes(Scope):
         for outer, inner in zip(node.outputs, body.outputs, strict=False):
             self.bind(outer, inner)
 
-    def _enter(self, node: ir.Node, where: _Place) -> None:
+    def _enter(self, node: ir.Node, where: Place) -> None:
         """Walk the subgraphs of If, Loop and Scan with the shapes that their inputs have."""
         for name, attr in node.attributes.items():
             if attr.type != ir.AttributeType.GRAPH:
@@ -146,10 +147,14 @@ class Shapes(Scope):
                 if name in alive:
                     self._walk(graph, replace(where, branch=branch))
                 continue
-            self._bind_body(node, graph)
             trips = self.trips(node)
             times = None if where.times is None or trips is None else where.times * trips
-            self._walk(graph, replace(where, times=times))
+            self._loop(node, graph, replace(where, times=times))
+
+    def _loop(self, node: ir.Node, graph: ir.Graph, where: Place) -> None:
+        """Walk the body of a Loop or Scan as its first round runs."""
+        self._bind_body(node, graph)
+        self._walk(graph, where)
 
     def _bind_body(self, node: ir.Node, graph: ir.Graph) -> None:
         """Give the inputs of a Loop's or Scan's body their shapes; a scanned input loses its first axis."""
@@ -162,6 +167,9 @@ class Shapes(Scope):
             dims = self.dims[inner]
             if dims and index >= len(graph.inputs) - scanned:
                 self.dims[inner] = dims[1:]
+
+    def _type(self, node: ir.Node, index: int) -> ir.DataType | None:
+        return output_type(node, index, self)
 
     def _settle(self, value: ir.Value, found: Dims) -> Dims:
         """Join what the rule found with what is declared: numbers that are declared win, then the rule."""
@@ -177,11 +185,12 @@ class Shapes(Scope):
         value = node.outputs[0] if node.outputs else None
         if rule is None or value is None:
             return
+        self.contents.pop(value, None)
         try:
             found = rule(node, self)
         except (IndexError, TypeError, ValueError, ZeroDivisionError):
             return  # shape arithmetic on values that are not all known
-        if found is not None and found.size <= _SMALL:
+        if found is not None and found.size <= SMALL:
             self.contents[value] = found
 
 

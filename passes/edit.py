@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeGuard
+from typing import Protocol, TypeGuard
 
 import numpy as np
 import onnx_ir as ir
@@ -16,9 +16,17 @@ Attribute = int | float | str | Sequence[int] | Sequence[float] | ir.TensorProto
 Array = NDArray[np.generic]
 
 
+class Declaration(Protocol):
+    """What a model must declare before nodes can call it (`passes/functions.py`)."""
+
+    def declare(self, model: ir.Model) -> None:
+        """Add it to a model that does not have it yet."""
+
+
 @dataclass
 class Ledger:
-    """What surgery remembers about one graph: the names its values bear or bore, and the nodes placed since last asked.
+    """What surgery remembers about one graph: the names its values bear or bore, and the nodes placed since last asked
+    with what they call.
 
     It lives in the graph's `meta`, which is never saved; a clone gets one of its own.
     """
@@ -26,6 +34,8 @@ class Ledger:
     graph: ir.Graph
     names: set[str]
     placed: list[ir.Node] = field(default_factory=list)
+    functions: list[Declaration] = field(default_factory=list)
+    _order: dict[ir.Node, tuple[int, ...]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, graph: ir.Graph) -> Ledger:
@@ -45,13 +55,40 @@ class Ledger:
         self.names.add(found)
         return found
 
+    def earliest(self, nodes: Sequence[ir.Node]) -> ir.Node:
+        """The first of these nodes in the graph. Positions are counted once and kept as nodes are placed."""
+        if any(node not in self._order for node in nodes):
+            self._order = {node: (index, _LAST) for index, node in enumerate(self.graph)}
+        return min(nodes, key=self._order.__getitem__)
+
+    def place(self, nodes: Sequence[ir.Node], before: ir.Node) -> None:
+        """Put nodes into the graph, and remember where."""
+        self.graph.insert_before(before, nodes)
+        self.placed += nodes
+        at = self._order.get(before)
+        if at is not None:
+            # behind what was put there earlier, and before the node itself
+            start = len(self._order)
+            self._order |= {node: (*at[:-1], start + index, _LAST) for index, node in enumerate(nodes)}
+
+    def forget_order(self) -> None:
+        """Count positions anew when next asked: others may have moved nodes."""
+        self._order = {}
+
     def take_placed(self) -> list[ir.Node]:
         """The nodes placed since the last call that are still in the graph."""
         taken, self.placed = self.placed, []
         return [node for node in taken if node.graph is self.graph]
 
+    def take_functions(self) -> list[Declaration]:
+        """What the nodes placed since the last call call."""
+        taken, self.functions = self.functions, []
+        return taken
+
 
 _LEDGER = "tersor.ledger"
+#: Larger than any position.
+_LAST = 1 << 62
 
 
 class Tape:
@@ -67,6 +104,7 @@ class Tape:
         self.nodes: list[ir.Node] = []
         self.constants: list[ir.Value] = []
         self.weights: list[ir.Value] = []
+        self.functions: list[Declaration] = []
 
     def __call__(self, op_type: str, *inputs: ir.Value | None, domain: str = "", **attributes: Attribute) -> ir.Value:
         """Record a node of one output and give that output."""
@@ -254,8 +292,9 @@ def _typed(array: Array | Sequence[int] | int | float) -> Array:
 def _earliest(nodes: Sequence[ir.Node]) -> ir.Node:
     if len(nodes) == 1:
         return nodes[0]
-    wanted = set(nodes)
-    return next(node for node in nodes[0].graph or () if node in wanted)
+    graph = nodes[0].graph
+    assert isinstance(graph, ir.Graph)
+    return Ledger.of(graph).earliest(nodes)
 
 
 def _place(tape: Tape, graph: ir.Graph, new: Sequence[ir.Value], before: ir.Node, owner: str | None) -> set[ir.Value]:
@@ -271,8 +310,8 @@ def _place(tape: Tape, graph: ir.Graph, new: Sequence[ir.Value], before: ir.Node
         for value in node.outputs:
             if value not in new and value.name is None:
                 value.name = ledger.unique(f"{owner}/{node.op_type}")
-    graph.insert_before(before, tape.nodes)
-    ledger.placed += tape.nodes
+    ledger.place(tape.nodes, before)
+    ledger.functions += tape.functions
     return {value for node in tape.nodes for value in node.outputs}
 
 

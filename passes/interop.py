@@ -15,6 +15,7 @@ from typing import ClassVar
 import onnx_ir as ir
 from onnxscript.rewriter import RewriteRule, RewriteRuleSet
 
+from ..ir.walk import every_graph, every_node
 from .base import Context, Finding, Outcome, Pass
 from .edit import drop, sweep
 
@@ -55,7 +56,7 @@ class RemoveUnread(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         removed = len(sweep(model.graph))
-        for scope in list(model.graph.subgraphs()):
+        for scope in list(every_graph(model.graph))[1:]:
             removed += len(sweep(scope))
         values = [value for scope in _scopes(model) for value in scope.initializers.values()]
         dropped = sum(drop(value) for value in values)
@@ -64,12 +65,12 @@ class RemoveUnread(ir.passes.InPlacePass):
 
 def _extent(model: ir.Model) -> tuple[int, int]:
     """How many nodes there are, and how many outputs they give: some passes do not say that they trim those."""
-    nodes = list(model.graph.all_nodes())
+    nodes = list(every_node(model.graph))
     return len(nodes), sum(bool(value.name) for node in nodes for value in node.outputs)
 
 
 def _scopes(model: ir.Model) -> Sequence[ir.Graph]:
-    return (model.graph, *model.graph.subgraphs())
+    return tuple(every_graph(model.graph))
 
 
 def counted(times: int, what: str) -> Outcome:

@@ -1,27 +1,51 @@
 """Compute at compile time what depends on constants alone.
 
     before   Constant, Concat(Constant, Constant) --> Reshape        after   initializer --> Reshape
+    before   x: [n, 384], Shape(x) --> Gather(1) --> Sqrt            after   initializer
 
-Exact: every folded op is evaluated by ONNX's reference semantics. Left alone: dequantization of stored weights (it
-would undo a quantization), and results much larger than what they are computed from (`limit`).
+Exact: every folded op is evaluated by ONNX's reference semantics, and shape arithmetic by what is known of it. A layout
+of a large weight is a view of it, not a copy. Left alone: dequantization of stored weights (it would undo a
+quantization), random numbers, results much larger than what they are computed from (`limit`), and what is itself an
+output of its graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import ClassVar
 
 import onnx_ir as ir
-from onnx_ir.passes import common
-from onnxscript import optimizer
 
-from ...ir.level import Level
-from ..base import Context, Outcome, Pass
-from ..interop import RemoveUnread, counted
+from ...ir.content import numbers
+from ...ir.level import SEMANTIC_OPSET, Level
+from ...ir.provenance import sources
+from ...ir.text import place
+from ...ir.walk import every_graph, held_graphs
+from ..base import Context, Finding, Outcome, Pass
+from ..edit import Array, sweep
+from ..interop import RemoveUnread
+from .evaluate import evaluate
 
 #: Ops that turn a small stored form into a larger one on purpose.
-_EXPANDING = frozenset({"ConstantOfShape", "Expand", "Tile", "DequantizeLinear", "Range"})
+_EXPANDING = frozenset({"ConstantOfShape", "Expand", "Tile", "Range"})
+_SMALL = 1 << 10
+#: Ops that undo a quantization, draw random numbers or are no computation.
+_KEPT = frozenset(
+    {
+        "DequantizeLinear",
+        "Constant",
+        "Bernoulli",
+        "Multinomial",
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+    }
+)
+#: Ops that can give a number that is known though what they read is not all known.
+_PICKING = frozenset({"Shape", "Size", "Gather", "Slice", "Where", "Div", "Sub", "Mod", "Min", "Max"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,31 +60,101 @@ class FoldConstants(Pass):
     limit: int = 1 << 26
 
     def apply(self, model: ir.Model, context: Context) -> Outcome:
-        before = sum(1 for _ in model.graph.all_nodes())
-        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-        optimizer.fold_constants(
-            model, input_size_limit=self.limit, output_size_limit=self.limit, should_fold=_wanted(1 << 10)
-        )
-        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-        RemoveUnread()(model)
-        return counted(before - sum(1 for _ in model.graph.all_nodes()), "node folded")
+        opset = model.opset_imports.get("", SEMANTIC_OPSET)
+        scopes = list(every_graph(model.graph))
+        found = [finding for scope in scopes for finding in self._fold(scope, opset)]
+        if RemoveUnread()(model).modified:
+            found.append(Finding("what nobody reads"))
+        return Outcome(tuple(found))
 
+    def _fold(self, scope: ir.Graph, opset: int) -> Iterator[Finding]:
+        for node in scope:
+            if node.domain or any(value.is_graph_output() for value in node.outputs):
+                continue
+            if node.op_type == "Constant":
+                tensor = ir.convenience.get_const_tensor(node.outputs[0])
+                if tensor is not None:
+                    yield _settle(node, [tensor])
+                continue
+            found = self._results(node, opset)
+            if found is not None:
+                yield _settle(node, [ir.Tensor(array) for array in found])
 
-def _wanted(small: int) -> Callable[[ir.Node], bool | None]:
-    def wanted(node: ir.Node) -> bool | None:
-        if node.op_type == "DequantizeLinear":
-            return False
-        if node.op_type not in _EXPANDING:
+    def _results(self, node: ir.Node, opset: int) -> Sequence[Array] | None:
+        if node.op_type in _KEPT or _holds_graph(node):
             return None
-        shape = node.outputs[0].shape
-        known = shape is not None and all(isinstance(dim, int) for dim in shape)
-        return known and shape is not None and _elements(shape) <= small
+        given = [value for value in node.inputs if value is not None]
+        if not given or any(_constant(value) is None for value in given):
+            found = _known(node.outputs[0]) if node.op_type in _PICKING else None
+            return None if found is None else [found]
+        if not self._fits(node, _annotated(node.outputs[0])):
+            return None
+        results = evaluate(node, [None if value is None else _array(value) for value in node.inputs], opset)
+        if results is None or not all(map(_agrees, node.outputs, results)):
+            return None
+        return results if self._fits(node, max(array.size for array in results)) else None
 
-    return wanted
+    def _fits(self, node: ir.Node, size: int | None) -> bool:
+        """Whether a result of this size may be stored; one of unknown size is looked at when it is there."""
+        if node.op_type in _EXPANDING:
+            return size is not None and size <= _SMALL
+        if size is None or size <= self.limit:
+            return True
+        sole = (value for value in node.inputs if value is not None and len(value.uses()) == 1)
+        return size <= sum(tensor.size for tensor in map(_constant, sole) if tensor is not None)
 
 
-def _elements(shape: ir.ShapeProtocol) -> int:
-    count = 1
-    for dim in shape:
-        count *= int(dim) if isinstance(dim, int) else 1
-    return count
+def _settle(node: ir.Node, tensors: Sequence[ir.TensorProtocol]) -> Finding:
+    """Let initializers of their names stand where the results were made."""
+    finding, graph = Finding(place(node), sources(node)), node.graph
+    assert isinstance(graph, ir.Graph)
+    for before, tensor in zip(node.outputs, tensors, strict=False):
+        if before.uses():
+            name, before.name = before.name, None
+            tensor.name = name
+            known = before.type or ir.TensorType(tensor.dtype)
+            after = ir.Value(name=name, type=known, shape=ir.Shape(tensor.shape.numpy()), const_value=tensor)
+            before.replace_all_uses_with(after)
+            graph.register_initializer(after)
+    sweep([node])
+    return finding
+
+
+def _constant(value: ir.Value) -> ir.TensorProtocol | None:
+    """What a constant holds; a default that the caller may override is none."""
+    return None if value.is_graph_input() else value.const_value
+
+
+def _array(value: ir.Value) -> Array:
+    tensor = _constant(value)
+    assert tensor is not None
+    return tensor.numpy()
+
+
+def _known(value: ir.Value) -> Array | None:
+    """The result of shape arithmetic that names and numbers settle."""
+    found = numbers(value)
+    to = value.dtype or ir.DataType.INT64
+    return found.astype(to.numpy()) if found is not None and to in (ir.DataType.INT64, ir.DataType.INT32) else None
+
+
+def _annotated(value: ir.Value) -> int | None:
+    """How many elements a value is known to have."""
+    sizes = [dim for dim in value.shape or () if isinstance(dim, int)]
+    return None if value.shape is None or len(sizes) < len(value.shape) else prod(sizes)
+
+
+def _agrees(value: ir.Value, array: Array) -> bool:
+    """Whether a result is what the value is known to be; if not, someone is wrong, and the graph stays as it is."""
+    if not value.name:
+        return True
+    if array.dtype == object or (value.dtype is not None and value.dtype != ir.DataType.from_numpy(array.dtype)):
+        return False
+    dims = [None if not isinstance(dim, int) else dim for dim in value.shape] if value.shape is not None else None
+    return dims is None or (
+        len(dims) == array.ndim and all(dim in (None, size) for dim, size in zip(dims, array.shape, strict=True))
+    )
+
+
+def _holds_graph(node: ir.Node) -> bool:
+    return any(attr.is_ref() for attr in node.attributes.values()) or any(held_graphs(node))

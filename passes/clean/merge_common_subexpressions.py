@@ -15,8 +15,9 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from ...ir.level import DOMAIN, Level
-from ...ir.provenance import inherit, sources
+from ...ir.provenance import sources, stand_for
 from ...ir.text import place
+from ...ir.walk import every_graph
 from ..base import Context, Finding, Outcome, Pass
 from ..edit import Tape, replace, stand_in
 
@@ -36,24 +37,27 @@ class MergeCommonSubexpressions(Pass):
     level: ClassVar[Level] = Level.IMPORTED
 
     def apply(self, model: ir.Model, context: Context) -> Outcome:
-        scopes = (model.graph, *model.graph.subgraphs())
+        scopes = list(every_graph(model.graph))
         return Outcome(tuple(finding for scope in scopes for finding in _merge(scope)))
 
 
 def _merge(scope: ir.Graph) -> Iterator[Finding]:
     first: dict[Hashable, ir.Node] = {}
+    merged: dict[ir.Node, dict[str, None]] = {}
     for node in scope:
         key = _key(node)
         twin = node if key is None else first.setdefault(key, node)
         if twin is not node:
             yield Finding(place(node), sources(node))
+            merged.setdefault(twin, dict.fromkeys(sources(twin))).update(dict.fromkeys(sources(node)))
             _let_stand_for(twin, node)
+    for twin, names in merged.items():
+        stand_for([twin], names)
 
 
 def _let_stand_for(twin: ir.Node, node: ir.Node) -> None:
     """Let the readers of `node` read its earlier twin."""
     tape = Tape()
-    inherit([twin], [twin, node])
     results = []
     for old, new in zip(node.outputs, twin.outputs, strict=True):
         if old.is_graph_output() and new.is_graph_output():

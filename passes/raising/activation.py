@@ -27,6 +27,10 @@ _BINARY: Mapping[str, Callable[[Samples, Samples], Samples]] = {
     "Mul": np.multiply,
     "Div": np.divide,
     "Pow": np.power,
+    "Greater": np.greater,
+    "GreaterOrEqual": np.greater_equal,
+    "Less": np.less,
+    "LessOrEqual": np.less_equal,
 }
 _UNARY: Mapping[str, Callable[[Samples], Samples]] = {
     "Erf": lambda x: np.array([math.erf(item) for item in x]),
@@ -37,7 +41,17 @@ _UNARY: Mapping[str, Callable[[Samples], Samples]] = {
     "Sqrt": np.sqrt,
     "Reciprocal": np.reciprocal,
     "Identity": lambda x: x,
+    "Log": np.log,
+    "Abs": np.abs,
+    "Relu": lambda x: np.maximum(x, 0.0),
+    "Softplus": lambda x: np.logaddexp(0.0, x),
 }
+#: What else a cone may hold; their rules are in `_other`.
+_OTHERS = ("Clip", "HardSigmoid", "Where")
+_OPS = (*_BINARY, *_UNARY, *_OTHERS)
+
+#: What 1 + erf(x) leaves of zero in float64.
+_ZERO = 1e-14
 
 #: How far a cone is followed up and down from the nonlinearity inside it.
 _REACH = 12
@@ -58,17 +72,43 @@ def gelu_tanh() -> Samples:
 
 def cones(node: ir.Node) -> Iterator[tuple[ir.Value, ir.Value, Samples]]:
     """Every (x, y, f(POINTS)) with y = f(x) whose cone goes through `node`, smaller cones first."""
-    tops = list(_climb(node))
+    tops = list(dict.fromkeys(_climb(node)))
     for bottom in _descend(node):
         for top in tops:
-            values = _evaluate(bottom, top, {top: POINTS}, _REACH)
+            values = evaluate(top, bottom, POINTS)
             if values is not None:
                 yield top, bottom, values
 
 
+def evaluate(x: ir.Value, y: ir.Value, points: Samples) -> Samples | None:
+    """f(points) where y = f(x); None where it is no scalar function."""
+    with np.errstate(all="ignore"):
+        return _evaluate(y, x, {x: points}, _REACH)
+
+
+def numbers(x: ir.Value, y: ir.Value) -> list[float]:
+    """The constants in the cone between x and y."""
+    known: dict[ir.Value, Samples | None] = {x: POINTS}
+    with np.errstate(all="ignore"):
+        _evaluate(y, x, known, _REACH)
+    found = (scalar_of(value) for value in known)
+    return [number for number in found if number is not None]
+
+
 def agrees(found: Samples, wanted: Samples, tolerance: float) -> bool:
-    """Whether a cone computes the wanted function: constants in the graph are float32 or coarser."""
-    return bool(np.all(np.abs(found - wanted) <= tolerance * (1.0 + np.abs(wanted))))
+    """Whether a cone computes the wanted function: constants in the graph are float32 or coarser.
+
+    Zeros are exact in any precision, and what is kept off them by however little is another function.
+    """
+    near = np.abs(found - wanted) <= tolerance * (1.0 + np.abs(wanted))
+    return bool(np.all(near & ((wanted != 0.0) | (np.abs(found) <= _ZERO))))
+
+
+def tolerance(dtype: ir.DataType | None) -> float:
+    """Constants of the formula are rounded to the model's dtype before they are stored."""
+    if dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
+        return 4.0 * float(np.finfo(np.float16).eps) * (8.0 if dtype == ir.DataType.BFLOAT16 else 1.0)
+    return 8.0 * float(np.finfo(np.float32).eps)
 
 
 def _climb(node: ir.Node) -> Iterator[ir.Value]:
@@ -80,7 +120,7 @@ def _climb(node: ir.Node) -> Iterator[ir.Value]:
         frontier = [
             value
             for producer in dict.fromkeys(producers)
-            if is_op(producer, *_BINARY, *_UNARY)
+            if is_op(producer, *_OPS)
             for value in producer.inputs
             if value is not None and scalar_of(value) is None
         ]
@@ -90,7 +130,7 @@ def _descend(node: ir.Node) -> Iterator[ir.Value]:
     for _ in range(_REACH):
         yield node.outputs[0]
         reader = only_reader(node.outputs[0])
-        if not is_op(reader, *_BINARY, *_UNARY):
+        if not is_op(reader, *_OPS):
             return
         node = reader
 
@@ -105,19 +145,32 @@ def _evaluate(value: ir.Value, x: ir.Value, known: dict[ir.Value, Samples | None
 def _computed(value: ir.Value, x: ir.Value, known: dict[ir.Value, Samples | None], depth: int) -> Samples | None:
     constant = scalar_of(value)
     if constant is not None:
-        return np.full_like(POINTS, constant) if _rank(value) <= _rank(x) else None
+        return np.full_like(known[x], constant) if _rank(value) <= _rank(x) else None
     node = value.producer()
-    if node is None or node.domain or depth == 0:
+    if node is None or node.domain or depth == 0 or node.op_type not in _OPS:
         return None
     inputs = [None if item is None else _evaluate(item, x, known, depth - 1) for item in node.inputs]
-    if any(item is None for item in inputs):
-        return None
     found = [item for item in inputs if item is not None]
-    with np.errstate(all="ignore"):
-        if node.op_type in _BINARY and len(found) == 2:
-            return _BINARY[node.op_type](found[0], found[1])
-        if node.op_type in _UNARY and len(found) == 1:
-            return _UNARY[node.op_type](found[0])
+    if len(found) != sum(item is not None for item in node.inputs):
+        return None
+    if node.op_type in _BINARY and len(found) == 2:
+        return np.asarray(_BINARY[node.op_type](found[0], found[1]), np.float64)
+    if node.op_type in _UNARY and len(found) == 1:
+        return _UNARY[node.op_type](found[0])
+    return _other(node, inputs)
+
+
+def _other(node: ir.Node, inputs: list[Samples | None]) -> Samples | None:
+    """Ops of optional inputs, attributes or truth values."""
+    first, second, third = (*inputs, None, None, None)[:3]
+    if node.op_type == "Clip" and first is not None:
+        above = first if second is None else np.maximum(first, second)
+        return above if third is None else np.minimum(above, third)
+    if node.op_type == "HardSigmoid" and first is not None:
+        alpha, beta = (node.attributes.get_float(name, default) for name, default in (("alpha", 0.2), ("beta", 0.5)))
+        return np.clip(first * alpha + beta, 0.0, 1.0)
+    if node.op_type == "Where" and first is not None and second is not None and third is not None:
+        return np.where(first != 0.0, second, third)
     return None
 
 

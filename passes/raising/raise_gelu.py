@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import onnx_ir as ir
 
 from ..base import Match, Miss, Rewrite
@@ -38,7 +37,7 @@ class RaiseGelu(Rewrite):
     def match(self, node: ir.Node) -> Match | Miss:
         wanted = activation.gelu() if node.op_type == "Erf" else activation.gelu_tanh()
         approximate = "none" if node.op_type == "Erf" else "tanh"
-        tolerance = _tolerance(node.outputs[0].dtype)
+        tolerance = activation.tolerance(node.outputs[0].dtype)
         for x, y, values in activation.cones(node):
             if activation.agrees(values, wanted, tolerance):
                 return Gelu(node=node, x=x, y=y, approximate=approximate)
@@ -48,10 +47,3 @@ class RaiseGelu(Rewrite):
         assert isinstance(found, Gelu)
         tape = Tape()
         replace(tape, [found.y], [tape("Gelu", found.x, approximate=found.approximate)], matched=[found.node])
-
-
-def _tolerance(dtype: ir.DataType | None) -> float:
-    """Constants of the formula are rounded to the model's dtype before they are stored."""
-    if dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
-        return 4.0 * float(np.finfo(np.float16).eps) * (8.0 if dtype == ir.DataType.BFLOAT16 else 1.0)
-    return 8.0 * float(np.finfo(np.float32).eps)

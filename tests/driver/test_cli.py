@@ -22,7 +22,7 @@ from tersor.tests.driver.support import Cli, dense
 from typer.main import get_command
 from typer.testing import CliRunner
 
-COMMANDS = ("compile", "bench", "inspect", "explain", "diff", "passes", "backends", "doctor")
+COMMANDS = ("compile", "bench", "inspect", "explain", "diff", "passes", "new-pass", "backends", "doctor")
 DOCS = Path(__file__).parents[2] / "docs" / "cli.md"
 
 
@@ -262,7 +262,7 @@ def test_tables_have_no_trailing_space_and_keep_brackets(capsys: pytest.CaptureF
 
 def test_the_manual_names_every_command_and_option() -> None:
     text = DOCS.read_text(encoding="utf-8")
-    parts = dict(re.findall(r"^## tersor (\w+)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
+    parts = dict(re.findall(r"^## tersor ([\w-]+)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
     root = get_command(app)
     commands = getattr(root, "commands")  # noqa: B009  # typer's type of a group is private
     assert sorted(parts) == sorted(commands)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
-from tersor.ir.content import Content, content, dimensions
+from tersor.ir.content import Content, content, dimensions, truth
 from tersor.ir.text import graph
 
 X = {"x": "float[batch, sequence, 384]"}
@@ -35,9 +35,23 @@ def last(*lines: str, opset: int = 23, **constants: object) -> Content | None:
         (["s = Shape(x)", "g = Gather(s, 2)", "d = Div(g, 12)", "y = Unsqueeze(d, [0])"], [32]),
         (["s = Shape(x)", "y = Mul(s, [1, 1, 2])"], ["batch", "sequence", 768]),
         (["s = Shape(x)", "y = Add(s, 0)"], ["batch", "sequence", 384]),
-        (["s = Shape(x)", "y = Sub(s, [0, 1, 1])"], ["batch", None, 383]),
-        (["s = Shape(x)", "y = Sub(0, s)"], [None, None, -384]),
-        (["s = Shape(x)", "y = Div(1, s)"], [None, None, 0]),
+        (["s = Shape(x)", "y = Sub(s, [0, 1, 1])"], ["batch", "sequence - 1", 383]),
+        (["s = Shape(x)", "y = Sub(0, s)"], ["-batch", "-sequence", -384]),
+        (["s = Shape(x)", "y = Div(1, s)"], ["(1//batch)", "(1//sequence)", 0]),
+        (["s = Shape(x)", "d = Sub(s, 1)", "y = Div(d, 2)"], [None, None, 191]),
+        (["s = Shape(x)", "m = Mul(s, 12)", "y = Div(m, 4)"], ["3*batch", "3*sequence", 1152]),
+        (["s = Shape(x)", "y = Mod(s, 5)"], ["-5*(batch//5) + batch", "-5*(sequence//5) + sequence", 4]),
+        (["s = Shape(x)", "h = Slice(s, [0], [2])", "y = ReduceProd{keepdims=0}(h)"], ["batch*sequence"]),
+        (["s = Shape(x)", "a = Gather(s, 0)", "b = Gather(s, 1)", "y = Add(b, a)"], ["batch + sequence"]),
+        (["s = Shape(x)", "y = Max(s, 0)"], ["batch", "sequence", 384]),
+        (["s = Shape(x)", "y = Min(s, 1)"], [None, None, 1]),
+        (["s = Shape(x)", "c = Equal(s, -1)", "y = Where(c, [1, 1, 1], s)"], ["batch", "sequence", 384]),
+        (["s = Shape(x)", "c = Equal(s, 1)", "y = Where(c, 7, s)"], [None, None, 384]),
+        (["s = Shape(x)", "c = Equal(s, 1)", "y = Where(c, s, s)"], ["batch", "sequence", 384]),
+        (
+            ["s = Shape(x)", "k = NonZero(x)", "h = Shape(k)", "y = Concat{axis=0}(s, h)"],
+            ["batch", "sequence", 384, 3, "unk__0"],
+        ),
         (["y = Div([-7, 7, 1], [2, -2, 0])"], [-3, -3, None]),
         (["s = Shape(x)", "y = Cast{to=INT32}(s)"], ["batch", "sequence", 384]),
         (["s = Shape(x)", "y = Reshape(s, [-1])"], ["batch", "sequence", 384]),
@@ -61,7 +75,9 @@ def test_arithmetic_over_names_and_numbers(lines: list[str], expected: Content) 
         (["a = Unsqueeze([1, 2], [1])", "y = Concat{axis=1}(a, a)"], "a matrix, whose elements lie in another order"),
         (["s = Shape(x)", "y = Add(s, [1, 2])"], "lengths that do not broadcast"),
         (["s = Shape(x)", "y = Where([True, False], s, s)"], "lengths that do not broadcast"),
-        (["s = Shape(x)", "c = Equal(s, s)", "y = Where(c, s, s)"], "a condition that is computed"),
+        (["s = Shape(x)", "y = Equal(s, s)"], "no numbers"),
+        (["s = Shape(x)", "u = Unsqueeze(s, [1])", "y = Gather(u, 0)"], "rows of a matrix"),
+        (["s = Shape(x)", "y = Cast{to=INT8}(s)"], "numbers that may wrap around"),
         (["s = Shape(x)", "y = my.Add(s, s)"], "an op of another domain"),
         (["s = Shape(x)", "y = Slice(s, [0], [9], [0], [0])"], "a step of zero"),
     ],
@@ -70,8 +86,35 @@ def test_what_is_not_known_is_none(lines: list[str], why: str) -> None:
     assert last(*lines) is None, why
 
 
-def test_a_slice_with_attributes_is_of_an_older_opset() -> None:
-    assert last("s = Shape(x)", "y = Slice{starts=[0], ends=[1]}(s)", opset=9) is None
+def test_a_slice_of_an_older_opset() -> None:
+    assert last("s = Shape(x)", "y = Slice{starts=[0], ends=[1]}(s)", opset=9) == ["batch"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (["s = Shape(x)", "y = Equal(s, -1)"], False),
+        (["s = Shape(x)", "y = Equal(s, s)"], True),
+        (["s = Shape(x)", "e = Equal(s, s)", "y = Not(e)"], False),
+        (["s = Shape(x)", "y = Less(s, 0)"], False),
+        (["s = Shape(x)", "y = Equal(s, 384)"], None),
+        (["s = Shape(x)", "y = Greater(s, 0)"], None),
+    ],
+)
+def test_truths(lines: list[str], expected: bool | None) -> None:
+    assert truth(graph(*lines, inputs=X).graph.outputs[-1]) is expected
+
+
+@pytest.mark.parametrize("spelling", ["s1 + s0", "s0+s1", "s0 + 1*s1"])
+def test_a_formula_has_one_spelling(spelling: str) -> None:
+    (value,) = graph("y = Relu(x)", inputs={"x": "float[n]"}).graph.inputs
+    value.shape = ir.Shape([spelling, "batch-size"])
+    assert dimensions(value) == ["s0 + s1", "batch-size"]
+
+
+def test_shared_arithmetic_is_read_once() -> None:
+    chain = ["v0 = Shape(x)", *(f"v{i + 1} = Add(v{i}, v{i})" for i in range(30))]
+    assert last(*chain) == [f"{2**30}*batch", f"{2**30}*sequence", 384 * 2**30]
 
 
 def test_an_unknown_rank_gives_an_unknown_shape() -> None:

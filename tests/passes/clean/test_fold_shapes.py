@@ -28,6 +28,7 @@ class TestRewrites:
         ("model", "wanted"),
         [
             (to("lead", "[2, 4]"), [0, 0, 2, 4]),
+            (to("lead", "[2]", "k", inputs={**X, "k": "int64[1]"}), [0, 0, 2, -1]),
             (to("lead", "[-1, 4]"), [0, 0, -1, 4]),
             (to("[-1]", "[8]", before=()), [-1, 8]),
             (to("g", "[-1]", before=("s = Shape(x)", "g = Gather(s, [0])")), [0, -1]),
@@ -75,7 +76,8 @@ class TestRewrites:
 @pytest.mark.parametrize(
     ("model", "rule"),
     [
-        (to("lead", "k", inputs={**X, "k": "int64[1]"}), "target"),
+        (to("lead", "k", inputs={**X, "k": "int64[n]"}), "target"),
+        (to("lead", "k", inputs={**X, "k": "int64[2]"}), "spelling"),
         (graph("y = Reshape(x, [0, 4, -1])", inputs=X), "constant"),
         (graph("y = Reshape(x, [-1, 8])", inputs=X), "constant"),
         (graph("s = Shape(x)", "t = Gather(s, [1, 0, 2])", "y = Reshape(x, t)", inputs=X), "spelling"),

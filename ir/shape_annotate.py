@@ -1,0 +1,194 @@
+"""Write on every value the type and the dimensions that follow, for every size that the dynamic dimensions may take.
+
+One walk in graph order by the rules of `shapes`, strictly: what only some sizes bear out is not written. ONNX's own
+inference (on a clone without weights) is asked about ops that have no rule, once for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import count
+
+import onnx_ir as ir
+from onnx_ir.passes.common import ShapeInferencePass
+
+from .polynomial import Number, Polynomial
+from .shape_scope import Dims
+from .shape_types import certain_type
+from .shapes import RULES, Place, Shapes
+from .walk import every_node
+
+
+def annotate(model: ir.Model) -> int:
+    """Annotate `model` in place; how many values are better known than before.
+
+    What is declared for inputs and outputs stays; an unknown dimension of an output may become known. Other values keep
+    numbers and the names of the inputs' dimensions; a name that stands for nothing else gives way to the formula that
+    follows. A dimension that nothing is known about is given a name of its own, `unk__0`, which its readers share.
+    """
+    _ask(model)
+    walk = _Annotations(model, {})
+    return sum(map(walk.write, walk.open))
+
+
+@dataclass(eq=False)
+class _Annotations(Shapes):
+    """What follows for each value, and how it is to be written."""
+
+    aliases: dict[str, Number] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.strict = True
+        self._fresh = _fresh(self.model)
+        #: What was not known in whole before; in the main graph and subgraphs, not in functions.
+        self.open: list[ir.Value] = []
+        self._calls = 0
+        super().__post_init__()
+
+    def write(self, value: ir.Value) -> bool:
+        """Put what is known on a value, and say whether that is news."""
+        known, dims = self.types.get(value), self.dims.get(value)
+        changed = False
+        if value.type is None and known is not None:
+            value.type, changed = ir.TensorType(known), True
+        if dims is None or not isinstance(value.type, ir.TensorType | None):
+            return changed
+        wanted: list[int | str | None] = [None if dim is None else _text(dim) for dim in dims]
+        if value.is_graph_output() and value.shape is not None:
+            had = list(value.shape)
+            if len(had) != len(wanted):
+                return changed
+            old = [dim if isinstance(dim, int) else dim.value for dim in had]
+            wanted = [new if dim is None else dim for dim, new in zip(old, wanted, strict=True)]
+        if value.shape is None or [dim if isinstance(dim, int) else dim.value for dim in value.shape] != wanted:
+            value.shape, changed = ir.Shape(wanted), True
+        return changed
+
+    def _dim(self, dim: int | ir.SymbolicDim, unnamed: str | None = None) -> Polynomial | None:
+        if isinstance(dim, int):
+            return Polynomial.of(dim)
+        return None if dim.value is None else Polynomial.parse(dim.value).at(self.aliases)
+
+    def _follow_rule(self, node: ir.Node) -> list[Dims]:
+        """What a rule finds, asked only where something is missing: of what is known in whole it could say no more."""
+        missing = [value for value in node.outputs if value.name and not self._settled(value)]
+        if not self._calls:
+            self.open += missing
+        return super()._follow_rule(node) if missing else []
+
+    def _settled(self, value: ir.Value) -> bool:
+        """Whether the type is known, and each dimension as a number or in terms of the inputs'."""
+        if value.type is None or value.shape is None:
+            return False
+        dims = self._declared(value) or ()
+        return all(dim is not None and (dim.constant is not None or dim.names <= self.names) for dim in dims)
+
+    def _call(self, node: ir.Node, body: ir.Function, where: Place) -> None:
+        if not self._calls:
+            self.open += [value for value in node.outputs if value.name and not self._settled(value)]
+        self._calls += 1
+        super()._call(node, body, where)
+        self._calls -= 1
+        for value in node.outputs:
+            self.dims[value] = self._settle(value, self.dims.get(value))
+            self.types[value] = value.dtype or self.types.get(value)
+
+    def _type(self, node: ir.Node, index: int) -> ir.DataType | None:
+        return certain_type(node, index, self)
+
+    def _settle(self, value: ir.Value, found: Dims) -> Dims:
+        declared = self._declared(value)
+        if found is None or (declared is not None and len(declared) != len(found)):
+            found = declared
+        elif declared is not None:
+            found = tuple(self._better(mine, theirs) for mine, theirs in zip(found, declared, strict=True))
+        if found is None or value.is_graph_output():
+            return found
+        return tuple(Polynomial.of(next(self._fresh)) if dim is None else dim for dim in found)
+
+    def _better(self, found: Polynomial | None, declared: Polynomial | None) -> Polynomial | None:
+        if found is None or declared is None or found == declared:
+            return declared if found is None else found
+        if declared.constant is not None or (found.constant is None and declared.names <= self.names):
+            return declared
+        (name, *others) = declared.names
+        if not others and declared == Polynomial.of(name) and name not in self.names and name not in found.names:
+            self.aliases[name] = found
+        return found
+
+    def _loop(self, node: ir.Node, graph: ir.Graph, where: Place) -> None:
+        """A state keeps its first shape only if the body gives that shape back; what it holds changes in any case."""
+        skipped = 2 if node.op_type == "Loop" else 0
+        scanned = self.integer(node, "num_scan_inputs", 0) if node.op_type == "Scan" else 0
+        states = slice(skipped, len(graph.inputs) - scanned)
+        self._bind_body(node, graph)
+        for value in graph.inputs[:skipped]:
+            self.dims[value] = ()
+        axes = self.integers(node, "scan_input_axes", [0] * scanned)
+        for axis, inner, outer in zip(axes, graph.inputs[states.stop :], node.inputs[states.stop :], strict=True):
+            dims = None if outer is None else self.of(outer)
+            self.dims[inner] = None if not dims else tuple(dim for at, dim in enumerate(dims) if at != axis % len(dims))
+        for value in graph.inputs:
+            self.contents.pop(value, None)
+        results = graph.outputs[1:] if node.op_type == "Loop" else graph.outputs
+        aliases = dict(self.aliases)
+        while True:
+            self.aliases = dict(aliases)
+            self._walk(graph, where)
+            changing = [
+                (value, joined)
+                for value, result in zip(graph.inputs[states], results, strict=False)
+                if (joined := _kept(self.dims.get(value), self.of(result))) != self.dims.get(value)
+            ]
+            if not changing:
+                return
+            for value, joined in changing:
+                self.dims[value] = joined
+
+
+def _fresh(model: ir.Model) -> Iterator[str]:
+    """Names that no dimension has."""
+    taken = {dim.value for value in _results(model) for dim in value.shape or () if not isinstance(dim, int)}
+    yield from (name for name in (f"unk__{number}" for number in count()) if name not in taken)
+
+
+def _kept(before: Dims, after: Dims) -> Dims:
+    """What two rounds of a loop have in common."""
+    if before is None or after is None or len(before) != len(after):
+        return None
+    return tuple(old if old == new else None for old, new in zip(before, after, strict=True))
+
+
+def _text(dim: Polynomial) -> int | str:
+    return str(dim) if dim.constant is None else dim.constant
+
+
+def _results(model: ir.Model) -> Iterator[ir.Value]:
+    for node in every_node(model.graph):
+        yield from (value for value in node.outputs if value.name)
+
+
+#: Values that ONNX was asked about, by name; a second answer would be the first.
+_ASKED = "tersor.asked"
+
+
+def _ask(model: ir.Model) -> None:
+    """Take over what ONNX knows about the results of ops that have no rule."""
+    unknown = {
+        value.name
+        for node in every_node(model.graph)
+        if not node.domain and ("", node.op_type) not in RULES
+        for value in node.outputs
+        if value.name and (value.type is None or value.shape is None)
+    }
+    asked = model.graph.meta.setdefault(_ASKED, set())
+    if unknown <= asked:
+        return
+    asked |= unknown
+    clone = model.clone()
+    ShapeInferencePass(check_type=False, strict_mode=False)(clone)
+    for mine, theirs in zip(_results(model), _results(clone), strict=True):
+        if mine.name in unknown:
+            mine.type = mine.type or theirs.type
+            mine.shape = theirs.shape if mine.shape is None else mine.shape
