@@ -21,6 +21,8 @@ Work: TypeAlias = "Callable[[Path, Path], Callable[[], int]]"
 
 def _exact(verified: bool) -> Work:
     import onnxruntime  # noqa: F401
+    import tersor.ir.fx  # noqa: F401
+    import torch  # noqa: F401
     from tersor.ir.load import load
     from tersor.ir.walk import every_node
     from tersor.passes.presets import RAISING

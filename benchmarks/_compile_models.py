@@ -68,14 +68,16 @@ def _llama(path: Path) -> None:
     )
     with torch.device("meta"):
         module = LlamaForCausalLM(settings).eval()
-    module.model.rotary_emb = LlamaRotaryEmbedding(settings)
+    module.model.rotary_emb = LlamaRotaryEmbedding(settings).eval()
     for part in module.modules():
         for name, parameter in part.named_parameters(recurse=False):
             # one number, read everywhere
             part.register_parameter(name, torch.nn.Parameter(torch.zeros(1).expand(parameter.shape), False))
     ids = torch.ones(2, 7, dtype=torch.int64)
-    made = trace(module, (), {"input_ids": ids}, {"input_ids": {0: "batch", 1: "sequence"}}, opset=18)
-    write_weights(made, path)
+    names = {0: "batch", 1: "sequence"}
+    shapes = {"input_ids": {axis: torch.export.Dim(name) for axis, name in names.items()}}
+    program = torch.export.export(module, (), {"input_ids": ids}, dynamic_shapes=shapes, strict=False)
+    write_weights(trace(program, dynamic={"input_ids": names}, opset=18), path)
 
 
 def write_weights(model: ir.Model, path: Path, *, small: int = 1 << 12) -> None:

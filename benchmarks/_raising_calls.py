@@ -56,7 +56,8 @@ class Port:
         mask = np.ones(shape, dtype=np.int64)
         for row in range(1, shape[0]):
             if self.kind == "mask":
-                mask[row, max(1, shape[1] - 2 * row) :] = 0
+                # less than half a window: a query with no key to look at has no defined answer
+                mask[row, max(1, shape[1] - row) :] = 0
             else:
                 mask[row, : min(row, sizes["past"])] = 0
         return mask

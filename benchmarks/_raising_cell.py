@@ -110,7 +110,7 @@ def measure(task: tuple[Cell, Path]) -> Measured:
     if made.error:
         made.error = f"export: {made.error}"
         return made
-    feeds, made.loss_export, made.seen = comparable(module, cell.path(folder))
+    feeds, made.loss_export, made.seen = comparable(module, cell.path(folder), made.remarks)
     expected = [module.answers(feed) for feed in feeds]
     model = tersor.load(cell.path(folder))
     made.before = nodes(model)
@@ -144,7 +144,7 @@ def _spelled(node: onnx_ir.Node) -> str:
     return ":".join(filter(None, (".".join(filter(None, (node.domain, node.op_type))), node.overload)))
 
 
-def comparable(module: Wrapped, path: Path) -> tuple[Sequence[Feeds], float, bool]:
+def comparable(module: Wrapped, path: Path, remarks: list[str]) -> tuple[Sequence[Feeds], float, bool]:
     """Feeds of unseen sizes, the export's own distance to the module, and False; or those of the export, and True.
 
     The latter where ONNX Runtime cannot run the exported file on other sizes. A file that it cannot run at all is
@@ -154,7 +154,8 @@ def comparable(module: Wrapped, path: Path) -> tuple[Sequence[Feeds], float, boo
         feeds = [module.call.feeds(each) for each in sizes]
         try:
             found = worst(plain_session(path, 1), feeds, [module.answers(feed) for feed in feeds])
-        except Exception:  # ONNX Runtime has an exception for each of its states
+        except Exception as error:  # ONNX Runtime has an exception for each of its states
+            remarks.append(f"ONNX Runtime on the export: {described(error)}")
             continue
         return feeds, found, seen
     return [module.call.feeds(each) for each in UNSEEN], math.inf, False

@@ -67,7 +67,7 @@ def measure(task: tuple[Cell, str, Path]) -> PeerMeasured:
     cell, peer, folder = task
     architecture = architectures()[cell.architecture]
     module = architecture.build(cell.attention)
-    feeds, _, _ = comparable(module, cell.path(folder))
+    feeds, _, _ = comparable(module, cell.path(folder), [])
     expected = [module.answers(feed) for feed in feeds]
     tried: list[PeerMeasured] = []
     with tempfile.TemporaryDirectory() as place, _quiet():

@@ -33,6 +33,8 @@ class Entry:
     """Several batch and sequence sizes, seeded."""
     original: Callable[[], Run] | None = None
     """The torch module that it was traced from, with the same weights; None for a file."""
+    source: Callable[[], Traced] | None = None
+    """What it is traced from; None for a file."""
 
     @classmethod
     def of(cls, source: Callable[[], Traced], feeds: Callable[[], Sequence[Feeds]]) -> Entry:
@@ -42,7 +44,7 @@ class Entry:
             module, args, dynamic = source()
             return tersor.load(module, args=args, dynamic=dynamic)
 
-        return cls(load, feeds, lambda: module_run(source()[0]))
+        return cls(load, feeds, lambda: module_run(source()[0]), source)
 
 
 def module_run(module: nn.Module) -> Run:

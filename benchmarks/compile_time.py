@@ -2,7 +2,7 @@
 
     python benchmarks/compile_time.py                  four models, each contestant in a process of its own
     python benchmarks/compile_time.py --graphs         generated graphs of 10,000 and 100,000 nodes: is time linear?
-    python benchmarks/compile_time.py --whole          `tersor compile --target onnxruntime --exact` of MiniLM, by stages
+    python benchmarks/compile_time.py --whole          `tersor compile --target onnxruntime --exact` of MiniLM
 
 Seconds are from the model's file to the optimized graph, imports excluded, the fastest of `--repeats`. Memory is the
 peak of the process beyond what its imports hold: pages of a mapped file count as soon as they are read. Nodes are what

@@ -63,10 +63,26 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """cos, sin: [sequence, width / 2]."""
+        query, key, value = self.project(x, cos, sin)
+        return self.join(functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True))
+
+    def step(self, x: Tensor, cos: Tensor, sin: Tensor, past: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Behind keys and values [batch, heads, past, width] of the tokens before; gives those of all tokens too."""
+        query, key, value = self.project(x, cos, sin)
+        key, value = torch.cat((past[0], key), dim=2), torch.cat((past[1], value), dim=2)
+        seen = torch.arange(key.shape[2]) <= torch.arange(past[0].shape[2], key.shape[2])[:, None]
+        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=seen, enable_gqa=True)
+        return self.join(mixed), key, value
+
+    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each [batch, heads, sequence, width]."""
         query = rotate(self.wq(x).unflatten(-1, (self.heads, self.width)).transpose(1, 2), cos, sin)
         key = rotate(self.wk(x).unflatten(-1, (self.kv_heads, self.width)).transpose(1, 2), cos, sin)
         value = self.wv(x).unflatten(-1, (self.kv_heads, self.width)).transpose(1, 2)
-        mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+        return query, key, value
+
+    def join(self, mixed: Tensor) -> Tensor:
+        """[batch, heads, sequence, width] to [batch, sequence, dim]."""
         out: Tensor = self.wo(mixed.transpose(1, 2).flatten(-2))
         return out
 
@@ -85,7 +101,15 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """x [batch, sequence, dim]; cos, sin [sequence, width / 2]."""
-        x = x + self.attention(self.attention_norm(x), cos, sin)
+        return self.feed_forward(x + self.attention(self.attention_norm(x), cos, sin))
+
+    def step(self, x: Tensor, cos: Tensor, sin: Tensor, past: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """As `forward`, behind the keys and values of the past; gives those of all tokens too."""
+        mixed, key, value = self.attention.step(self.attention_norm(x), cos, sin, past)
+        return self.feed_forward(x + mixed), key, value
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """x + w2(silu(w1 n) * w3 n) of the norm n of x."""
         normed = self.ffn_norm(x)
         out: Tensor = x + self.w2(functional.silu(self.w1(normed)) * self.w3(normed))
         return out
@@ -114,6 +138,29 @@ class BabyLlama(nn.Module):
         for block in self.blocks:
             x = block(x, cos, sin)
         return {"logits": functional.linear(self.norm(x), self.embedding.weight)}
+
+
+class Cached(nn.Module):
+    """One call of a BabyLlama with a cache: keys and values of each layer, [batch, heads, past, width]."""
+
+    def __init__(self, model: BabyLlama) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, tokens: Tensor, past_keys: list[Tensor], past_values: list[Tensor]
+    ) -> dict[str, Tensor | list[Tensor]]:
+        """tokens [batch, sequence] int64, which follow those of the past."""
+        start = past_keys[0].shape[2]
+        cos, sin = (table[start : start + tokens.shape[1]] for table in (self.model.cos, self.model.sin))
+        x = self.model.embedding(tokens)
+        keys, values = [], []
+        for block, *past in zip(self.model.blocks, past_keys, past_values, strict=True):
+            x, key, value = block.step(x, cos, sin, (past[0], past[1]))
+            keys.append(key)
+            values.append(value)
+        logits = functional.linear(self.model.norm(x), self.model.embedding.weight)
+        return {"logits": logits, "present_key": keys, "present_value": values}
 
 
 def module(path: Path | None = None) -> BabyLlama:

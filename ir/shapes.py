@@ -144,7 +144,7 @@ class Shapes(Scope):
             if node.op_type == "If":
                 alive = self.branches(node)
                 branch = (*where.branch, (node, name)) if len(alive) > 1 else where.branch
-                if name in alive:
+                if name in alive or self.strict:
                     self._walk(graph, replace(where, branch=branch))
                 continue
             trips = self.trips(node)

@@ -20,11 +20,13 @@ from .raising.raise_attention_cache import RaiseAttentionCache
 from .raising.raise_attention_heads import RaiseAttentionHeads
 from .raising.raise_bidirectional_recurrence import RaiseBidirectionalRecurrence
 from .raising.raise_contrib import RaiseContrib
+from .raising.raise_einsum import RaiseEinsum
 from .raising.raise_gelu import RaiseGelu
 from .raising.raise_glu import RaiseGlu
 from .raising.raise_grid_gather import RaiseGridGather
 from .raising.raise_layer_normalization import RaiseLayerNormalization
 from .raising.raise_linear import RaiseLinear
+from .raising.raise_looped_recurrence import RaiseLoopedRecurrence
 from .raising.raise_mean_pooling import RaiseMeanPooling
 from .raising.raise_normalization_scale import RaiseNormalizationScale
 from .raising.raise_normalize import RaiseNormalize
@@ -57,12 +59,14 @@ RAISING = Pipeline(
         InferShapes(),
         DropTrueMasks(),
         MergeCommonSubexpressions(),
+        RaiseEinsum(),
         InferShapes(),
         FoldBatchNormalization(),
         RaiseLinear(),
         RaiseRecurrentScan(),
         RaiseUnrolledRecurrence(),
         RaiseRecurrentCell(),
+        RaiseLoopedRecurrence(),
         RaiseReversedRecurrence(),
         RaiseBidirectionalRecurrence(),
         RaiseGelu(),

@@ -59,6 +59,10 @@ class PassReport:
         return sum(finding.miss is None for finding in self.findings)
 
     @property
+    def changed(self) -> bool:
+        return bool(self.matches) or self.before != self.after
+
+    @property
     def misses(self) -> tuple[Finding, ...]:
         return tuple(finding for finding in self.findings if finding.miss is not None)
 
@@ -102,7 +106,7 @@ class Report:
 
     @property
     def changed(self) -> bool:
-        return any(record.matches or record.before != record.after for record in self.passes)
+        return any(record.changed for record in self.passes)
 
     def __add__(self, other: Report) -> Report:
         return Report(self.passes + other.passes)

@@ -81,7 +81,7 @@ class RaiseRecurrentScan(Rewrite):
             if stacked.all.uses() or stacked.all.is_graph_output():
                 old.append(stacked.all)
                 turned = scanned.backward != stacked.backward
-                new.append(_stack(tape, every, stacked, turned=turned, flat=_flat(carried[0].first)))
+                new.append(restacked(tape, every, stacked, turned=turned, flat=flat_rows(carried[0].first)))
         put(tape, old, new, matched=[found.node])
 
 
@@ -185,7 +185,7 @@ def _misfit(made: Layer, found: Trips, scanned: Scanned) -> Miss | None:
     return None
 
 
-def _stack(tape: Tape, every: ir.Value, stacked: Stacked, *, turned: bool, flat: bool) -> ir.Value:
+def restacked(tape: Tape, every: ir.Value, stacked: Stacked, *, turned: bool, flat: bool) -> ir.Value:
     """Y [sequence, 1, batch, hidden] as the body stacked it; `flat` are states [batch, hidden]."""
     if flat:
         every = tape("Squeeze", every, tape.constant([1], "axes"))
@@ -194,5 +194,6 @@ def _stack(tape: Tape, every: ir.Value, stacked: Stacked, *, turned: bool, flat:
     return every if stacked.axis == 0 else tape("Transpose", every, perm=[1, 0, 2])
 
 
-def _flat(state: ir.Value) -> bool:
+def flat_rows(state: ir.Value) -> bool:
+    """Whether a state is [batch, hidden], with no axis before."""
     return state.shape is not None and len(state.shape) == 2

@@ -59,7 +59,8 @@ def _fingerprint(value: ir.Value) -> tuple[object, ...] | None:
         return None
     array = tensor.numpy()
     places = np.unique(np.linspace(0, max(array.size - 1, 0), _SAMPLES).astype(np.int64))
-    sampled = array.reshape(-1)[places] if array.size else array
+    # where the array is a view in another order, flattening it would copy it
+    sampled = array[np.unravel_index(places, array.shape)] if array.size and array.ndim else array
     return tensor.dtype, tuple(array.shape), sampled.tobytes()
 
 

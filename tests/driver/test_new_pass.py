@@ -78,10 +78,10 @@ def test_names_that_it_refuses(cli: Cli, tmp_path: Path, name: str, words: str) 
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("there", ["fold_scale.py", "test_fold_scale.py"])
+@pytest.mark.parametrize("there", ["fold_my_scale.py", "test_fold_my_scale.py"])
 def test_files_that_exist_stay_as_they_are(cli: Cli, tmp_path: Path, there: str) -> None:
     (tmp_path / there).write_text("mine", encoding="utf-8")
-    ran = cli("new-pass", "fold-scale", "--folder", str(tmp_path))
+    ran = cli("new-pass", "fold-my-scale", "--folder", str(tmp_path))
     assert ran.code == 2
     assert "exists already; choose another name" in " ".join(ran.err.split())
     assert {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()} == {there: "mine"}
@@ -89,6 +89,6 @@ def test_files_that_exist_stay_as_they_are(cli: Cli, tmp_path: Path, there: str)
 
 def test_a_folder_that_is_a_file(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
-    ran = cli("new-pass", "fold-scale", "--folder", str(tmp_path / "file"))
+    ran = cli("new-pass", "fold-my-scale", "--folder", str(tmp_path / "file"))
     assert ran.code == 2
     assert "cannot write into" in ran.err

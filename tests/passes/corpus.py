@@ -136,6 +136,14 @@ def integer_product() -> ir.Model:
     )  # fmt: skip
 
 
+def einsums() -> ir.Model:
+    """Scores of heads that lie side by side, and a linear layer that makes them."""
+    return graph(
+        "q = Einsum{equation='bsd,dhe->bshe'}(x, w)", "k = Einsum{equation='bsd,dhe->bshe'}(x, v)",
+        "y = Einsum{equation='bind,bjnd->bnij'}(q, k)", inputs=X, w=normal(32, 4, 8), v=normal(32, 4, 8) * 2,
+    )  # fmt: skip
+
+
 def optimized_encoder() -> ir.Model:
     """As ONNX Runtime writes a layer: packed projections, a mask of integers, sums inside the normalizations."""
     ms = "com.microsoft."
@@ -322,6 +330,15 @@ def two_directions() -> ir.Model:
     )  # fmt: skip
 
 
+def looped_rnn() -> ir.Model:
+    """A plain recurrence, one step of it in each trip of a Scan."""
+    return scan(
+        "ax = Constant <value_ints = [0]> ()", "xu = Unsqueeze(x, ax)", "hu = Unsqueeze(h, ax)",
+        'e, hn = RNN{hidden_size=4}(xu, w, r, "", "", hu)', "h1 = Squeeze(hn, ax)",
+        states={"h": "h1"}, w=numbers(1, 4, 6), r=numbers(1, 4, 4),
+    )  # fmt: skip
+
+
 def turned_rnn() -> ir.Model:
     """A plain recurrence over the sequence turned around and back."""
     low = np.iinfo(np.int64).min
@@ -361,6 +378,7 @@ CORPUS: Mapping[str, Callable[[], ir.Model]] = {
         feed_forward, tanh_gelu, lstm, gru, convolution, shape_chain, swapped_axes, masks, tied_table, quantized,
         scaled_layers, gelu_layer, branches, functions,
         constants, normalizations, gated, sentence, rotary_positions, optimized_encoder, linear_layers, integer_product,
-        lstm_cell, scanned_gru, unrolled_rnn, two_directions, turned_rnn, settled_branch,
+        einsums,
+        lstm_cell, scanned_gru, unrolled_rnn, two_directions, turned_rnn, looped_rnn, settled_branch,
     )
 }  # fmt: skip

@@ -40,6 +40,37 @@ class TestRewrites:
         model = inside_if(graph("s = Add(p, q)", "y = Mul(x, s)", inputs=X, p=2.0, q=1.0))
         assert not any("Add" in line for line in apply(FoldConstants(), model))
 
+    def test_the_layout_of_a_weight_is_a_view_of_it(self) -> None:
+        weight = np.ones((64, 8), np.float32)
+        model = graph(
+            "v = Transpose{perm=[1, 0]}(w)",
+            "r = Reshape(v, [4, -1, 64])",
+            "y = MatMul(x, r)",
+            inputs={"x": "float[4, 2]"},
+            w=weight,
+        )
+        stored = model.graph.initializers["w"].const_value
+        assert stored is not None
+        assert apply(FoldConstants(), model) == ["y = MatMul(x, r)"]
+        folded = constant_of(model.graph.initializers["r"])
+        assert folded is not None and folded.shape == (4, 2, 64)
+        assert np.shares_memory(folded, stored.numpy())
+
+    @pytest.mark.parametrize(
+        ("text", "wanted"),
+        [
+            (["s = Shape(x)", "k = Gather(s, 1)"], 4),
+            (["s = Shape(x)", "k = Slice(s, [1], [2])"], [4]),
+            (["s = Shape(x)", "m = Mul(s, 12)", "d = Div(m, s)", "k = Gather(d, 0)"], 12),
+            (["k = Shape{start=1}(x)"], [4]),
+            (["k = Div([-7, 7], [2, -2])"], [-3, -3]),
+        ],
+    )
+    def test_shape_arithmetic_whose_numbers_are_known(self, text: list[str], wanted: object) -> None:
+        model = graph(*text, "y = Reshape(x, k)", inputs=X)
+        assert apply(FoldConstants(), model) == ["y = Reshape(x, k)"]
+        np.testing.assert_array_equal(constant_of(model.graph.initializers["k"]), wanted)
+
     def test_it_counts_the_nodes_that_went(self) -> None:
         model = graph("s = Add(p, q)", "t = Mul(s, s)", "y = Mul(x, t)", inputs=X, p=2.0, q=1.0)
         assert FoldConstants().apply(model, Context()).matches == 2
@@ -70,6 +101,25 @@ class TestLeavesAlone:
         model.graph.register_initializer(value)
         before = lines(model)
         assert apply(FoldConstants(), model) == before
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            ["s = Shape(x)", "k = Gather(s, 0)", "y = Reshape(x, k)"],
+            ["k = Div([1, 2], [0, 1])", "y = Reshape(x, k)"],
+            ["y = Add(p, p)"],
+            ["k = my.Twice(p)", "y = Mul(x, k)"],
+        ],
+    )
+    def test_what_is_not_known_or_is_an_output(self, text: list[str]) -> None:
+        model = graph(*text, inputs=X, **({"p": 2.0} if any("p" in line.split("(")[-1] for line in text) else {}))
+        before = lines(model)
+        assert apply(FoldConstants(), model) == before
+
+    def test_what_contradicts_its_annotation(self) -> None:
+        model = graph("s = Add(p, p)", "y = Mul(x, s)", inputs=X, p=[1.0, 2.0, 3.0, 4.0])
+        model.graph.node(0).outputs[0].shape = ir.Shape([5])
+        assert apply(FoldConstants(), model) == ["s = Add(p, p)", "y = Mul(x, s)"]
 
     def test_results_over_the_limit(self) -> None:
         model = graph("v = Add(w, w)", "y = Mul(x, v)", "z = Div(x, w)", inputs=X, w=W[0])

@@ -89,6 +89,18 @@ class TestRewrites:
             "Neg",
         ]
 
+    def test_x_may_have_other_readers(self) -> None:
+        made = model(TORCH, "z = Neg(x)")
+        assert sorted(apply(RaiseGelu(), made)) == ["y = Gelu{approximate=none}(x)", "z = Neg(x)"]
+
+    def test_half_of_a_product_with_a_cube(self) -> None:
+        """GPT-2 halves x first and reads it four times."""
+        text = [
+            "h = Mul(x, 0.5)", "c = Pow(x, 3.0)", "k = Mul(c, 0.044715)", "s = Add(x, k)",
+            "i = Mul(s, 0.7978845608028654)", "t = Tanh(i)", "o = Add(t, 1.0)", "y = Mul(h, o)",
+        ]  # fmt: skip
+        assert apply(RaiseGelu(), graph(*text, inputs=X)) == ["y = Gelu{approximate=tanh}(x)"]
+
     def test_in_branches(self) -> None:
         found = apply(RaiseGelu(), inside_if(model(TORCH)))
         assert [line.strip() for line in found if "Gelu" in line] == [

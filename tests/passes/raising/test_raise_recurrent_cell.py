@@ -29,6 +29,7 @@ from tersor.tests.passes.raising.recurrences import (
     STEP,
     SUM,
     numbers,
+    outside,
     step,
     swapped,
     weights,
@@ -365,3 +366,22 @@ def test_silero(data_dir: Path) -> None:
     RaiseRecurrentCell().apply(made, Context())
     found = ops(made)
     assert found["LSTM"] == 2 and not found["Tanh"]
+
+
+def test_a_cell_that_ends_in_a_branch_is_left_alone() -> None:
+    """The output gate is applied in one branch only; the cell state is made outside."""
+    before = "  ".join(line.replace("(ai, af, ag, ao)", "ai, af, ag, ao") for line in LSTM[:-1])
+    text = f"""
+        g (bool go, float[batch, 6] x, float[batch, 4] h, float[batch, 4] c, float[6, 16] w, float[4, 16] r,
+           float[16] b, float[16] d) => (float[batch, 4] y, float[batch, 4] c1) {{
+            {before.replace("{", "<").replace("}", ">")}
+            y = If <then_branch = yes () => (float[batch, 4] h1) {{ h1 = Mul (o, t) }},
+                    else_branch = no () => (float[batch, 4] h2) {{ h2 = Neg (t) }}> (go)
+        }}"""
+    made = outside(text, **weights(4))
+    assert {miss.rule for miss in misses(RaiseRecurrentCell(), made)} >= {"use"}
+    before_lines = lines(made)
+    assert apply(RaiseRecurrentCell(), made) == before_lines
+    alone = outside(text.replace("h2 = Neg (t)", "h2 = Neg (c)"), **weights(4))
+    assert "scope" in {miss.rule for miss in misses(RaiseRecurrentCell(), alone)}
+    assert apply(RaiseRecurrentCell(), alone) == lines(alone)
