@@ -155,9 +155,9 @@ def _standard(request: Request, model: onnx_ir.Model, feeds: Split) -> tuple[Rec
 
 
 def _contract(report: Report) -> Contract:
-    """What the passes promise together; a lossy one that found nothing to do promises nothing."""
-    moved = (entry for entry in report.passes if isinstance(entry.contract, Exact) or entry.changed)
-    return combined(entry.contract for entry in moved)
+    """What the passes promise together; a lossy one that was seen to do nothing promises nothing."""
+    idle = [isinstance(entry.contract, Lossy) and entry.loss == 0.0 and not entry.changed for entry in report.passes]
+    return combined(entry.contract for entry, still in zip(report.passes, idle, strict=True) if not still)
 
 
 def _contract_data(contract: Contract, loss: float | None) -> ContractData:

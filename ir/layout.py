@@ -57,43 +57,6 @@ class View:
         return any(atom.axis is None for axis in self.axes for atom in axis)
 
 
-@dataclass(frozen=True)
-class Kept:
-    """The dimension that the reshaped value has at `axis`."""
-
-    axis: int
-
-
-#: Of a Reshape: numbers, -1 for one that is left over, 0 for the one at the same place, or one from another place.
-Target = tuple[int | Kept, ...]
-
-
-@dataclass(frozen=True)
-class Step:
-    """A Reshape to `target`, or a Transpose by `perm`; the dimensions of what comes out."""
-
-    dims: tuple[int | str | None, ...]
-    target: Target | None = None
-    perm: tuple[int, ...] | None = None
-
-    @classmethod
-    def reshape(cls, sizes: Sequence[Polynomial], have: Sequence[Polynomial]) -> Step | None:
-        target = spelled(sizes, have)
-        return None if target is None else cls(tuple(map(element, sizes)), target=target)
-
-    @classmethod
-    def transpose(cls, perm: Sequence[int], have: Sequence[Polynomial]) -> Step:
-        return cls(tuple(element(have[index]) for index in perm), perm=tuple(perm))
-
-
-@dataclass(frozen=True)
-class Arrangement:
-    """The reshapes and the transpose, at most three steps, that rearrange `value`."""
-
-    value: ir.Value
-    steps: tuple[Step, ...] = ()
-
-
 def size_of(axis: Sequence[Atom]) -> Polynomial:
     """Elements along a group of atoms."""
     return prod((atom.size for atom in axis), start=ONE)
@@ -143,22 +106,23 @@ def after(node: ir.Node, axes: Sequence[Axis]) -> tuple[Axis, ...] | None:
     if node.op_type == "Transpose":
         perm = node.attributes.get("perm")
         order = perm.as_ints() if perm is not None else range(len(axes))[::-1]
-        return tuple(axes[index] for index in order)
+        return tuple(axes[index] for index in order) if sorted(order) == [*range(len(axes))] else None
     if node.op_type in ("Mul", "Div", "Identity", "Cast"):
         return tuple(axes)
+    if node.op_type in ("Unsqueeze", "Squeeze"):
+        return _ones(node, axes)
+    if node.op_type == "Flatten":
+        at = attribute.as_int() if (attribute := node.attributes.get("axis")) is not None else 1
+        at += len(axes) * (at < 0)
+        lead, rest = axes[:at], axes[at:]
+        return tuple(tuple(atom for axis in group for atom in axis) for group in (lead, rest))
+    if node.op_type == "Tile":
+        return _tiled(node, axes)
     sizes = _result(node, axes)
     if sizes is None:
         return None
     if node.op_type == "Expand":
         return _expanded(axes, sizes)
-    if node.op_type == "Tile":
-        counts = content(node.inputs[1])
-        if counts is None or None in counts or len(counts) != len(axes):
-            return None
-        repeated = [_size(count) for count in counts if count is not None]
-        return tuple(
-            axis if count == ONE else (Atom(None, count), *axis) for count, axis in zip(repeated, axes, strict=True)
-        )
     return regroup([atom for axis in axes for atom in axis], sizes)
 
 
@@ -193,105 +157,32 @@ def regroup(atoms: Sequence[Atom], sizes: Sequence[Polynomial]) -> tuple[Axis, .
     return None if waiting else tuple(groups)
 
 
-def arrange(value: ir.Value, axes: Sequence[Axis], wanted: Sequence[Sequence[Atom]]) -> Arrangement | None:
-    """What turns a value with `axes` into one with the axes `wanted`, made of the same atoms or parts of them.
-
-    None where an atom is missing or left over, or where two dimensions of a Reshape are neither numbers nor dimensions
-    of what it reshapes. Atoms that repeat are left out on both sides: what is arranged is the root itself.
-    """
-    flat = [atom for axis in wanted for atom in axis if atom.axis is not None]
-    order = {_key(atom): index for index, atom in enumerate(flat)}
-    parts: list[Axis] = []
-    for axis in axes:
-        cut = [_cut(atom, flat) for atom in axis if atom.axis is not None]
-        if any(mine is None for mine in cut):
-            return None
-        parts.append(tuple(part for mine in cut for part in mine or ()))
-    pieces = [part for axis in parts for part in axis]
-    if len(pieces) != len(flat) or len(order) != len(flat):
-        return None
-    have = [size_of(axis) for axis in axes]
-    separate = [part.size for part in pieces]
-    perm = sorted(range(len(pieces)), key=lambda index: order[_key(pieces[index])])
-    moved = [separate[index] for index in perm]
-    final = [size_of([atom for atom in axis if atom.axis is not None]) for axis in wanted]
-    in_order, as_it_is = perm == sorted(perm), _moved_whole(parts, wanted)
-    if in_order:
-        steps = [] if have == final else [Step.reshape(final, have)]
-    elif as_it_is is not None:
-        steps = [Step.transpose(as_it_is, have)]
-    else:
-        steps = [] if have == separate else [Step.reshape(separate, have)]
-        steps.append(Step.transpose(perm, separate))
-        steps += [] if moved == final else [Step.reshape(final, moved)]
-    possible = tuple(step for step in steps if step is not None)
-    return Arrangement(value, possible) if len(possible) == len(steps) else None
-
-
-def spelled(sizes: Sequence[Polynomial], have: Sequence[Polynomial]) -> Target | None:
-    """The target of a Reshape from dimensions `have` to `sizes`; None where two are open, or one is zero."""
-    if any(size == 0 for size in (*sizes, *have)):
-        return None
-    numbers = [size.constant for size in sizes]
-    same = [index < len(have) and have[index] == size for index, size in enumerate(sizes)]
-    target: list[int | Kept] = [
-        number if number is not None else 0 if stays else -1 for number, stays in zip(numbers, same, strict=True)
-    ]
-    if target.count(-1) > 1:
-        # the first that is found nowhere else is the one that may be left open
-        found = [have.index(size) if size in have else None for size in sizes]
-        target = [
-            Kept(place) if dim == -1 and place is not None else dim for dim, place in zip(target, found, strict=True)
-        ]
-    return None if target.count(-1) > 1 else tuple(target)
-
-
-def element(size: Polynomial) -> int | str | None:
-    """A size as a dimension: a number, a formula, or None where it is unknown."""
-    if size.constant is not None:
-        return size.constant
-    return None if any(name.startswith("?") for name in size.names) else str(size)
-
-
 def exactly(size: Polynomial, divisor: Polynomial) -> Polynomial | None:
-    """size / divisor, None where that is no polynomial."""
+    """size / divisor, None where that is no polynomial.
+
+    >>> n = Polynomial.of("n")
+    >>> str(exactly((n + 1) * 4, n + 1)), exactly(n, n + 1)
+    ('4', None)
+    """
     if not divisor:
         return None
-    found = size // divisor
-    return found if found * divisor == size else None
-
-
-def _moved_whole(parts: Sequence[Axis], wanted: Sequence[Sequence[Atom]]) -> tuple[int, ...] | None:
-    """The permutation where axes are moved whole, those of size one too; None where some are split or merged."""
-    left = list(range(len(parts)))
-    perm: list[int] = []
-    for axis in wanted:
-        kept = tuple(atom for atom in axis if atom.axis is not None)
-        place = next((index for index in left if parts[index] == kept), None)
-        if place is None:
+    if len(divisor.terms) == 1:
+        found = size // divisor
+        return found if found * divisor == size else None
+    # long division: each step takes the leading term away
+    first, left, found = _leading(divisor), size, ONE * 0
+    for _ in range(len(size.terms)):
+        if not left:
+            break
+        part = exactly(_leading(left), first)
+        if part is None:
             return None
-        left.remove(place)
-        perm.append(place)
-    return None if left else tuple(perm)
+        left, found = left - part * divisor, found + part
+    return None if left else found
 
 
-def _cut(atom: Atom, candidates: Sequence[Atom]) -> list[Atom] | None:
-    """The candidates that an atom falls into, outermost first; None where they do not cover it."""
-    found: list[Atom] = []
-    end = atom.stride * atom.size
-    while end != atom.stride:
-        part = next(
-            (other for other in candidates if other.axis == atom.axis and other.stride * other.size == end), None
-        )
-        if part is None or len(found) == len(candidates):
-            return None
-        found.append(part)
-        end = part.stride
-    return found
-
-
-def _key(atom: Atom) -> tuple[int | None, Polynomial]:
-    return atom.axis, atom.stride
+def _leading(size: Polynomial) -> Polynomial:
+    return Polynomial(dict([next(iter(size.terms.items()))]))
 
 
 def _replay(root: ir.Value, chain: Sequence[ir.Node]) -> View | None:
@@ -354,7 +245,10 @@ def _scalar(value: ir.Value | None) -> float | None:
 
 
 def _rank(value: ir.Value | None) -> int:
-    return 0 if value is None or value.shape is None else len(value.shape)
+    if value is None:
+        return 0
+    tensor = ir.convenience.get_const_tensor(value) if value.shape is None else None
+    return len(value.shape if value.shape is not None else tensor.shape if tensor is not None else ())
 
 
 def _result(node: ir.Node, axes: Sequence[Axis]) -> list[Polynomial] | None:
@@ -377,6 +271,38 @@ def _result(node: ir.Node, axes: Sequence[Axis]) -> list[Polynomial] | None:
         sizes[index] = sizes[index] if dim is None else _size(dim)
     found = [size for size in sizes if size is not None]
     return found if len(found) == len(sizes) else None
+
+
+def _ones(node: ir.Node, axes: Sequence[Axis]) -> tuple[Axis, ...] | None:
+    """Axes of size one put in or taken out."""
+    given = node.attributes.get("axes")
+    named = node.inputs[1] if len(node.inputs) > 1 else None
+    places = list(given.as_ints()) if given is not None else content(named)
+    if places is None and named is None and node.op_type == "Squeeze":
+        sizes = [size_of(axis).constant for axis in axes]
+        # a dimension with a name may be one as well
+        places = None if None in sizes else [index for index, size in enumerate(sizes) if size == 1]
+    if places is None:
+        return None
+    rank = len(axes) + (len(places) if node.op_type == "Unsqueeze" else 0)
+    at = {place + rank * (place < 0) for place in places if isinstance(place, int)}
+    if len(at) != len(places) or any(not 0 <= place < rank for place in at):
+        return None
+    if node.op_type == "Squeeze":
+        ones = all(not axes[place] for place in at)
+        return tuple(axis for index, axis in enumerate(axes) if index not in at) if ones else None
+    left = iter(axes)
+    return tuple(() if index in at else next(left) for index in range(rank))
+
+
+def _tiled(node: ir.Node, axes: Sequence[Axis]) -> tuple[Axis, ...] | None:
+    counts = content(node.inputs[1])
+    if counts is None or None in counts or len(counts) != len(axes):
+        return None
+    repeated = [_size(count) for count in counts if count is not None]
+    return tuple(
+        axis if count == ONE else (Atom(None, count), *axis) for count, axis in zip(repeated, axes, strict=True)
+    )
 
 
 def _expanded(axes: Sequence[Axis], sizes: Sequence[Polynomial]) -> tuple[Axis, ...] | None:

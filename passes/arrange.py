@@ -1,12 +1,13 @@
-"""Put an arrangement of `ir.layout` on a tape."""
+"""Put an arrangement (`ir.arrangement`) on a tape."""
 
 from __future__ import annotations
 
 from itertools import groupby
 
+import numpy as np
 import onnx_ir as ir
 
-from ..ir.layout import Arrangement, Kept, Target
+from ..ir.arrangement import Arrangement, Kept, Target
 from .edit import Tape
 
 
@@ -31,4 +32,6 @@ def _target(tape: Tape, value: ir.Value, target: Target) -> ir.Value:
             parts += (tape("Shape", value, start=dim.axis, end=dim.axis + 1) for dim in run if isinstance(dim, Kept))
         else:
             parts.append(tape.constant([dim for dim in run if isinstance(dim, int)], "shape"))
+    if not parts:
+        return tape.constant(np.empty(0, np.int64), "shape")
     return parts[0] if len(parts) == 1 else tape("Concat", *parts, axis=0)

@@ -39,6 +39,7 @@ PASSES: Mapping[str, str] = {
     "raise-activation": ".raising.raise_activation:RaiseActivation",
     "raise-attention": ".raising.raise_attention:RaiseAttention",
     "raise-attention-cache": ".raising.raise_attention_cache:RaiseAttentionCache",
+    "raise-attention-groups": ".raising.raise_attention_groups:RaiseAttentionGroups",
     "raise-attention-heads": ".raising.raise_attention_heads:RaiseAttentionHeads",
     "raise-bidirectional-recurrence": ".raising.raise_bidirectional_recurrence:RaiseBidirectionalRecurrence",
     "raise-contrib": ".raising.raise_contrib:RaiseContrib",

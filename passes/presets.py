@@ -17,6 +17,7 @@ from .raising.fold_batch_normalization import FoldBatchNormalization
 from .raising.raise_activation import RaiseActivation
 from .raising.raise_attention import RaiseAttention
 from .raising.raise_attention_cache import RaiseAttentionCache
+from .raising.raise_attention_groups import RaiseAttentionGroups
 from .raising.raise_attention_heads import RaiseAttentionHeads
 from .raising.raise_bidirectional_recurrence import RaiseBidirectionalRecurrence
 from .raising.raise_contrib import RaiseContrib
@@ -79,6 +80,7 @@ RAISING = Pipeline(
         RaiseNormalize(),
         RaiseRotaryEmbedding(),
         RaiseAttention(),
+        RaiseAttentionGroups(),
         RaiseAttentionCache(),
         RaiseAttentionHeads(),
         ShareIdentical(),

@@ -7,8 +7,10 @@ the last good graph, so that the error names the pass and the first value that d
 from __future__ import annotations
 
 import enum
+import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import onnx_ir as ir
@@ -114,7 +116,8 @@ def _record(step: Pass, model: ir.Model, context: Context, observe: Observer | N
         observe(text)
     start = time.perf_counter()
     try:
-        outcome = step.apply(model, context)
+        with _uncollected():
+            outcome = step.apply(model, context)
     except TersorError as error:
         error.add_note(f"in the pass {text}")
         raise
@@ -122,6 +125,18 @@ def _record(step: Pass, model: ir.Model, context: Context, observe: Observer | N
         raise PassError(f"the pass {text} failed: {type(error).__name__}: {error}") from error
     seconds = time.perf_counter() - start
     return PassReport(text, step.contract, outcome.findings, before, Size.of(model), seconds, subject=step.subject)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the cyclic collector, which would walk the whole graph again and again while a pass makes nodes."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _blame(

@@ -87,7 +87,7 @@ def _quotient(left: Array, right: Array) -> Array:
     if not right.all():
         raise ZeroDivisionError("a division by zero stays where it is")
     size = np.abs(left) // np.abs(right)
-    return np.where((left < 0) == (right < 0), size, -size)
+    return np.where(np.signbit(left.astype(np.float64)) == np.signbit(right.astype(np.float64)), size, -size)
 
 
 _RULES: Mapping[str, Rule] = {

@@ -46,7 +46,7 @@ class InlineBranches(Rewrite):
 
     def rewrite(self, found: Match) -> None:
         assert isinstance(found, Taken) and isinstance(found.node.graph, ir.Graph)
-        node, branch = found.node, found.branch
+        node, branch, scope = found.node, found.branch, found.node.graph
         results = list(branch.outputs)
         branch.outputs.clear()
         tape = Tape()
@@ -55,7 +55,7 @@ class InlineBranches(Rewrite):
             tape.constants.append(value)
         tape.nodes = list(branch)
         branch.remove(tape.nodes)
-        ledger = Ledger.of(node.graph)
+        ledger = Ledger.of(scope)
         own = {inner: sources(inner) for inner in tape.nodes}
         for inner in tape.nodes:
             inner.name = None

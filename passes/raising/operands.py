@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from ...ir.arrangement import Arrangement, arrange
 from ...ir.content import dimensions
-from ...ir.layout import ONE, Arrangement, Atom, Axis, View, arrange, fresh, regroup, size_of, views, whole
+from ...ir.layout import ONE, Atom, Axis, View, fresh, regroup, size_of, views, whole
 from ...ir.polynomial import Polynomial
 from ..base import Miss
 from .scores import Bias

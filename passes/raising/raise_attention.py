@@ -21,8 +21,9 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from ...ir.arrangement import Arrangement, arrange
 from ...ir.content import dimensions
-from ...ir.layout import Arrangement, Atom, Axis, after, arrange, fresh, rearranges, regroup, size_of, whole
+from ...ir.layout import Atom, Axis, after, fresh, rearranges, regroup, size_of, whole
 from ...ir.text import place
 from ..arrange import arranged
 from ..base import Match, Miss, Rewrite

@@ -291,7 +291,7 @@ def _unfit() -> Iterator[Feeds]:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"passes": "fold-constant"}, OptionError, r"there is no pass 'fold-constant'; did you mean fold-constants\?"),
+        ({"passes": "fold-constant"}, OptionError, r"there is no pass 'fold-constant'; did you mean fold-constants"),
         ({"passes": "drop-identities{deep=1}"}, OptionError, "drop-identities has no option 'deep'"),
         ({"target": "onxruntime"}, OptionError, r"there is no target 'onxruntime'; did you mean onnxruntime\?"),
         ({"target": "onnxruntime{threads=two}"}, OptionError, "onnxruntime: option threads is an int; found 'two'"),

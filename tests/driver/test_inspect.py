@@ -123,13 +123,26 @@ class TestExplain:
         missed = ran.document["missed"]
         assert isinstance(missed, list)
         assert missed, "the second Erf is no GELU"
-        assert {"rule", "value", "need"} == set(missed[0]["miss"])
+        assert {"rule", "value", "need", "near", "reached"} == set(missed[0]["miss"])
         assert (tmp_path / "gelu.onnx").read_bytes() == before
 
-    def test_verbose_shows_the_graph_around_a_miss(self, cli: Cli, tmp_path: Path) -> None:
-        onnx_ir.save(gelu(), tmp_path / "gelu.onnx")
-        assert "> z = Erf(x)" not in cli("explain", "gelu.onnx", "raise-gelu", "--imported").out
-        assert "> z = Erf(x)" in cli("explain", "gelu.onnx", "raise-gelu", "--imported", "-v").out
+    def test_shows_the_graph_around_the_first_miss_of_a_kind_and_verbose_around_all(
+        self, cli: Cli, tmp_path: Path
+    ) -> None:
+        model = graph("a = Erf(x)", "b = Erf(a)", "y = Exp(b)", inputs={"x": "float[4]"})
+        onnx_ir.save(model, tmp_path / "erf.onnx")
+        assert cli("explain", "erf.onnx", "raise-gelu", "--imported").out.count("  > ") == 1
+        assert cli("explain", "erf.onnx", "raise-gelu", "--imported", "-v").out.count("  > ") == 2
+
+    def test_says_how_far_a_match_came(self, cli: Cli, tmp_path: Path) -> None:
+        model = graph(
+            "s = MatMul(q, k)", "r = Relu(s)", "d = Mul(r, 0.5)", "p = Softmax(d)", "y = MatMul(p, v)",
+            inputs={"q": "float[2, 4, 8]", "k": "float[2, 8, 4]", "v": "float[2, 4, 8]"},
+        )  # fmt: skip
+        onnx_ir.save(model, tmp_path / "scores.onnx")
+        ran = cli("explain", "scores.onnx", "raise-attention")
+        assert "scores: needs Mul, Div, Add or the MatMul of queries and keys (1 place)" in ran.out
+        assert "came through Mul at d, Relu at r" in ran.out
 
     def test_no_candidate(self, cli: Cli, dense_onnx: Path) -> None:
         assert "raise-gelu has no candidate place" in cli("explain", dense_onnx, "raise-gelu").out

@@ -63,7 +63,7 @@ def test_what_is_given_wins_over_the_base() -> None:
     ("text", "message"),
     [
         ("taget: cpu", r"unknown key 'taget'; did you mean target\?"),
-        ("passes: fold-constant", r"passes: there is no pass 'fold-constant'; did you mean fold-constants\?"),
+        ("passes: fold-constant", r"passes: there is no pass 'fold-constant'; did you mean fold-constants"),
         ("passes: 3", "passes: .*int"),
         ("passes: [quantize-dynamic: {bitz: 8}]", "passes: quantize-dynamic has no option 'bitz'"),
         ("exact: maybe", "exact: expected true or false, found 'maybe'"),

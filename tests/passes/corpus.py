@@ -60,6 +60,17 @@ def split_attention() -> ir.Model:
     return graph(*text, *heads, "yh = Attention{scale=0.3}(qh, kh, vh)", *JOIN, inputs=X, **weights)
 
 
+def repeated_attention() -> ir.Model:
+    """ai.onnx Attention over heads of keys and values that are repeated for groups of queries."""
+    text, turn = [f"{name} = MatMul(x, w{name})" for name in "qkv"], "Transpose{perm=[0, 2, 1, 3]}"
+    for name, heads in (("q", 4), ("k", 2), ("v", 2)):
+        text += [f"{name}4 = Reshape({name}, [0, 0, {heads}, 8])", f"{name}h = {turn}({name}4)"]
+    text += ["ku = Unsqueeze(kh, [2])", "ke = Expand(ku, [1, 1, 2, 1, 1])", "kr = Reshape(ke, [0, 4, -1, 8])"]
+    text += ["vu = Unsqueeze(vh, [2])", "ve = Tile(vu, [1, 1, 2, 1, 1])", "vr = Reshape(ve, [0, 4, -1, 8])"]
+    weights = {"wq": normal(32, 32), "wk": normal(32, 16), "wv": normal(16, 32).T.copy()}
+    return graph(*text, "yh = Attention{is_causal=1}(qh, kr, vr)", *JOIN, inputs=X, **weights)
+
+
 def whole_attention() -> ir.Model:
     """ai.onnx Attention in its 3-D form with a padding mask."""
     text, weights = projections()
@@ -374,9 +385,9 @@ def settled_branch() -> ir.Model:
 CORPUS: Mapping[str, Callable[[], ir.Model]] = {
     made.__name__: made
     for made in (
-        exported_attention, split_attention, whole_attention, floored_attention, causal_attention, cached_attention,
-        feed_forward, tanh_gelu, lstm, gru, convolution, shape_chain, swapped_axes, masks, tied_table, quantized,
-        scaled_layers, gelu_layer, branches, functions,
+        exported_attention, split_attention, repeated_attention, whole_attention, floored_attention, causal_attention,
+        cached_attention, feed_forward, tanh_gelu, lstm, gru, convolution, shape_chain, swapped_axes, masks, tied_table,
+        quantized, scaled_layers, gelu_layer, branches, functions,
         constants, normalizations, gated, sentence, rotary_positions, optimized_encoder, linear_layers, integer_product,
         einsums,
         lstm_cell, scanned_gru, unrolled_rnn, two_directions, turned_rnn, looped_rnn, settled_branch,

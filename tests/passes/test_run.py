@@ -355,6 +355,7 @@ class TestReport:
             "rule": "function",
             "value": "e",
             "need": "0.5 x (1 + erf(x / sqrt 2)) or its tanh approximation",
+            "near": False,
         }
 
     def test_as_data_it_says_everything(self) -> None:

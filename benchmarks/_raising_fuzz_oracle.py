@@ -1,0 +1,211 @@
+"""Whether a pass that raises kept what a graph computes: the graph before and after, run on several kinds of feeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+from tersor.ir.compare import TOLERANCE, Tally
+from tersor.ir.errors import TersorError
+from tersor.ir.feeds import Array, random_feeds
+from tersor.ir.runner import runner
+from tersor.ir.text import format_model, lines
+from tersor.ir.walk import every_node
+from tersor.passes.base import Context, Pass
+from tersor.passes.clean.infer_shapes import InferShapes
+from tersor.passes.raising.upgrade_opset import UpgradeOpset
+
+Arrays = dict[str, Array]
+
+#: How much of the change that rounding the inputs brings about is rounding, and from where a graph tells nothing.
+_ROUNDING, _CHAOS = 20.0, 3e-3
+#: Relative size of one rounding in float32.
+_ULP = 1.2e-7
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A pass that changed what a graph computes."""
+
+    made: str
+    feeds: str
+    text: str
+    before: str
+    after: str
+
+    def __str__(self) -> str:
+        return f"{self.made} on {self.feeds} feeds: {self.text}\n{self.before}\n  became\n{self.after}"
+
+
+@dataclass(frozen=True)
+class Feeding:
+    """Feeds of one kind, the original's outputs on them, and how far apart rounding alone may bring others."""
+
+    kind: str
+    feeds: Arrays
+    outputs: Arrays
+    tolerance: float
+
+
+def kinds(base: Arrays, rng: np.random.Generator) -> Iterator[tuple[str, Arrays]]:
+    """`base`, and feeds that are large, tiny, zero, masked everywhere or in places, or not finite."""
+    yield "normal", base
+    for kind, factor in (("large", 1e3), ("tiny", 1e-6), ("zero", 0.0)):
+        yield kind, {n: (a * factor).astype(a.dtype) if a.dtype.kind == "f" else a for n, a in base.items()}
+    if any(array.dtype.kind == "b" for array in base.values()):
+        for kind, chance in (("all true", 1.0), ("all false", 0.0), ("mixed truth", 0.5)):
+            yield (
+                kind,
+                {n: rng.random(a.shape) < chance if a.dtype.kind == "b" else a for n, a in base.items()},
+            )
+    floats = [name for name, array in base.items() if array.dtype.kind == "f" and array.size]
+    for kind, number in (("NaN", np.nan), ("infinite", np.inf), ("minus infinite", -np.inf)):
+        if floats:
+            name = floats[int(rng.integers(len(floats)))]
+            array = base[name].copy()
+            array.reshape(-1)[int(rng.integers(array.size))] = number
+            yield kind, {**base, name: array}
+
+
+def feedings(model: ir.Model, rng: np.random.Generator, sizes: Mapping[str, int] | None = None) -> list[Feeding]:
+    """What the model computes on feeds of each kind; those it fails on are left out."""
+    run, found = runner(model), []
+    least = 2e-2 if _halves(model) else TOLERANCE
+    base = {name: np.asarray(a) for name, a in random_feeds(model, sizes, seed=int(rng.integers(1 << 30))).items()}
+    for kind, feeds in kinds(base, rng):
+        try:
+            with np.errstate(all="ignore"):
+                outputs = {name: np.asarray(array) for name, array in run(feeds).items()}
+                near = run({name: _nudged(array, rng) for name, array in feeds.items()})
+        except TersorError:
+            continue
+        delta = max((Tally.of(a, near[name]).relative_l2 for name, a in outputs.items()), default=0.0)
+        if delta < _CHAOS:
+            found.append(Feeding(kind, feeds, outputs, max(least, _ROUNDING * delta)))
+    return found
+
+
+def _halves(model: ir.Model) -> bool:
+    """Whether anything is computed below float32."""
+    values = (value for node in every_node(model.graph) for value in (*node.inputs, *node.outputs) if value is not None)
+    return any(value.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16) for value in values)
+
+
+def _nudged(array: Array, rng: np.random.Generator) -> Array:
+    if array.dtype.kind != "f":
+        return array
+    return (array * (1 + _ULP * rng.standard_normal(array.shape))).astype(array.dtype)
+
+
+def disagreement(given: Feeding, found: Mapping[str, Array], *, hidden: bool) -> str:
+    """How outputs differ from the original's, or nothing. `hidden`: rows that were NaN may be zero."""
+    for name, wanted in given.outputs.items():
+        other = np.asarray(found[name])
+        if wanted.shape != other.shape or wanted.dtype != other.dtype:
+            return f"{name}: {wanted.dtype}{list(wanted.shape)} became {other.dtype}{list(other.shape)}"
+        if wanted.dtype.kind == "f":
+            lost = np.isnan(wanted) & np.isfinite(other)
+            if hidden or given.kind in ("NaN", "infinite", "minus infinite", "large"):
+                other = np.where(lost, wanted, other)
+        tally = Tally.of(wanted, other)
+        if not tally.relative_l2 <= given.tolerance:
+            text = f", {tally.mismatch} places not finite on one side" if tally.mismatch else ""
+            return f"{name} is off by {tally.relative_l2:.3g} (tolerance {given.tolerance:.2g}{text})"
+    return ""
+
+
+def judged(
+    model: ir.Model,
+    passes: Sequence[Pass],
+    rng: np.random.Generator,
+    sizes: Mapping[str, int] | None = None,
+    *,
+    runtime: bool = False,
+) -> tuple[list[Wrong], int]:
+    """Every pass alone, then all of them in a row: what was wrong, and how often anything was raised."""
+    UpgradeOpset().apply(model, Context())
+    InferShapes().apply(model, Context())
+    given = feedings(model, rng, sizes)
+    wrong: list[Wrong] = []
+    fired = 0
+    if not given:
+        return wrong, fired
+    before = lines(model)
+    if runtime:
+        wrong += _by_runtime(model, passes, given)
+    for made in passes:
+        outcome = made.explain(model, Context())
+        if lines(model) != before:
+            wrong.append(Wrong(made.name, "no", "explain changed the model", "\n".join(before), format_model(model)))
+            return wrong, fired
+        if any(item.miss is None for item in outcome.findings) and made.name not in ("infer-shapes",):
+            after = model.clone()
+            if made.apply(after, Context()).matches:
+                fired += 1
+                wrong += _compared(made.name, model, after, given)
+    after = model.clone()
+    for made in passes:
+        step = after.clone()
+        outcome = made.apply(after, Context())
+        if outcome.matches and made.name != "infer-shapes":
+            found = _compared(f"{made.name} in a row", step, after, given)
+            if found:
+                wrong += found
+                break
+    return wrong, fired
+
+
+def _compared(name: str, model: ir.Model, after: ir.Model, given: Sequence[Feeding]) -> list[Wrong]:
+    hidden = any(node.op_type == "Attention" for node in after.graph.all_nodes())
+    text = ""
+    kind = ""
+    try:
+        run = runner(after)
+        for item in given:
+            kind = item.kind
+            with np.errstate(all="ignore"):
+                text = disagreement(item, {n: np.asarray(a) for n, a in run(item.feeds).items()}, hidden=hidden)
+            if text:
+                break
+    except Exception as error:
+        text = f"{type(error).__name__}: {str(error)[:300]}"
+    if not text or not _runs(model, item):
+        return []
+    return [Wrong(name, kind, text, format_model(model), format_model(after))]
+
+
+def _runs(model: ir.Model, given: Feeding) -> bool:
+    """Whether ONNX Runtime takes the original too, and comes to the same."""
+    try:
+        outputs = by_runtime(model, given.feeds)
+    except Exception as error:
+        return "NOT_IMPLEMENTED" in str(error)
+    return not disagreement(replace(given, tolerance=max(1e-3, given.tolerance)), outputs, hidden=False)
+
+
+def by_runtime(model: ir.Model, feeds: Arrays) -> Arrays:
+    """The outputs of ONNX Runtime, which runs the nodes that are there."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), options)
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, feeds), strict=True))
+
+
+def _by_runtime(model: ir.Model, passes: Sequence[Pass], given: Sequence[Feeding]) -> list[Wrong]:
+    """ONNX Runtime on the original, against what FX makes of all that was raised."""
+    try:
+        outputs = by_runtime(model, given[0].feeds)
+    except Exception:
+        return []
+    after = model.clone()
+    for made in passes:
+        made.apply(after, Context())
+    first = Feeding(given[0].kind, given[0].feeds, outputs, max(given[0].tolerance, 1e-4))
+    return _compared("all, by ONNX Runtime", model, after, [first])
+
