@@ -20,7 +20,6 @@ GROUP = "tersor.passes"
 
 #: name -> "module:Class", modules relative to this package.
 PASSES: Mapping[str, str] = {
-    "collapse-reshapes": ".clean.collapse_reshapes:CollapseReshapes",
     "drop-dead-code": ".clean.drop_dead_code:DropDeadCode",
     "drop-identities": ".clean.drop_identities:DropIdentities",
     "drop-outputs": ".clean.drop_outputs:DropOutputs",
@@ -42,6 +41,7 @@ PASSES: Mapping[str, str] = {
     "raise-attention-groups": ".raising.raise_attention_groups:RaiseAttentionGroups",
     "raise-attention-heads": ".raising.raise_attention_heads:RaiseAttentionHeads",
     "raise-bidirectional-recurrence": ".raising.raise_bidirectional_recurrence:RaiseBidirectionalRecurrence",
+    "raise-causal-mask": ".raising.raise_causal_mask:RaiseCausalMask",
     "raise-contrib": ".raising.raise_contrib:RaiseContrib",
     "raise-einsum": ".raising.raise_einsum:RaiseEinsum",
     "raise-gelu": ".raising.raise_gelu:RaiseGelu",
@@ -61,6 +61,7 @@ PASSES: Mapping[str, str] = {
     "raise-rotary-embedding": ".raising.raise_rotary_embedding:RaiseRotaryEmbedding",
     "raise-unrolled-recurrence": ".raising.raise_unrolled_recurrence:RaiseUnrolledRecurrence",
     "share-identical": ".share.share_identical:ShareIdentical",
+    "simplify-views": ".clean.simplify_views:SimplifyViews",
     "upgrade-opset": ".raising.upgrade_opset:UpgradeOpset",
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from .clean.collapse_reshapes import CollapseReshapes
 from .clean.drop_dead_code import DropDeadCode
 from .clean.drop_identities import DropIdentities
 from .clean.drop_true_masks import DropTrueMasks
@@ -12,6 +11,7 @@ from .clean.infer_shapes import InferShapes
 from .clean.inline_branches import InlineBranches
 from .clean.inline_functions import InlineFunctions
 from .clean.merge_common_subexpressions import MergeCommonSubexpressions
+from .clean.simplify_views import SimplifyViews
 from .pipeline import Pipeline
 from .raising.fold_batch_normalization import FoldBatchNormalization
 from .raising.raise_activation import RaiseActivation
@@ -20,6 +20,7 @@ from .raising.raise_attention_cache import RaiseAttentionCache
 from .raising.raise_attention_groups import RaiseAttentionGroups
 from .raising.raise_attention_heads import RaiseAttentionHeads
 from .raising.raise_bidirectional_recurrence import RaiseBidirectionalRecurrence
+from .raising.raise_causal_mask import RaiseCausalMask
 from .raising.raise_contrib import RaiseContrib
 from .raising.raise_einsum import RaiseEinsum
 from .raising.raise_gelu import RaiseGelu
@@ -54,7 +55,6 @@ RAISING = Pipeline(
         InlineBranches(),
         DropIdentities(),
         InferShapes(),
-        CollapseReshapes(),
         FoldShapes(),
         RaiseGridGather(),
         InferShapes(),
@@ -82,7 +82,9 @@ RAISING = Pipeline(
         RaiseAttention(),
         RaiseAttentionGroups(),
         RaiseAttentionCache(),
+        RaiseCausalMask(),
         RaiseAttentionHeads(),
+        SimplifyViews(),
         ShareIdentical(),
         MergeCommonSubexpressions(),
         DropDeadCode(),

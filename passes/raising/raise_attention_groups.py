@@ -16,20 +16,28 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
+from ...ir.arrangement import Arrangement, arrange
 from ...ir.content import dimensions
 from ...ir.layout import size_of, views, whole
 from ..arrange import arranged
 from ..base import Match, Miss, Rewrite
 from ..edit import Attribute, Tape, replace
-from .operands import Operand, Split, operand
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Keys or values without their copies, and the number of their heads."""
+
+    plan: Arrangement
+    heads: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Groups(Match):
     """Keys and values as they were before they were repeated."""
 
-    key: Operand
-    value: Operand
+    key: Shared
+    value: Shared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +78,20 @@ class RaiseAttentionGroups(Rewrite):
         replace(tape, node.outputs, made.outputs, matched=[node])
 
 
-def _shared(value: ir.Value | None) -> Operand | None:
-    """Keys or values with fewer heads; None where each head is there once."""
-    axes = None if value is None else whole(value)
-    if value is None or axes is None or not any(view.repeats for view in views(value, repeats=True)):
-        return None
-    heads = size_of(axes[1])
-    found = operand(value, axes[:2], Split(size_of(axes[0]), heads), turned=False, scalars=False, grouped=True)
-    return None if found is None or found.heads == heads else found
+def _shared(value: ir.Value | None) -> Shared | None:
+    """Keys or values with fewer heads, as few as can be and in the fewest steps; None where each is there once."""
+    found: list[Shared] = []
+    for view in () if value is None else views(value, repeats=True):
+        if not view.repeats:
+            continue
+        batch, heads, sequence, size = view.axes
+        kept = tuple(atom for atom in heads if atom.axis is not None)
+        root = whole(view.root)
+        # the copies of a head lie side by side: the repeated factor is the innermost
+        if root is None or heads[: len(kept)] != kept or any(atom.axis is None for atom in (*batch, *sequence, *size)):
+            continue
+        plan = arrange(view.root, root, [batch, kept, sequence, size])
+        count = size_of(kept).constant
+        if plan is not None and count is not None:
+            found.append(Shared(plan, count))
+    return min(found, key=lambda shared: (shared.heads, len(shared.plan.steps)), default=None)

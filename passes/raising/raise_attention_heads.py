@@ -42,7 +42,8 @@ class RaiseAttentionHeads(Rewrite):
             return Miss("form", node.name or "", "an ai.onnx Attention over split heads")
         split = [_before_split(value) for value in node.inputs[:3]]
         if any(item is None for item in split):
-            name = next(value.name for value, item in zip(node.inputs, split, strict=False) if item is None and value)
+            stopped = (value for value, item in zip(node.inputs, split, strict=False) if item is None)
+            name = next((value.name for value in stopped if value is not None), "")
             return Miss("split", name or "", "Transpose(Reshape(x, [0, 0, heads, size]), [0, 2, 1, 3])")
         (query, query_heads), (key, key_heads), (value, value_heads) = (item for item in split if item is not None)
         if key_heads != value_heads or query_heads % key_heads:

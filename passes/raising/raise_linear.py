@@ -6,7 +6,7 @@
     after    MatMul(x, W') --> Add(_, b')                            W': [in, out], b': [out]
 
 Exact: the features of x lie on its last axis in all of them, and what stands around only moves or joins the others. W'
-is turned and scaled when its bytes are read. Left alone: a Gemm of rank 2, which is whole as it stands; weights that
+is a view of W, scaled when its bytes are read. Left alone: a Gemm of rank 2, which is whole as it stands; weights that
 somebody else reads as well (a tied table would be stored twice); products that are read in their flat form; reshapes
 whose target copies sizes of what they reshape; convolutions in groups or without transposes to cancel.
 """
@@ -295,10 +295,13 @@ def _matrix(value: ir.Value, flipped: bool) -> list[int]:
 
 
 def _derived(tape: Tape, weight: ir.Value, flipped: bool, alpha: float) -> ir.Value:
-    """The weight as [in, out], scaled, when its bytes are read."""
+    """The weight as [in, out], a view of what is stored; scaled when its bytes are read."""
     tensor = ir.convenience.get_const_tensor(weight)
     assert tensor is not None
     shape = _matrix(weight, flipped)
+    if alpha == 1.0 and not isinstance(tensor, ir.LazyTensor):
+        view = tensor.numpy().reshape(shape[::-1]).T
+        return tape.lazy(ir.Tensor(view, dtype=tensor.dtype, name=weight.name))
 
     def evaluate() -> ir.TensorProtocol:
         array: Array = tensor.numpy()

@@ -2,26 +2,31 @@
 
     before   a = W1, b = W2, W1 equal to W2             after   a = b = W1
 
-Exact. Tensors of one dtype and shape are told apart by a few sampled elements; only those that agree there are read
-whole, so weights stay memory-mapped and are never copied to be compared. Left alone: tensors that differ in any byte
-(0.0 and -0.0 differ), strings, and initializers that are inputs or outputs of the graph.
+Exact. Tensors of one dtype and shape are told apart by a few elements from their middle; those that agree there are
+compared piece by piece until they differ. Weights stay memory-mapped: they are never copied to be compared, and what
+was read of them does not stay in memory. Left alone: tensors that differ in any byte (0.0 and -0.0 differ), strings,
+initializers that are inputs or outputs of the graph, and weights that are computed when they are read.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import ClassVar
 
-import numpy as np
 import onnx_ir as ir
 
 from ...ir.level import Level
+from ...ir.mapped import released
 from ..base import Context, Finding, Outcome, Pass
 from ..edit import Array, drop
 
-#: Elements that are looked at before two tensors are compared whole.
+#: Elements in a row that are looked at before two tensors are compared whole.
 _SAMPLES = 16
+#: Bytes that are compared at once.
+_PIECE = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,38 +42,83 @@ class ShareIdentical(Pass):
 
 
 def _share(graph: ir.Graph) -> list[Finding]:
-    alike: defaultdict[tuple[object, ...], list[ir.Value]] = defaultdict(list)
-    found: list[Finding] = []
-    for value in list(graph.initializers.values()):
-        key = _fingerprint(value)
-        if key is None:
-            continue
-        twin = next((other for other in alike[key] if _equal(other, value)), None)
+    groups: defaultdict[tuple[object, ...], list[ir.Value]] = defaultdict(list)
+    for value in graph.initializers.values():
+        if _comparable(value):
+            tensor = value.const_value
+            assert tensor is not None
+            groups[tensor.dtype, tuple(tensor.shape.numpy())].append(value)
+    return [finding for group in groups.values() if len(group) > 1 for finding in _merge(group)]
+
+
+def _comparable(value: ir.Value) -> bool:
+    tensor = value.const_value
+    stored = tensor is not None and tensor.dtype != ir.DataType.STRING and not isinstance(tensor, ir.LazyTensor)
+    return stored and not value.is_graph_input() and not value.is_graph_output()
+
+
+def _merge(group: list[ir.Value]) -> Iterator[Finding]:
+    """Let the first of each kind stand for all, among tensors of one dtype and shape."""
+    alike: defaultdict[bytes, list[ir.Value]] = defaultdict(list)
+    for value in group:
+        array = _array(value)
+        with released(sample := _sample(array)):
+            kind = alike[sample.tobytes()]
+        twin = next((other for other in kind if _equal(_array(other), array)), None)
         if twin is None:
-            alike[key].append(value)
+            kind.append(value)
             continue
-        found.append(Finding(f"{value.name} is {twin.name}"))
+        yield Finding(f"{value.name} is {twin.name}")
         value.replace_all_uses_with(twin)
         drop(value)
-    return found
 
 
-def _fingerprint(value: ir.Value) -> tuple[object, ...] | None:
+def _array(value: ir.Value) -> Array:
+    """What a tensor holds, as it lies there."""
     tensor = value.const_value
-    if tensor is None or tensor.dtype == ir.DataType.STRING or value.is_graph_input() or value.is_graph_output():
-        return None
-    array = tensor.numpy()
-    places = np.unique(np.linspace(0, max(array.size - 1, 0), _SAMPLES).astype(np.int64))
-    # where the array is a view in another order, flattening it would copy it
-    sampled = array[np.unravel_index(places, array.shape)] if array.size and array.ndim else array
-    return tensor.dtype, tuple(array.shape), sampled.tobytes()
+    assert tensor is not None
+    array: Array = tensor.numpy_packed() if isinstance(tensor, ir.PackedTensor) else tensor.numpy()
+    return array
 
 
-def _equal(a: ir.Value, b: ir.Value) -> bool:
-    assert a.const_value is not None and b.const_value is not None
-    left, right = a.const_value.numpy(), b.const_value.numpy()
-    return left is right or bool(np.array_equal(_bits(left), _bits(right)))
+def _sample(array: Array) -> Array:
+    """A few elements in a row, from the middle of each axis but the last; a view."""
+    if not array.ndim or not array.size:
+        return array
+    row: Array = array[tuple(size // 2 for size in array.shape[:-1])]
+    start = max(row.size // 2 - _SAMPLES // 2, 0)
+    return row[start : start + _SAMPLES]
 
 
-def _bits(array: Array) -> Array:
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+def _equal(left: Array, right: Array) -> bool:
+    if _place(left) == _place(right):
+        return True
+    # in the order in which they lie there, so that a piece is in one place
+    order = sorted(range(left.ndim), key=lambda axis: -abs(left.strides[axis]))
+    left, right = left.transpose(order), right.transpose(order)
+    for piece in _pieces(left.shape, max(_PIECE // left.itemsize, 1)):
+        one, other = left[piece], right[piece]
+        with released(one, other):
+            if one.tobytes() != other.tobytes():
+                return False
+    return True
+
+
+def _place(array: Array) -> tuple[object, ...]:
+    """Where in memory the elements lie: a view of the same place is the same array."""
+    return array.ctypes.data, array.strides
+
+
+def _pieces(shape: tuple[int, ...], most: int) -> Iterator[tuple[int | slice, ...]]:
+    """Indices of an array that cover it in order, each of at most `most` elements."""
+    axis, size = len(shape), 1
+    while axis and size * shape[axis - 1] <= most:
+        axis -= 1
+        size *= shape[axis]
+    if not axis:
+        yield ()
+        return
+    step = max(most // max(size, 1), 1)
+    for outer in product(*(range(size) for size in shape[: axis - 1])):
+        for start in range(0, shape[axis - 1], step):
+            yield *outer, slice(start, start + step)

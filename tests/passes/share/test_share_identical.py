@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import pytest
+from tersor.ir.load import load
 from tersor.ir.text import graph, lines
 from tersor.passes.base import Context
 from tersor.passes.report import Size
@@ -19,6 +21,12 @@ TEXT = ("a = MatMul(x, w)", "y = MatMul(a, v)")
 
 def pair(w: object, v: object, **more: object) -> ir.Model:
     return graph("a = Of(x, w)", "y = Of(a, v)", w=w, v=v, **more)
+
+
+def mapped_memory() -> int:
+    """Bytes of files that are in this process's memory."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("RssFile"))) * 1024
 
 
 def nearly() -> np.ndarray:
@@ -71,6 +79,25 @@ class TestRewrites:
         ir.save(graph(*TEXT, w=W, v=W.copy()), tmp_path / "m.onnx", external_data="m.data")
         model = ir.load(tmp_path / "m.onnx")
         assert apply(ShareIdentical(), model) == ["a = MatMul(x, w)", "y = MatMul(a, w)"]
+
+    def test_weights_that_are_compared_in_pieces(self) -> None:
+        w = np.arange(3 << 18, dtype=np.float32).reshape(2, 3 << 5, -1)
+        same, other = np.asfortranarray(w), w.copy()
+        other[1, -1, -1] += 1
+        model = graph("a = Of(x, w)", "b = Of(a, v)", "y = Of(b, u)", w=w, v=same, u=other)
+        assert apply(ShareIdentical(), model) == ["a = Of(x, w)", "b = Of(a, w)", "y = Of(b, u)"]
+
+    @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+    def test_mapped_weights_stay_out_of_memory(self, tmp_path: Path) -> None:
+        random = np.random.default_rng(0)
+        weights = {f"w{index}": random.standard_normal((512, 1024), np.float32) for index in range(8)}
+        weights["w8"] = weights["w0"]
+        nodes = [f"x{index + 1} = Add(x{index}, w{index})" for index in range(9)]
+        ir.save(graph(*nodes, inputs={"x0": "float"}, **weights), tmp_path / "m.onnx", external_data="m.data")
+        model = load(tmp_path / "m.onnx")
+        before = mapped_memory()
+        assert ShareIdentical().apply(model, Context()).matches == 1
+        assert mapped_memory() - before < 1 << 20
 
 
 @pytest.mark.parametrize(
