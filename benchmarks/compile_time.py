@@ -5,9 +5,10 @@
     python benchmarks/compile_time.py --whole          `tersor compile --target onnxruntime --exact` of MiniLM
 
 Seconds are from the model's file to the optimized graph, imports excluded, the fastest of `--repeats`. Memory is the
-peak of the process beyond what its imports hold: pages of a mapped file count as soon as they are read. Nodes are what
-is left, Constant nodes not counted. `tersor` runs without verification, `tersor, verified` runs the model before and
-after to compare answers. onnxslim and onnxsim come with the extra `bench`.
+peak of the process beyond what its imports hold (VmHWM): pages of a mapped file count as soon as they are read, and
+until they are given back. Nodes are what is left, Constant nodes not counted. `tersor` works in place as the others do,
+without verification and without a copy of the graph to go back to; `tersor, verified` has both, running the model
+before and after to compare answers. onnxslim and onnxsim come with the extra `bench`.
 """
 
 from __future__ import annotations

@@ -91,9 +91,10 @@ def views(value: ir.Value, *, scalars: bool = False, repeats: bool = False) -> I
     root: ir.Value | None = value
     while root is not None and len(chain) < _REACH:
         found = _replay(root, chain)
-        if found is None:
+        if found is not None:
+            yield found
+        elif whole(root) is not None:
             return
-        yield found
         node = root.producer()
         if node is None or not _passes(node, scalars, repeats):
             return

@@ -26,6 +26,7 @@ import onnx_ir
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
 
 from .errors import ModelError, nearest
+from .mapped import released
 
 #: The oldest opset of the standard domain that the compiler knows; what is older is converted when it is read.
 OLDEST_OPSET = 7
@@ -73,8 +74,10 @@ def read(path: Path) -> onnx_ir.Model:
     token = secrets.token_hex(16)
     proto = onnx.ModelProto()
     try:
-        pieces = _skim(data, "model", 0, len(data), token)
-        proto.ParseFromString(data if pieces is None else b"".join(pieces))
+        with released(np.frombuffer(data, np.uint8)):
+            pieces = _skim(data, "model", 0, len(data), token)
+            proto.ParseFromString(data if pieces is None else b"".join(pieces))
+            del pieces
     except (DecodeError, _BrokenError) as error:
         raise ModelError(
             f"{path} is no complete ONNX model: its {len(data)} bytes are truncated, damaged or of another format; "
@@ -82,7 +85,22 @@ def read(path: Path) -> onnx_ir.Model:
         ) from error
     if old(proto):
         return from_proto(onnx.load(path), str(path))
-    return from_proto(proto, str(path), _Storage({token: data}, path.parent))
+    notes = _take_notes(proto)
+    model = from_proto(proto, str(path), _Storage({token: data}, path.parent))
+    for node, note in zip(model.graph, notes, strict=True):
+        node.metadata_props.update(note)
+    return model
+
+
+def _take_notes(proto: onnx.ModelProto) -> list[dict[str, str]]:
+    """Remove the metadata of the nodes and give it: an exporter repeats itself, and equal strings are kept once."""
+    kept: dict[str, str] = {}
+    notes = []
+    for node in proto.graph.node:
+        pairs = [(entry.key, entry.value) for entry in node.metadata_props]
+        notes.append({kept.setdefault(key, key): kept.setdefault(value, value) for key, value in pairs})
+        node.ClearField("metadata_props")
+    return notes
 
 
 def from_proto(proto: onnx.ModelProto, where: str, storage: _Storage | None = None) -> onnx_ir.Model:
@@ -311,7 +329,19 @@ def _attach(scope: onnx_ir.Graph | onnx_ir.Function, storage: _Storage, where: s
 def _attached(tensor: onnx_ir.TensorProtocol, storage: _Storage, where: str) -> onnx_ir.TensorProtocol:
     if isinstance(tensor, onnx_ir.TensorProtoTensor):
         _check_size(tensor, where)
-        return tensor
+        # a tensor of the protobuf would keep all of it in memory
+        return (
+            onnx_ir.Tensor(
+                tensor.numpy(),
+                dtype=tensor.dtype,
+                shape=tensor.shape,
+                name=tensor.name,
+                doc_string=tensor.doc_string,
+                metadata_props=tensor.metadata_props,
+            )
+            if tensor.nbytes < MAPPED_FROM
+            else tensor
+        )
     if not isinstance(tensor, onnx_ir.ExternalTensor):
         return tensor
     try:

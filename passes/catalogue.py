@@ -59,6 +59,7 @@ PASSES: Mapping[str, str] = {
     "raise-reversed-recurrence": ".raising.raise_reversed_recurrence:RaiseReversedRecurrence",
     "raise-rms-normalization": ".raising.raise_rms_normalization:RaiseRmsNormalization",
     "raise-rotary-embedding": ".raising.raise_rotary_embedding:RaiseRotaryEmbedding",
+    "raise-rotary-heads": ".raising.raise_rotary_heads:RaiseRotaryHeads",
     "raise-unrolled-recurrence": ".raising.raise_unrolled_recurrence:RaiseUnrolledRecurrence",
     "share-identical": ".share.share_identical:ShareIdentical",
     "simplify-views": ".clean.simplify_views:SimplifyViews",

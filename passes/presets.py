@@ -38,6 +38,7 @@ from .raising.raise_recurrent_scan import RaiseRecurrentScan
 from .raising.raise_reversed_recurrence import RaiseReversedRecurrence
 from .raising.raise_rms_normalization import RaiseRmsNormalization
 from .raising.raise_rotary_embedding import RaiseRotaryEmbedding
+from .raising.raise_rotary_heads import RaiseRotaryHeads
 from .raising.raise_unrolled_recurrence import RaiseUnrolledRecurrence
 from .raising.upgrade_opset import UpgradeOpset
 from .share.share_identical import ShareIdentical
@@ -79,6 +80,7 @@ RAISING = Pipeline(
         RaiseMeanPooling(),
         RaiseNormalize(),
         RaiseRotaryEmbedding(),
+        RaiseRotaryHeads(),
         RaiseAttention(),
         RaiseAttentionGroups(),
         RaiseAttentionCache(),

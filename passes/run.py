@@ -42,24 +42,26 @@ def run_pipeline(
     context: Context | None = None,
     *,
     verify: Verify = Verify.FAST,
+    undo: bool = True,
     observe: Observer | None = None,
 ) -> Report:
     """Apply `pipeline` to `model` in place and report.
 
     `observe` is told each pass's text before it starts. Without calibration feeds, verification uses seeded random
     ones. Raises ContractError when a pass changes answers by more than its contract, PassError when one breaks the
-    graph; both name the pass, and `model` is rolled back.
+    graph; both name the pass, and `model` is rolled back. For that a copy of the graph is kept, weights shared; without
+    `undo` there is none, and the model of a pipeline that failed is good for nothing.
     """
     context = context or Context()
     feeds = context.feeds if context.feeds or verify is Verify.OFF else [trial_feeds(model, seed=context.seed)]
     steps = tuple(_with_upgrade(pipeline, model))
-    original = model.clone()
+    original = model.clone() if undo else None
     records: list[PassReport] = []
     size = Size.of(model)
     try:
         for stretch in _stretches(steps, verify):
             signature = Signature.of(model)
-            before = None if verify is Verify.OFF else model.clone() if records else original
+            before = None if verify is Verify.OFF else model.clone() if records or original is None else original
             made: list[PassReport] = []
             for step in stretch:
                 made.append(_record(step, model, context, observe, size))
@@ -71,7 +73,8 @@ def run_pipeline(
                 made[-1] = replace(made[-1], loss=judged)
             records += made
     except BaseException:
-        _restore(model, original)
+        if original is not None:
+            _restore(model, original)
         raise
     return Report(tuple(records))
 

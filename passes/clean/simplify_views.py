@@ -1,7 +1,7 @@
 """Do with the fewest reshapes and transposes what a chain of them does.
 
     before   x --> Transpose (1, 0) --> Reshape --> Unsqueeze --> Transpose --> y
-    after    x --> Reshape --> y                    or whatever of Reshape, Transpose, Reshape the whole comes down to
+    after    x --> Reshape --> y                    or what else of Reshape, Transpose, Reshape it comes down to
 
 Exact: a chain is one rearrangement of what it starts from (`ir.layout`), however it is spelled; the fewest steps that
 make it are written instead where they are fewer nodes, or as many and fewer transposes. A chain that gives back what it
@@ -76,22 +76,24 @@ class SimplifyViews(Rewrite):
 
 
 def _chains(node: ir.Node) -> Iterator[tuple[View, tuple[ir.Node, ...]]]:
-    """What feeds a node, nearest first, with the nodes from there on that nothing else needs."""
-    value = node.outputs[0]
+    """What feeds a node, nearest first, with the nodes from there on that nothing else needs.
+
+    Nodes outside the graph of `node` count as needed: what they make once is not made anew in a loop.
+    """
+    value = below = node.outputs[0]
     dead: list[ir.Node] = []
     alone = True
-    below = value
     for view in views(value):
-        if view.root is value:
-            continue
-        producer = below.producer()
-        if producer is None or producer.graph is not node.graph:
-            return
-        alone = alone and (below is value or (len(below.uses()) == 1 and not below.is_graph_output()))
-        if alone:
-            dead.append(producer)
-        below = view.root
-        yield view, tuple(dead)
+        while below is not view.root:
+            producer = below.producer()
+            assert producer is not None and producer.inputs[0] is not None
+            unread = below is value or (len(below.uses()) == 1 and not below.is_graph_output())
+            alone = alone and unread and producer.graph is node.graph
+            if alone:
+                dead.append(producer)
+            below = producer.inputs[0]
+        if dead:
+            yield view, tuple(dead)
 
 
 def _cost(plan: Arrangement, value: ir.Value) -> Cost:

@@ -8,7 +8,8 @@ Ainslie et al., GQA, 2023; soft caps: Gemma 2, 2024. The walk starts at the soft
 between it and the two products that bracket it; heads that were split, merged, repeated or moved are followed through
 every rearrangement (`ir.layout`). Rows whose keys are all hidden by minus infinity become zero, as ONNX says; without
 a guard they were NaN. Left alone, with the reason: softmax over another axis, probabilities that are read elsewhere,
-scores that are no product of two computed values, and masks that broadcast in ways that Attention has no place for.
+scores that are no product of two computed values, scales that are not positive, and masks that broadcast in ways that
+Attention has no place for.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from ..arrange import arranged
 from ..base import Match, Miss, Rewrite
 from ..edit import Tape, attribute, is_op, only_reader, replace, scalar_of
 from .operands import Operand, Split, mask, operand, splits
-from .scores import Bias, Scores, is_computed, is_guard, scores_of
+from .scores import LOW, Bias, Scores, is_computed, is_guard, scores_of
+
+_SMALLEST, _LARGEST = (float(limit) for limit in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
 
 
 @dataclass(frozen=True)
@@ -103,8 +106,7 @@ class RaiseAttention(Rewrite):
         inputs = [arranged(tape, item.plan) for item in (found.query, found.key, found.value)]
         total: ir.Value | None = None
         for term in found.terms:
-            added = _term(tape, term, inputs[0].dtype or found.back.old.dtype)
-            total = added if total is None else tape("Add", total, added)
+            total = _with(tape, total, term, inputs[0].dtype or found.back.old.dtype)
         fused = tape(
             "Attention",
             *inputs,
@@ -161,29 +163,47 @@ def _fit(node: ir.Node, scores: Scores, weighted: _Weighted, split: Split) -> Ma
     else:
         which = key if keys is None else value
         return Miss("keys" if keys is None else "values", _sizes(which), f"[{split.batch}, {split.heads}, keys, size]")
+    # tanh(-x) == -tanh(x)
+    cap = abs(scores.capped or 0.0)
+    scale = scores.scale * queries.scale * keys.scale * (1.0 if scores.capped is None else scores.capped)
+    if scores.capped == 0.0 or not _SMALLEST <= scale <= _LARGEST:
+        return Miss("scale", f"{scale:g}", "a positive scale: Attention scales queries and keys by its root")
     terms: list[Term] = []
     for bias in scores.biases:
         plan = mask(bias, split)
         if isinstance(plan, Miss):
             return plan
-        again = any(bias.value is hidden and bias.hides is hides for hidden, hides in weighted.zeroed)
-        # hidden again behind the softmax, rows without keys are zero: what minus infinity says
-        terms.append(Term(Bias(bias.value, bias.axes, bias.factor, -np.inf, bias.hides) if again else bias, plan))
+        filled = _filled(bias, scores, weighted)
+        if isinstance(filled, Miss):
+            return filled
+        terms.append(Term(filled, plan))
     back = _back(weighted, split)
     if back is None:
         return Miss("output", _sizes(weighted.product.outputs[0]), "axes that batch, heads and queries make up")
-    scale = scores.scale * queries.scale * keys.scale
     return Bracket(
         node=node,
         query=queries,
         key=keys,
         value=values,
         terms=tuple(terms),
-        scale=scale if scores.capped is None else scale * scores.capped,
-        cap=scores.capped or 0.0,
+        scale=scale,
+        cap=cap,
         precision=scores.precision,
         back=back,
     )
+
+
+def _filled(bias: Bias, scores: Scores, weighted: _Weighted) -> Bias | Miss:
+    """A bias as Attention's mask has it."""
+    if bias.low is None:
+        return bias
+    if not (bias.factor > 0.0 and bias.low * bias.factor <= LOW):
+        return Miss("mask", f"{bias.low:g} times {bias.factor:g}", f"less than {LOW:g} where scores are masked")
+    again = [fill for fill in scores.biases if (fill.value, fill.hides) in weighted.zeroed]
+    # hidden again behind the softmax, rows without keys are zero: what minus infinity says, if all fills say it
+    if again and any(fill.low not in (None, -np.inf) and fill not in again for fill in scores.biases):
+        return Miss("guard", bias.value.name or "", "zeros where any score is hidden, or minus infinity there")
+    return dataclasses.replace(bias, low=-np.inf) if bias in again else bias
 
 
 def _weighted_sum(probabilities: ir.Value, scores: Scores) -> _Weighted | Miss:
@@ -270,18 +290,20 @@ def _in_order(atoms: Sequence[Atom], leading: Sequence[Axis]) -> bool:
     return True
 
 
-def _term(tape: Tape, term: Term, dtype: ir.DataType | None) -> ir.Value:
-    bias = term.bias
+def _with(tape: Tape, total: ir.Value | None, term: Term, dtype: ir.DataType | None) -> ir.Value:
+    """The mask so far with one more term: what is filled in takes the place of all that was added before it."""
+    bias, value = term.bias, arranged(tape, term.plan)
     if bias.low is None:
-        value = arranged(tape, term.plan)
-        return value if bias.factor == 1.0 else tape("Mul", value, _number(tape, bias.factor, "factor", dtype))
-    condition = arranged(tape, term.plan)
-    low, zero = _number(tape, bias.low, "low", dtype), _number(tape, 0.0, "zero", dtype)
-    return tape("Where", condition, *((low, zero) if bias.hides else (zero, low)))
+        added = value if bias.factor == 1.0 else tape("Mul", value, _number(tape, bias.factor, "factor", dtype))
+        return added if total is None else tape("Add", total, added)
+    low = _number(tape, bias.low * bias.factor, "low", dtype)
+    kept = total if total is not None else _number(tape, 0.0, "zero", dtype)
+    return tape("Where", value, *((low, kept) if bias.hides else (kept, low)))
 
 
 def _number(tape: Tape, number: float, name: str, dtype: ir.DataType | None) -> ir.Value:
-    return tape.constant(np.asarray(number, dtype=(dtype or ir.DataType.FLOAT).numpy()), name)
+    with np.errstate(over="ignore"):
+        return tape.constant(np.asarray(number, dtype=(dtype or ir.DataType.FLOAT).numpy()), name)
 
 
 def _sizes(value: ir.Value) -> str:

@@ -52,6 +52,14 @@ class TestViews:
         model = graph("a = Transpose(x)", "b = Identity(a)", "y = Unsqueeze(b, [0])", inputs={"x": "float[2, 3]"})
         assert [view.root.name for view in views(model.graph.outputs[0])] == ["y", "b", "a", "x"]
 
+    def test_values_of_unknown_rank_are_looked_through(self) -> None:
+        model = graph("a = Transpose(x)", "y = Transpose(a)", inputs={"x": "float[n, 3]"})
+        for node in model.graph:
+            node.outputs[0].shape = None
+        (view,) = views(model.graph.outputs[0])
+        assert view.root.name == "x"
+        assert shown(view) == [["n"], ["3"]]
+
     def test_unknown_dimensions_are_equal_to_themselves_alone(self) -> None:
         model = graph("y = Transpose(x)", inputs={"x": "float[?, ?]"})
         *_, view = views(model.graph.outputs[0])

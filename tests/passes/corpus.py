@@ -290,8 +290,9 @@ def settled_branch() -> ir.Model:
 CORPUS: Mapping[str, Callable[[], ir.Model]] = {
     made.__name__: made
     for made in (
-        attention.exported_attention, attention.split_attention, attention.repeated_attention, attention.whole_attention,
-        attention.floored_attention, attention.causal_attention, attention.future_mask, attention.cached_attention,
+        attention.exported_attention, attention.split_attention, attention.repeated_attention,
+        attention.whole_attention, attention.floored_attention, attention.causal_attention, attention.future_mask,
+        attention.cached_attention, attention.turned_heads,
         feed_forward, tanh_gelu, lstm, gru, convolution, shape_chain, swapped_axes, masks, tied_table,
         quantized, scaled_layers, gelu_layer, branches, functions,
         constants, normalizations, gated, sentence, rotary_positions, optimized_encoder, linear_layers, integer_product,

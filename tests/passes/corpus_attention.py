@@ -100,6 +100,14 @@ def future_mask() -> ir.Model:
     return graph(*text, *count, *mask, last, inputs=X | KEEP, **weights)
 
 
+def turned_heads() -> ir.Model:
+    """Rotary positions on heads that a transpose split."""
+    text = ["q = MatMul(x, wq)", *split("q"), "n = Shape{start=1, end=2}(x)", "n0 = Squeeze(n)", "r = Range(0, n0, 1)"]
+    ids = ["b = Shape{end=1}(x)", "e = Concat{axis=0}(b, n)", "p = Expand(r, e)"]
+    turn = "yh = RotaryEmbedding(qh, cos, sin, p)"
+    return graph(*text, *ids, turn, *JOIN, inputs=X, wq=normal(32, 32), cos=normal(600, 4), sin=normal(600, 4) + 1)
+
+
 def cached_attention() -> ir.Model:
     """Keys and values of the past joined with new ones, in and out."""
     heads = ("q", "k", "v")

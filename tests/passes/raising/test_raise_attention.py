@@ -52,7 +52,7 @@ class TestRewrites:
                 ),
                 0.5,
             ),
-            ((FLIP, "s = MatMul(q, t)", "d = Mul(s, -0.5)", "p = Softmax{axis=3}(d)", "y = MatMul(p, v)"), -0.5),
+            ((FLIP, "s = MatMul(q, t)", "d = Mul(s, 0.5)", "p = Softmax{axis=3}(d)", "y = MatMul(p, v)"), 0.5),
         ],
     )
     def test_wherever_the_scale_stands(self, text: tuple[str, ...], scale: float) -> None:
