@@ -105,7 +105,9 @@ class _Attention:
     def factor(self, sizes: Sequence[int]) -> tuple[str, str]:
         """An op and a factor: mostly a number."""
         w = self.w
-        number = float(w.rng.choice([0.5, 0.25, self.size**-0.5, 2.0, 1.0, -0.5, 0.0], p=[0.25, 0.2, 0.25, 0.15, 0.05, 0.08, 0.02]))
+        number = float(
+            w.rng.choice([0.5, 0.25, self.size**-0.5, 2.0, 1.0, -0.5, 0.0], p=[0.25, 0.2, 0.25, 0.15, 0.05, 0.08, 0.02])
+        )
         op = "Mul"
         if number and w.chance(0.3):
             op, number = "Div", 1 / number
@@ -228,7 +230,11 @@ def attention(rng: np.random.Generator) -> ir.Model:
     wide = (*lead, a.queries, a.width)
     y = w.mangled(y, wide, 0.1)
     if w.chance(0.6):
-        y = w.let("Reshape", y, w.ints(a.batch, a.heads, a.queries, a.width)) if a.form != "hb" else w.let("Transpose", y, perm=[1, 0, 2, 3])
+        y = (
+            w.let("Reshape", y, w.ints(a.batch, a.heads, a.queries, a.width))
+            if a.form != "hb"
+            else w.let("Transpose", y, perm=[1, 0, 2, 3])
+        )
         perm = [0, 2, 1, 3] if w.chance(0.9) else [int(i) for i in rng.permutation(4)]
         y = w.let("Reshape", w.let("Transpose", y, perm=perm), w.ints(a.batch, a.queries, a.heads * a.width))
     w.outputs.append(w.let("Identity", y))

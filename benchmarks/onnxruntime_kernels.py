@@ -7,111 +7,17 @@ every form runs as written, timed in turns on the same random activations of Min
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
 from tersor.benchmarks._common import SEED, options, publish
+from tersor.benchmarks._kernel_forms import FORMS, HEADS, HIDDEN, INNER, PAST, WIDTH, Form
 from tersor.driver.timing import paired
 from tersor.examples.data import Feeds
 from tersor.ir.text import graph
 
-HIDDEN, HEADS, INNER = 384, 12, 1536
 SHAPES = ((1, 11), (17, 19))
-NBITS = f"{{K={HIDDEN}, N={INNER}, bits=8, block_size=128, accuracy_level=4}}"
-
-
-@dataclass(frozen=True)
-class Form:
-    """One way to compute a family's function."""
-
-    family: str
-    name: str
-    lines: tuple[str, ...]
-
-
-FORMS = (
-    Form(
-        "residual + layer norm",
-        "SkipLayerNormalization",
-        ("y = com.microsoft.SkipLayerNormalization(x, skip, g, b, c)",),
-    ),
-    Form(
-        "residual + layer norm",
-        "Add, Add, LayerNormalization",
-        ("s = Add(x, c)", "t = Add(s, skip)", "y = LayerNormalization(t, g, b)"),
-    ),
-    Form(
-        "residual + layer norm",
-        "Add, Sum, LayerNormalization",
-        ("s = Add(x, c)", "t = Sum(s, skip)", "y = LayerNormalization(t, g, b)"),
-    ),
-    Form("bias + GELU", "BiasGelu", ("y = com.microsoft.BiasGelu(wide, d)",)),
-    Form("bias + GELU", "Add, Gelu", ("s = Add(wide, d)", "y = Gelu(s)")),
-    Form("bias + GELU", "FastGelu (tanh)", ("y = com.microsoft.FastGelu(wide, d)",)),
-    Form(
-        "projections + attention",
-        "com.microsoft Attention, packed",
-        ("m = Cast{to=int32}(mask)", f"y = com.microsoft.Attention{{num_heads={HEADS}}}(x, wqkv, bqkv, m)"),
-    ),
-    Form(
-        "projections + attention",
-        "packed MatMul, Split, MultiHeadAttention",
-        (
-            "m = Cast{to=int32}(mask)",
-            "p = MatMul(x, wqkv)",
-            "(q, k, v) = Split{axis=-1, num_outputs=3}(p)",
-            f"y = com.microsoft.MultiHeadAttention{{num_heads={HEADS}}}(q, k, v, bqkv, m)",
-        ),
-    ),
-    Form(
-        "projections + attention",
-        "three MatMuls, MultiHeadAttention",
-        (
-            "m = Cast{to=int32}(mask)",
-            "q = MatMul(x, wq)",
-            "k = MatMul(x, wk)",
-            "v = MatMul(x, wv)",
-            f"y = com.microsoft.MultiHeadAttention{{num_heads={HEADS}}}(q, k, v, bqkv, m)",
-        ),
-    ),
-    Form(
-        "projections + attention",
-        "three MatMuls, ai.onnx Attention",
-        (
-            "q0 = MatMul(x, wq)",
-            "k0 = MatMul(x, wk)",
-            "v0 = MatMul(x, wv)",
-            "q = Add(q0, c)",
-            "k = Add(k0, c)",
-            "v = Add(v0, c)",
-            "m = Unsqueeze(mask, [1, 2])",
-            "rows = Shape{start=1, end=2}(x)",
-            "size = Concat{axis=0}(rows, [1])",
-            "wide_mask = Expand(m, size)",
-            f"y = Attention{{q_num_heads={HEADS}, kv_num_heads={HEADS}}}(q, k, v, wide_mask)",
-        ),
-    ),
-    Form("linear 384 x 1536", "MatMul", ("y = MatMul(x, w1)",)),
-    Form("linear 384 x 1536", "DynamicQuantizeMatMul (int8)", ("y = com.microsoft.DynamicQuantizeMatMul(x, w8, s8)",)),
-    Form(
-        "linear 384 x 1536",
-        "MatMulInteger, Cast, Mul (int8)",
-        (
-            "(q, s, z) = DynamicQuantizeLinear(x)",
-            "i = MatMulInteger(q, w8, z)",
-            "f = Cast{to=float}(i)",
-            "t = Mul(s, s8)",
-            "y = Mul(f, t)",
-        ),
-    ),
-    Form(
-        "linear 384 x 1536",
-        "MatMulNBits (8 bits, accuracy level 4)",
-        (f"y = com.microsoft.MatMulNBits{NBITS}(x, n8, ns)",),
-    ),
-)
 
 
 def main() -> None:
@@ -149,6 +55,8 @@ def _session(form: Form, threads: int) -> Callable[[Feeds], object]:
         "wqkv": _random(rng, HIDDEN, 3 * HIDDEN),
         "bqkv": _random(rng, 3 * HIDDEN),
         "w1": _random(rng, HIDDEN, INNER),
+        "w2": _random(rng, HIDDEN, INNER),
+        "w12": _random(rng, HIDDEN, 2 * INNER),
         "w8": rng.integers(-127, 127, (HIDDEN, INNER)).astype(np.int8),
         "s8": np.abs(_random(rng, INNER)),
         "n8": rng.integers(0, 255, (INNER, HIDDEN // 128, 128)).astype(np.uint8),
@@ -158,6 +66,12 @@ def _session(form: Form, threads: int) -> Callable[[Feeds], object]:
         "x": f"float[b, s, {HIDDEN}]",
         "skip": f"float[b, s, {HIDDEN}]",
         "wide": f"float[b, s, {INNER}]",
+        "other": f"float[b, s, {INNER}]",
+        "cos": f"float[b, s, {WIDTH // 2}]",
+        "sin": f"float[b, s, {WIDTH // 2}]",
+        "one": f"float[b, 1, {HIDDEN}]",
+        "keys": f"float[b, {HEADS}, {PAST}, {WIDTH}]",
+        "values": f"float[b, {HEADS}, {PAST}, {WIDTH}]",
         "mask": "bool[b, s]",
     }
     text = " ".join(form.lines)
@@ -182,6 +96,12 @@ def _feeds(batch: int, sequence: int) -> Feeds:
         "x": _random(rng, batch, sequence, HIDDEN),
         "skip": _random(rng, batch, sequence, HIDDEN),
         "wide": _random(rng, batch, sequence, INNER),
+        "other": _random(rng, batch, sequence, INNER),
+        "cos": _random(rng, batch, sequence, WIDTH // 2),
+        "sin": _random(rng, batch, sequence, WIDTH // 2),
+        "one": _random(rng, batch, 1, HIDDEN),
+        "keys": _random(rng, batch, HEADS, PAST, WIDTH),
+        "values": _random(rng, batch, HEADS, PAST, WIDTH),
         "mask": np.ones((batch, sequence), bool),
     }
 

@@ -329,19 +329,7 @@ def _attach(scope: onnx_ir.Graph | onnx_ir.Function, storage: _Storage, where: s
 def _attached(tensor: onnx_ir.TensorProtocol, storage: _Storage, where: str) -> onnx_ir.TensorProtocol:
     if isinstance(tensor, onnx_ir.TensorProtoTensor):
         _check_size(tensor, where)
-        # a tensor of the protobuf would keep all of it in memory
-        return (
-            onnx_ir.Tensor(
-                tensor.numpy(),
-                dtype=tensor.dtype,
-                shape=tensor.shape,
-                name=tensor.name,
-                doc_string=tensor.doc_string,
-                metadata_props=tensor.metadata_props,
-            )
-            if tensor.nbytes < MAPPED_FROM
-            else tensor
-        )
+        return tensor if tensor.nbytes >= MAPPED_FROM else _detached(tensor)
     if not isinstance(tensor, onnx_ir.ExternalTensor):
         return tensor
     try:
@@ -353,6 +341,14 @@ def _attached(tensor: onnx_ir.TensorProtocol, storage: _Storage, where: str) -> 
         return onnx_ir.PackedTensor(np.frombuffer(data, dtype=np.uint8), dtype, shape=shape, name=tensor.name)
     array = np.frombuffer(data, dtype=dtype.numpy().newbyteorder("<")).reshape(shape.numpy())
     return onnx_ir.Tensor(array, dtype=dtype, shape=shape, name=tensor.name)
+
+
+def _detached(tensor: onnx_ir.TensorProtoTensor) -> onnx_ir.TensorProtocol:
+    """The tensor by itself: one that is part of a protobuf keeps all of that in memory."""
+    array, notes = tensor.numpy(), dict(tensor.metadata_props)
+    return onnx_ir.Tensor(
+        array, tensor.dtype, shape=tensor.shape, name=tensor.name, doc_string=tensor.doc_string, metadata_props=notes
+    )
 
 
 def _check_size(tensor: onnx_ir.TensorProtoTensor, where: str) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import onnx_ir as ir
 import pytest
 from tersor.ir.compare import compare
 from tersor.ir.provenance import sources
+from tersor.ir.text import lines
 from tersor.passes.base import Context
 from tersor.passes.raising.raise_attention import RaiseAttention
 from tersor.tests.passes.raising.spelled import FILLED, FLIP, GUARD, KEEP, LOW, MASK, MASKED, PLAIN, QKV, model, ops
@@ -248,3 +251,29 @@ def test_holds_where_every_key_is_masked() -> None:
     feeds = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
     feeds["c"] = np.zeros((2, 1, 1, 5), bool)
     assert compare(made, after, feeds).within(RaiseAttention.contract.tolerance)
+
+
+@pytest.mark.parametrize("lows", list(itertools.product(("-inf", "-1e30", "-2e30", repr(LOW)), repeat=2)))
+def test_holds_where_one_fill_lies_over_another(lows: tuple[str, str]) -> None:
+    """What is filled in last counts, wherever no key is left."""
+    made = model(
+        *(FLIP, "s = MatMul(q, t)", f"a = Where(c, s, {lows[0]})", "o = Add(a, m)", f"b = Where(d, {lows[1]}, o)"),
+        *("p = Softmax(b)", "n = IsNaN(p)", "g = Where(n, 0.0, p)", "y = MatMul(g, v)"),
+        c="bool[queries, keys]",
+        d=KEEP,
+    )
+    after = made.clone()
+    RaiseAttention().apply(after, Context())
+    assert ops(lines(after)) == ["Where", "Add", "Where", "Attention"]
+    rng = np.random.default_rng(0)
+    shapes = {"q": (2, 4, 3, 8), "k": (2, 4, 5, 8), "v": (2, 4, 5, 16), "m": (2, 1, 1, 5)}
+    feeds = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+    for chance in (0.0, 0.3, 0.7, 1.0):
+        feeds["c"] = rng.random((3, 5)) < chance
+        feeds["d"] = rng.random((2, 1, 1, 5)) > chance
+        assert compare(made, after, feeds).within(RaiseAttention.contract.tolerance)
+
+
+def test_a_soft_cap_of_two_negative_numbers_is_one_of_positive_ones() -> None:
+    made = model(FLIP, "s = MatMul(q, t)", "r = Div(s, -4.0)", "h = Tanh(r)", "c = Mul(h, -4.0)", "p = Softmax(c)", OUT)
+    holds(RaiseAttention(), made)

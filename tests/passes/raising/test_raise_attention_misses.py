@@ -35,6 +35,9 @@ REFUSED = [
     ("scale", model(FLIP, "s = MatMul(q, t)", "d = Mul(s, h)", "p = Softmax(d)", OUT, h="float[4, 1, 1]")),
     ("scale", model(FLIP, "s = MatMul(q, t)", "d = Div(0.5, s)", "p = Softmax(d)", OUT)),
     ("scale", model(FLIP, "s = MatMul(q, t)", "d = Mul(0.0, s)", "p = Softmax(d)", OUT)),
+    ("scale", model(FLIP, "s = MatMul(q, t)", "d = Mul(-0.5, s)", "p = Softmax(d)", OUT)),
+    ("scale", model(FLIP, "s = MatMul(q, t)", "d = Mul(inf, s)", "p = Softmax(d)", OUT)),
+    ("scale", model(FLIP, "s = MatMul(q, t)", "h = Tanh(s)", "g = Mul(h, 0.0)", "p = Softmax(g)", OUT)),
     # the mask
     ("mask", model(FLIP, "s = MatMul(q, t)", "a = Add(s, s)", "p = Softmax(a)", OUT)),
     ("mask", model(*MASKED, m="float[]")),
@@ -85,6 +88,27 @@ REFUSED = [
     ("guard", model(*FILLED[:-1], "g = Where(b, p, 0.0)", "y = MatMul(g, v)", c=KEEP, b=KEEP)),
     ("guard", model(*FILLED[:-1], "g = Where(c, 0.0, p)", "y = MatMul(g, v)", c=KEEP)),
     ("guard", model(*FILLED[:-1], "g = Where(c, p, 1.0)", "y = MatMul(g, v)", c=KEEP)),
+    (
+        "mask",
+        model(
+            *(FLIP, "r = Mul(q, -1.0)", "s = MatMul(r, t)", "a = Where(c, s, -inf)", "b = Mul(a, -1.0)"),
+            *("p = Softmax(b)", OUT),
+            c=KEEP,
+        ),
+    ),
+    (
+        "mask",
+        model(FLIP, "s = MatMul(q, t)", "a = Where(c, s, -1e30)", "b = Mul(a, 0.1)", "p = Softmax(b)", OUT, c=KEEP),
+    ),
+    (
+        "guard",
+        model(
+            *(FLIP, "s = MatMul(q, t)", "a = Where(c, s, -1e30)", "e = Where(d, a, -1e30)", "p = Softmax(e)"),
+            *("g = Where(c, p, 0.0)", "y = MatMul(g, v)"),
+            c=KEEP,
+            d=KEEP,
+        ),
+    ),
     # rearranged scores
     (
         "layout",
