@@ -1,7 +1,7 @@
 """Reading `.onnx` files without copying their weights.
 
-The file is mapped, not read. Raw weights of at least 4 KiB are cut out of the protobuf bytes before these are parsed,
-and come back as read-only arrays over the mapping; external data is mapped the same way, once per file. So a model
+The file is mapped, not read. Raw weights of at least 4 KiB are cut out of the protobuf bytes before these are parsed
+(`skim.py`), and come back as read-only arrays over the mapping; external data is mapped the same way, once per file. So a model
 costs the memory of its graph, weights are paged in when touched, and a mapping outlives the renaming or replacing of
 its file. Protobuf's limit of 2 GB applies to the graph only.
 """
@@ -14,9 +14,8 @@ import math
 import mmap
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 import onnx
@@ -27,28 +26,10 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped,u
 
 from .errors import ModelError, nearest
 from .mapped import released
+from .skim import MAPPED_FROM, BrokenError, skim
 
 #: The oldest opset of the standard domain that the compiler knows; what is older is converted when it is read.
 OLDEST_OPSET = 7
-
-#: Weights of at least this many bytes stay in the file.
-MAPPED_FROM = 4096
-
-_Bytes: TypeAlias = memoryview | bytes
-
-# (message, field number) -> message, for the ways that lead from a model to a tensor.
-_NESTED: Mapping[tuple[str, int], str] = {
-    ("model", onnx.ModelProto.GRAPH_FIELD_NUMBER): "graph",
-    ("model", onnx.ModelProto.FUNCTIONS_FIELD_NUMBER): "function",
-    ("graph", onnx.GraphProto.INITIALIZER_FIELD_NUMBER): "tensor",
-    ("graph", onnx.GraphProto.NODE_FIELD_NUMBER): "node",
-    ("function", onnx.FunctionProto.NODE_FIELD_NUMBER): "node",
-    ("node", onnx.NodeProto.ATTRIBUTE_FIELD_NUMBER): "attribute",
-    ("attribute", onnx.AttributeProto.T_FIELD_NUMBER): "tensor",
-    ("attribute", onnx.AttributeProto.G_FIELD_NUMBER): "graph",
-    ("attribute", onnx.AttributeProto.TENSORS_FIELD_NUMBER): "tensor",
-    ("attribute", onnx.AttributeProto.GRAPHS_FIELD_NUMBER): "graph",
-}
 
 _SUB_BYTE = frozenset(dtype for dtype in onnx_ir.DataType if dtype.name.endswith(("INT4", "INT2", "E2M1")))
 
@@ -75,32 +56,20 @@ def read(path: Path) -> onnx_ir.Model:
     proto = onnx.ModelProto()
     try:
         with released(np.frombuffer(data, np.uint8)):
-            pieces = _skim(data, "model", 0, len(data), token)
-            proto.ParseFromString(data if pieces is None else b"".join(pieces))
+            pieces, notes = skim(data, token)
+            proto.ParseFromString(b"".join(pieces))
             del pieces
-    except (DecodeError, _BrokenError) as error:
+    except (DecodeError, BrokenError) as error:
         raise ModelError(
             f"{path} is no complete ONNX model: its {len(data)} bytes are truncated, damaged or of another format; "
             "export or download it again"
         ) from error
     if old(proto):
         return from_proto(onnx.load(path), str(path))
-    notes = _take_notes(proto)
     model = from_proto(proto, str(path), _Storage({token: data}, path.parent))
     for node, note in zip(model.graph, notes, strict=True):
         node.metadata_props.update(note)
     return model
-
-
-def _take_notes(proto: onnx.ModelProto) -> list[dict[str, str]]:
-    """Remove the metadata of the nodes and give it: an exporter repeats itself, and equal strings are kept once."""
-    kept: dict[str, str] = {}
-    notes = []
-    for node in proto.graph.node:
-        pairs = [(entry.key, entry.value) for entry in node.metadata_props]
-        notes.append({kept.setdefault(key, key): kept.setdefault(value, value) for key, value in pairs})
-        node.ClearField("metadata_props")
-    return notes
 
 
 def from_proto(proto: onnx.ModelProto, where: str, storage: _Storage | None = None) -> onnx_ir.Model:
@@ -167,10 +136,6 @@ def _with_slopes_by_channel(proto: onnx.ModelProto) -> onnx.ModelProto:
     return copied
 
 
-class _BrokenError(Exception):
-    """The bytes are no protobuf."""
-
-
 class _Storage:
     """Where the bytes of external tensors are: files in the model's folder, and mappings known by a token."""
 
@@ -229,83 +194,6 @@ def _sniff(path: Path, head: bytes) -> None:
     for offset, magic, meaning in _OTHER_FORMATS:
         if head[offset:].startswith(magic):
             raise ModelError(f"{path} is no ONNX model but {meaning}")
-
-
-def _skim(data: memoryview, kind: str, start: int, end: int, token: str) -> list[_Bytes] | None:
-    """The message of type `kind` at start..end with its large weights replaced by references to `data`.
-
-    None where there are none. https://protobuf.dev/programming-guides/encoding
-    """
-    pieces: list[_Bytes] = []
-    references: list[_Bytes] = []
-    kept = start
-    for number, tag, begin, stop in _fields(data, start, end):
-        if stop - begin < MAPPED_FROM:
-            continue
-        if kind == "tensor" and number == onnx.TensorProto.RAW_DATA_FIELD_NUMBER:
-            pieces.append(data[kept:tag])
-            references.append(_reference(token, begin, stop))
-            kept = stop
-            continue
-        inner = _NESTED.get((kind, number))
-        smaller = None if inner is None else _skim(data, inner, begin, stop, token)
-        if smaller is not None:
-            body = b"".join(smaller)
-            pieces += [data[kept:tag], _encoded(number << 3 | 2), _encoded(len(body)), body]
-            kept = stop
-    # Of a field that is given twice the last one counts: references go behind what the file says of the tensor.
-    return [*pieces, data[kept:end], *references] if pieces else None
-
-
-def _reference(token: str, begin: int, stop: int) -> bytes:
-    tensor = onnx.TensorProto(data_location=onnx.TensorProto.EXTERNAL)
-    for key, value in (("location", token), ("offset", begin), ("length", stop - begin)):
-        tensor.external_data.add(key=key, value=str(value))
-    data: bytes = tensor.SerializeToString()
-    return data
-
-
-def _fields(data: memoryview, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """(number, place of the tag, begin and end of the value) of each length-delimited field."""
-    while at < end:
-        tag = at
-        key, at = _varint(data, at, end)
-        number, wire = key >> 3, key & 7
-        if wire == 2:
-            length, at = _varint(data, at, end)
-            if number == 0 or at + length > end:
-                raise _BrokenError
-            yield number, tag, at, at + length
-            at += length
-        elif wire == 0:
-            _, at = _varint(data, at, end)
-        elif wire in (1, 5):
-            at += 8 if wire == 1 else 4
-        else:
-            raise _BrokenError
-    if at != end:
-        raise _BrokenError
-
-
-def _varint(data: memoryview, at: int, end: int) -> tuple[int, int]:
-    result = 0
-    for shift in range(0, 70, 7):
-        if at >= end:
-            break
-        byte = data[at]
-        at += 1
-        result |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return result, at
-    raise _BrokenError
-
-
-def _encoded(number: int) -> bytes:
-    result = bytearray()
-    while number > 0x7F:
-        result.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes([*result, number])
 
 
 def _attach(scope: onnx_ir.Graph | onnx_ir.Function, storage: _Storage, where: str) -> None:

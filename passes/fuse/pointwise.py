@@ -12,11 +12,11 @@ from ..edit import attribute
 
 Perm = tuple[int, ...]
 
-_UNARY = """Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid
-HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus
-Softsign Sqrt Tan Tanh ThresholdedRelu"""
-_BROADCAST = """Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean
-Min Mod Mul Or PRelu Pow Sub Sum Where Xor"""
+_UNARY = """Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu
+HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin
+Sinh Softplus Softsign Sqrt Tan Tanh ThresholdedRelu"""
+_BROADCAST = """Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max
+Mean Min Mod Mul Or PRelu Pow Sub Sum Where Xor"""
 
 #: Element by element, inputs broadcast to one another.
 POINTWISE = frozenset(f"{_UNARY} {_BROADCAST} Clip".split())
@@ -79,16 +79,11 @@ def inputs_of(node: ir.Node, perm: Perm) -> tuple[Input | None, ...] | None:
     if node.op_type in ALONG:
         (value,) = node.inputs
         return None if value is None else (Input(value, turned=True),)
-    if node.op_type in LAST and perm[-1] == rank - 1 and node.inputs[0] is not None:
+    if node.op_type in LAST and perm[-1] == rank - 1:
         data, *rest = node.inputs
-        axis = attribute(node, "axis", -1)
-        whole = node.op_type == "MatMul" or axis in (-1, rank - 1)
-        ranks = [1 if value is None else len(dimensions(value) or [0] * 3) for value in rest]
-        if (
-            len(dimensions(data) or ()) != rank
-            or not whole
-            or any(size > (node.op_type == "MatMul") + 1 for size in ranks)
-        ):
+        axis, widest = (-1, 2) if node.op_type == "MatMul" else (attribute(node, "axis", -1), 1)
+        ranks = [_rank(value) for value in rest if value is not None]
+        if data is None or _rank(data) != rank or axis not in (-1, rank - 1) or max(ranks, default=0) > widest:
             return None
         return (Input(data, turned=True), *(None if value is None else Input(value) for value in rest))
     return None
@@ -100,6 +95,12 @@ def axis_of(node: ir.Node, perm: Perm) -> int | None:
         return None
     axis = attribute(node, "axis", -1)
     return perm.index(axis + len(perm) * (axis < 0))
+
+
+def _rank(value: ir.Value) -> int:
+    """The rank of a value, more than any where it is unknown."""
+    dims = dimensions(value)
+    return 1 << 30 if dims is None else len(dims)
 
 
 def _read(value: ir.Value, perm: Perm) -> Input | None:

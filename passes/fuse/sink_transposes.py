@@ -3,15 +3,15 @@
     before   x --> Transpose --> Relu --> Mul --> inverse Transpose --> y        after   x --> Relu --> Mul --> y
     before   Transpose(a) + Transpose(b)                                         after   Transpose(a + b)
 
-Exact: f(x) transposed is f(x transposed) for what is done to each element by itself, and for softmax, normalizations and
-linear layers whose axis is followed. Constants are turned too: vectors as they lie in memory. Done where it leaves fewer
-nodes than there were, counting each transpose that has to stay for other readers or comes in for inputs that have none.
-Left alone where nothing is saved.
+Exact: f(x) transposed is f(x transposed) for what is done to each element by itself, and for softmax, normalizations
+and linear layers whose axis is followed; constant vectors are turned as well. Done where it leaves fewer nodes than
+there were, counting each transpose that stays for other readers or is put before inputs that have none. Left alone where
+nothing is saved, and what is read or made in another graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -81,14 +81,12 @@ class SinkTransposes(Rewrite):
             )
         last = region.nodes[-1]
         value = last.outputs[0]
-        old = sorted((other.outputs[0] for other in region.met), key=lambda output: not output.is_graph_output())
-        new = [made[value]] * len(old)
+        pairs = [(other.outputs[0], made[value]) for other in region.met]
+        # the last of several to hand its name over is the one that keeps it
+        pairs.sort(key=lambda pair: pair[0].is_graph_output())
         if region.stays:
-            old.append(value)
-            new.append(tape("Transpose", made[value], perm=inverse(region.perm)))
-        replace(tape, old[:1], new[:1], matched=region.nodes)
-        for before, after in zip(old[1:], new[1:], strict=True):
-            replace(Tape(), [before], [after])
+            pairs.append((value, tape("Transpose", made[value], perm=inverse(region.perm))))
+        replace(tape, [old for old, _ in pairs], [new for _, new in pairs], matched=region.nodes)
 
 
 def _candidates(node: ir.Node, perm: Perm) -> Iterator[tuple[ir.Node, Perm]]:
@@ -98,6 +96,8 @@ def _candidates(node: ir.Node, perm: Perm) -> Iterator[tuple[ir.Node, Perm]]:
         yield above, perm
     value, back = node.outputs[0], inverse(perm)
     for _ in range(_REACH):
+        if len(value.uses()) > _REGION:
+            return
         readers = [reader for reader in value.consumers() if reader.graph is node.graph]
         for reader in readers:
             if inputs_of(reader, back) is not None:
@@ -117,18 +117,16 @@ def _region(last: ir.Node, perm: Perm) -> Region | None:
     if sum(reader.outputs[0].is_graph_output() for reader in met) > 1:
         return None
     nodes = _grown(last, perm)
-    saved = len(met) - stays + _saved(nodes, perm)
-    # a node whose inputs would all have to be transposed is better left as it is
+    if len(met) - stays + _saved(nodes, perm, at_most=True) <= 0:
+        return None
+    # a node most of whose inputs would have to be transposed is better left as it is
     while True:
-        without = [
-            [*nodes[:index], *nodes[index + 1 :]] for index, node in enumerate(nodes[:-1]) if _alone(node, nodes)
-        ]
-        better = max(without, key=lambda fewer: _saved(fewer, perm), default=None)
+        fewer = [[*nodes[:at], *nodes[at + 1 :]] for at, node in enumerate(nodes[:-1]) if _is_first(node, nodes)]
+        better = max(fewer, key=lambda kept: _saved(kept, perm), default=None)
         if better is None or _saved(better, perm) < _saved(nodes, perm):
             break
         nodes = better
-    saved = len(met) - stays + _saved(nodes, perm)
-    return Region(tuple(nodes), perm, met, stays, saved)
+    return Region(tuple(nodes), perm, met, stays, len(met) - stays + _saved(nodes, perm))
 
 
 def _grown(last: ir.Node, perm: Perm) -> list[ir.Node]:
@@ -141,8 +139,7 @@ def _grown(last: ir.Node, perm: Perm) -> list[ir.Node]:
             above = item.value.producer() if item is not None and item.turned else None
             if above is None or above in region or above.graph is not last.graph or inputs_of(above, perm) is None:
                 continue
-            inside = all(reader in region for reader in above.outputs[0].consumers())
-            if inside and not above.outputs[0].is_graph_output():
+            if _only_for(above.outputs[0], region):
                 region[above] = None
                 waiting.append(above)
     return _in_order(region)
@@ -162,13 +159,13 @@ def _in_order(region: dict[ir.Node, None]) -> list[ir.Node]:
     return list(ordered)
 
 
-def _alone(node: ir.Node, nodes: list[ir.Node]) -> bool:
+def _is_first(node: ir.Node, nodes: list[ir.Node]) -> bool:
     """Whether no other node of a region feeds this one."""
     return not any(value is not None and value.producer() in nodes for value in node.inputs)
 
 
-def _saved(nodes: list[ir.Node], perm: Perm) -> int:
-    """Nodes that go above a region less those that come."""
+def _saved(nodes: Sequence[ir.Node], perm: Perm, *, at_most: bool = False) -> int:
+    """Nodes that go above a region less those that come; `at_most` counts the former alone."""
     leaves = dict.fromkeys(
         item.value
         for node in nodes
@@ -177,14 +174,18 @@ def _saved(nodes: list[ir.Node], perm: Perm) -> int:
     )
     saved = 0
     for value in leaves:
-        producer = value.producer()
-        own = perm_of(producer)
-        if producer is None or own is None or len(own) != len(perm):
-            saved -= 1
-            continue
-        gone = not value.is_graph_output() and all(reader in nodes for reader in value.consumers())
-        saved += gone - (composed(own, perm) != tuple(range(len(perm))))
+        own = perm_of(value.producer())
+        saved += own is not None and _only_for(value, nodes)
+        if not at_most:
+            saved -= own is None or composed(own, perm) != tuple(range(len(perm)))
     return saved
+
+
+def _only_for(value: ir.Value, nodes: Collection[ir.Node]) -> bool:
+    """Whether nothing but these nodes reads a value."""
+    if value.is_graph_output() or len(value.uses()) > 2 * _REGION:
+        return False
+    return all(reader in nodes for reader in value.consumers())
 
 
 def _turned(tape: Tape, item: Input, perm: Perm, made: dict[ir.Value, ir.Value]) -> ir.Value:
