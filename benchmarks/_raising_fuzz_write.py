@@ -44,7 +44,7 @@ class Writer:
         return name
 
     def constant(self, array: np.ndarray) -> str:
-        name = f"c{len(self.constants)}"
+        name = f"const{len(self.constants)}"
         self.constants[name] = array
         return name
 

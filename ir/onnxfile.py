@@ -1,9 +1,9 @@
 """Reading `.onnx` files without copying their weights.
 
 The file is mapped, not read. Raw weights of at least 4 KiB are cut out of the protobuf bytes before these are parsed
-(`skim.py`), and come back as read-only arrays over the mapping; external data is mapped the same way, once per file. So a model
-costs the memory of its graph, weights are paged in when touched, and a mapping outlives the renaming or replacing of
-its file. Protobuf's limit of 2 GB applies to the graph only.
+(`skim.py`), and come back as read-only arrays over the mapping; external data is mapped the same way, once per file.
+So a model costs the memory of its graph, weights are paged in when touched, and a mapping outlives the renaming or
+replacing of its file. Protobuf's limit of 2 GB applies to the graph only.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ def read(path: Path) -> onnx_ir.Model:
     proto = onnx.ModelProto()
     try:
         with released(np.frombuffer(data, np.uint8)):
-            pieces, notes = skim(data, token)
-            proto.ParseFromString(b"".join(pieces))
-            del pieces
-    except (DecodeError, BrokenError) as error:
+            graph, notes = skim(data, token)
+            proto.ParseFromString(graph)
+            del graph
+    except (DecodeError, BrokenError, UnicodeDecodeError) as error:
         raise ModelError(
             f"{path} is no complete ONNX model: its {len(data)} bytes are truncated, damaged or of another format; "
             "export or download it again"

@@ -1,16 +1,16 @@
 """Polynomials over the names of dynamic dimensions: sizes and costs before the sizes are known.
 
 `2*batch*sequence + 3` has the terms {("batch", "sequence"): 2, (): 3}. A division that does not come out even stays as
-an atom of its own, `(sequence//2)`, and is settled when the dimension is.
+an atom of its own, `(sequence//2)`, and is settled when the dimension is; so does `Min(512, sequence)`.
 """
 
 from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from math import prod
 from typing import Union
 
@@ -27,13 +27,23 @@ class Quotient:
         return f"({'//'.join(parts)})"
 
 
+@dataclass(frozen=True)
+class Smallest:
+    """The smallest of several, where which one it is depends on the sizes: what a slice leaves of a table."""
+
+    parts: tuple[Polynomial, ...]
+
+    def __str__(self) -> str:
+        return f"Min({', '.join(map(str, self.parts))})"
+
+
 #: `batch-size` is how people write a name, `batch - size` how exporters write a difference.
 _HYPHEN = re.compile(r"\w-\w")
 
 #: The largest exponent that a formula is multiplied out for.
 _POWER = 8
 
-Atom = Union[str, Quotient]  # noqa: UP007  # an alias that names a class defined later
+Atom = Union[str, Quotient, Smallest]  # noqa: UP007  # an alias that names a class defined later
 Monomial = tuple[Atom, ...]
 Number = Union[int, "Polynomial"]
 
@@ -82,7 +92,20 @@ class Polynomial:
         return all(
             factor > 0 and all(isinstance(atom, str) or _counts(atom) for atom in monomial)
             for monomial, factor in self.terms.items()
-        )
+        ) or _above_smallest(self)
+
+    @property
+    def smallest(self) -> tuple[Polynomial, ...]:
+        """What it is the smallest of; empty where it is no such thing."""
+        if len(self.terms) != 1:
+            return ()
+        ((monomial, factor),) = self.terms.items()
+        return monomial[0].parts if factor == 1 and len(monomial) == 1 and isinstance(monomial[0], Smallest) else ()
+
+    @property
+    def open(self) -> bool:
+        """Whether a `Min` is in it, so that a bound on the sizes would say more."""
+        return any(isinstance(atom, Smallest) for monomial in self.terms for atom in monomial)
 
     @property
     def names(self) -> frozenset[str]:
@@ -95,6 +118,15 @@ class Polynomial:
             return self
         return total(
             product(_atom(atom, sizes) for atom in monomial) * factor for monomial, factor in self.terms.items()
+        )
+
+    def at_smallest(self, settle: Callable[[tuple[Polynomial, ...]], Polynomial]) -> Polynomial:
+        """Put what `settle` says of its parts in for each `Min`."""
+        if not self.open:
+            return self
+        return total(
+            product(settle(atom.parts) if isinstance(atom, Smallest) else _atom(atom, {}) for atom in monomial) * factor
+            for monomial, factor in self.terms.items()
         )
 
     def __add__(self, other: Number) -> Polynomial:
@@ -176,6 +208,20 @@ def total(parts: Iterable[Polynomial]) -> Polynomial:
     return Polynomial(terms)
 
 
+def smaller(left: Polynomial, right: Polynomial) -> Polynomial:
+    """The smaller of two.
+
+    >>> n = Polynomial.of("n")
+    >>> str(smaller(n, n + 3)), str(smaller(n, Polynomial.of(8)))
+    ('n', 'Min(8, n)')
+    """
+    parts: list[Polynomial] = []
+    for part in (*(left.smallest or (left,)), *(right.smallest or (right,))):
+        if not any((part - other).nonnegative for other in parts):
+            parts = [*(other for other in parts if not (other - part).nonnegative), part]
+    return parts[0] if len(parts) == 1 else Polynomial({(Smallest(tuple(sorted(parts, key=str))),): 1})
+
+
 def product(parts: Iterable[Polynomial]) -> Polynomial:
     """The product; 1 of nothing."""
     return prod(parts, start=Polynomial.of(1))
@@ -197,8 +243,28 @@ def _parsed(text: str) -> Polynomial:
     return found if found.names else Polynomial.of(text)
 
 
-def _counts(atom: Quotient) -> bool:
-    return atom.numerator.nonnegative and atom.divisor.nonnegative
+def _counts(atom: Quotient | Smallest) -> bool:
+    return all(part.nonnegative for part in _parts(atom))
+
+
+def _parts(atom: Quotient | Smallest) -> tuple[Polynomial, ...]:
+    return atom.parts if isinstance(atom, Smallest) else (atom.numerator, atom.divisor)
+
+
+def _above_smallest(number: Polynomial) -> bool:
+    """Min(a, b) is a or b: what is taken away is at most either of them, what is added is one of them."""
+    for monomial, factor in number.terms.items():
+        for atom in monomial:
+            if isinstance(atom, Smallest):
+                rest = Polynomial({kept: times for kept, times in number.terms.items() if kept != monomial})
+                around = list(monomial)
+                around.remove(atom)
+                cases = (rest + Polynomial({tuple(around): factor}) * part for part in atom.parts)
+                if factor > 0:
+                    return all(case.nonnegative for case in cases)
+                counted = all(isinstance(other, str) or _counts(other) for other in around)
+                return counted and any(case.nonnegative for case in cases)
+    return False
 
 
 def _lift(value: Number) -> Polynomial:
@@ -217,12 +283,14 @@ def _term(monomial: Monomial, factor: int) -> str:
 
 
 def _names(atom: Atom) -> frozenset[str]:
-    return frozenset([atom]) if isinstance(atom, str) else atom.numerator.names | atom.divisor.names
+    return frozenset([atom]) if isinstance(atom, str) else frozenset().union(*(part.names for part in _parts(atom)))
 
 
 def _atom(atom: Atom, sizes: Mapping[str, Number]) -> Polynomial:
     if isinstance(atom, Quotient):
         return atom.numerator.at(sizes) // atom.divisor.at(sizes)
+    if isinstance(atom, Smallest):
+        return reduce(smaller, (part.at(sizes) for part in atom.parts))
     return _lift(sizes[atom]) if atom in sizes else Polynomial.of(atom)
 
 
@@ -263,4 +331,6 @@ def _parse(node: ast.expr) -> Polynomial:
             return prod([left] * right.constant, start=Polynomial.of(1))
         if isinstance(node.op, ast.FloorDiv) and right:
             return left // right
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Min" and node.args:
+        return reduce(smaller, map(_parse, node.args))
     raise ValueError("no formula of dimensions")

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
 from .polynomial import Number, Polynomial
+from .shape_bounds import Bounds
 from .shape_scope import Dims
 from .shape_types import certain_type
 from .shapes import RULES, Place, Shapes
@@ -44,11 +45,12 @@ class _Annotations(Shapes):
         #: What was not known in whole before; in the main graph and subgraphs, not in functions.
         self.open: list[ir.Value] = []
         self._calls = 0
+        self.bounds = Bounds(self.model.graph)
         super().__post_init__()
 
     def write(self, value: ir.Value) -> bool:
         """Put what is known on a value, and say whether that is news."""
-        known, dims = self.types.get(value), self.dims.get(value)
+        known, dims = self.types.get(value), self.bounds.settle(self.dims.get(value))
         changed = False
         if value.type is None and known is not None:
             value.type, changed = ir.TensorType(known), True
@@ -75,6 +77,10 @@ class _Annotations(Shapes):
         missing = [value for value in node.outputs if value.name and not self._settled(value)]
         if not self._calls:
             self.open += missing
+        if self.bounds.teaches(node):
+            read = [value for value in node.inputs if value is not None]
+            if self.bounds.learn(node, [self.of(value) for value in read]):
+                self.dims |= {value: self.bounds.settle(self.of(value)) for value in read}
         return super()._follow_rule(node) if missing else []
 
     def _settled(self, value: ir.Value) -> bool:
@@ -82,7 +88,7 @@ class _Annotations(Shapes):
         if value.type is None or value.shape is None:
             return False
         dims = self._declared(value) or ()
-        return all(dim is not None and (dim.constant is not None or dim.names <= self.names) for dim in dims)
+        return all(dim is not None and not dim.open and (dim.constant is not None or dim.names <= self.names) for dim in dims)
 
     def _call(self, node: ir.Node, body: ir.Function, where: Place) -> None:
         if not self._calls:

@@ -33,8 +33,23 @@ def _meet_strictly(left: Dim, right: Dim) -> Dim:
         return right
     if right == 1 or (left is not None and left == right):
         return left
+    if limits(left, right):
+        return right
+    if limits(right, left):
+        return left
     # a number other than 1 wins: the other is the same, or 1
     return next((dim for dim in (left, right) if dim is not None and dim.constant is not None), None)
+
+
+def limits(table: Dim, size: Dim) -> tuple[Polynomial, ...]:
+    """What bounds the size if a `Min` of it meets it in a broadcast, which makes the two equal; empty where it does not.
+
+    The smallest of several sizes is 1 where one of them is: if all others are 2 or more, only where `size` is.
+    """
+    if table is None or size is None or size not in table.smallest:
+        return ()
+    others = tuple(part for part in table.smallest if part != size)
+    return others if all((part - 2).nonnegative for part in others) else ()
 
 
 def _meet(left: Dim, right: Dim) -> Dim:

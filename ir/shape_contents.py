@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from .polynomial import Polynomial
+from .polynomial import Polynomial, smaller
 from .shape_layout import LAYOUT
 from .shape_scope import Content, Scope, int_of
 
@@ -83,11 +83,6 @@ def _larger(left: Polynomial, right: Polynomial) -> Number:
     if (left - right).nonnegative:
         return left
     return right if (right - left).nonnegative else None
-
-
-def _smaller(left: Polynomial, right: Polynomial) -> Number:
-    larger = _larger(left, right)
-    return None if larger is None else left + right - larger
 
 
 def _where(node: ir.Node, scope: Scope) -> Content:
@@ -239,7 +234,7 @@ CONTENTS: Mapping[str, Callable[[ir.Node, Scope], Content | None]] = {
     "Mul": _pairwise(lambda left, right: left * right),
     "Div": _pairwise(_quotient),
     "Mod": _pairwise(_remainder),
-    "Min": _pairwise(_smaller),
+    "Min": _pairwise(smaller),
     "Max": _pairwise(_larger),
     "Equal": _pairwise(_equal),
     "Less": _pairwise(_less),

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import onnx_ir as ir
 
-from .polynomial import Polynomial, product, total
+from .polynomial import Polynomial, product, smaller, total
 from .shape_compute import broadcast
 from .shape_scope import ONE, Dims, Rule, Scope, dim_of, int_of
 
@@ -130,7 +130,10 @@ def _cut(dim: Dim, start: Dim, end: Dim, step: int, scope: Scope) -> Dim:
 def _cut_strictly(dim: Polynomial, start: Polynomial, end: Polynomial, step: int) -> Dim:
     """The length where both bounds, clamped to the dimension, are known for every size."""
     first, last = _clamped(start, dim), _clamped(end, dim)
-    if first is None or last is None or not (last - first).nonnegative:
+    if first is None or last is None:
+        return None
+    ordered = (last - first).nonnegative or (start.nonnegative and (end - start).nonnegative)
+    if not ordered:
         return None
     return (last - first + (step - 1)) // step
 
@@ -144,7 +147,7 @@ def _clamped(bound: Polynomial, dim: Polynomial) -> Dim:
         return None
     if (dim - bound).nonnegative:
         return bound
-    return dim if (bound - dim).nonnegative else None
+    return smaller(bound, dim) if dim.nonnegative else None
 
 
 def _gather(node: ir.Node, scope: Scope) -> Iterator[Dims]:

@@ -37,7 +37,7 @@ class BrokenError(Exception):
     """The bytes are no protobuf."""
 
 
-def skim(data: memoryview, token: str) -> tuple[list[Bytes], list[Notes]]:
+def skim(data: memoryview, token: str) -> tuple[Bytes, list[Notes]]:
     """The bytes of a model without its large weights, and the metadata of the nodes of its graph, also taken out.
 
     Where a weight was, a reference to its place in `data` is, known by `token`. Exporters write a page of metadata on
@@ -45,7 +45,7 @@ def skim(data: memoryview, token: str) -> tuple[list[Bytes], list[Notes]]:
     """
     notes = _Notes()
     pieces = _skim(data, "model", 0, len(data), token, notes)
-    return ([data] if pieces is None else pieces), notes.of_nodes
+    return data if pieces is None else b"".join(pieces), notes.of_nodes
 
 
 @dataclass
@@ -73,29 +73,26 @@ def _skim(
 ) -> list[Bytes] | None:
     """The message of type `kind` at start..end with its large weights replaced by references to `data`.
 
-    None where nothing changes. Nodes give their metadata where `notes` takes it.
+    None where nothing changes. `notes` takes the metadata of the nodes of the model's graph.
     https://protobuf.dev/programming-guides/encoding
     """
     pieces: list[Bytes] = []
     references: list[Bytes] = []
     kept = start
     for number, tag, begin, stop in _fields(data, start, end):
-        inner = _NESTED.get((kind, number))
-        noted = notes if inner == "node" or kind == "model" else None
-        if stop - begin < MAPPED_FROM and noted is None:
-            continue
-        if kind == "tensor" and number == onnx.TensorProto.RAW_DATA_FIELD_NUMBER:
+        inner, large = _NESTED.get((kind, number)), stop - begin >= MAPPED_FROM
+        if kind == "tensor" and number == onnx.TensorProto.RAW_DATA_FIELD_NUMBER and large:
             pieces.append(data[kept:tag])
             references.append(_reference(token, begin, stop))
             kept = stop
             continue
-        if inner is None:
-            continue
-        passed = notes if inner == "graph" and kind == "model" else None
-        smaller = _skim(data, inner, begin, stop, token, passed) if passed or stop - begin >= MAPPED_FROM else None
-        body = None if smaller is None else b"".join(smaller)
-        if inner == "node" and noted is not None:
-            body = noted.take(data[begin:stop] if body is None else body) or body
+        within = notes if (kind, inner) == ("model", "graph") else None
+        body: bytes | None = None
+        if inner is not None and (large or within is not None):
+            smaller = _skim(data, inner, begin, stop, token, within)
+            body = None if smaller is None else b"".join(smaller)
+        if inner == "node" and notes is not None:
+            body = notes.take(data[begin:stop] if body is None else body) or body
         if body is not None:
             pieces += [data[kept:tag], _encoded(number << 3 | 2), _encoded(len(body)), body]
             kept = stop

@@ -63,6 +63,7 @@ PASSES: Mapping[str, str] = {
     "raise-unrolled-recurrence": ".raising.raise_unrolled_recurrence:RaiseUnrolledRecurrence",
     "share-identical": ".share.share_identical:ShareIdentical",
     "simplify-views": ".clean.simplify_views:SimplifyViews",
+    "sink-transposes": ".fuse.sink_transposes:SinkTransposes",
     "upgrade-opset": ".raising.upgrade_opset:UpgradeOpset",
 }
 

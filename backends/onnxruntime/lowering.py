@@ -8,6 +8,7 @@ from ...passes.clean.merge_common_subexpressions import MergeCommonSubexpression
 from ...passes.lowering.lower_opset import LowerOpset
 from ...passes.pipeline import Pipeline
 from .rules.expand_attention_mask import ExpandAttentionMask
+from .rules.expand_rotary_cache import ExpandRotaryCache
 from .rules.fuse_bias_gelu import FuseBiasGelu
 from .rules.fuse_dynamic_matmul import FuseDynamicMatMul
 from .rules.fuse_multi_head_attention import FuseMultiHeadAttention
@@ -26,6 +27,7 @@ LOWERING = Pipeline(
         FuseMultiHeadAttention(),
         LiftMaskFloor(),
         ExpandAttentionMask(),
+        ExpandRotaryCache(),
         FuseDynamicMatMul(),
         GatherQuantizedRows(),
         FuseBiasGelu(),

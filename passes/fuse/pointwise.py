@@ -57,13 +57,14 @@ def composed(first: Sequence[int], then: Sequence[int]) -> Perm:
 
 
 def perm_of(node: ir.Node | None) -> Perm | None:
-    """By what a Transpose transposes; None for other nodes, and where not even the rank is known."""
+    """By what a Transpose transposes; None for other nodes, and where the rank is unknown or another."""
     if node is None or node.domain or node.op_type != "Transpose":
         return None
-    given, dims = node.attributes.get("perm"), dimensions(node.inputs[0])
-    if given is not None:
-        return tuple(given.as_ints())
-    return None if dims is None else tuple(range(len(dims)))[::-1]
+    dims, given = dimensions(node.inputs[0]), node.attributes.get("perm")
+    if dims is None:
+        return None
+    perm = tuple(given.as_ints()) if given is not None else tuple(range(len(dims)))[::-1]
+    return perm if sorted(perm) == [*range(len(dims))] else None
 
 
 def inputs_of(node: ir.Node, perm: Perm) -> tuple[Input | None, ...] | None:

@@ -5,8 +5,8 @@
 
 Exact: f(x) transposed is f(x transposed) for what is done to each element by itself, and for softmax, normalizations
 and linear layers whose axis is followed; constant vectors are turned as well. Done where it leaves fewer nodes than
-there were, counting each transpose that stays for other readers or is put before inputs that have none. Left alone where
-nothing is saved, and what is read or made in another graph.
+there were, counting each transpose that stays for other readers or is put before inputs that have none. Left alone
+where nothing is saved, and what is read or made in another graph.
 """
 
 from __future__ import annotations
@@ -114,7 +114,9 @@ def _region(last: ir.Node, perm: Perm) -> Region | None:
     value = last.outputs[0]
     met = tuple(reader for reader in value.consumers() if perm_of(reader) == perm and reader.graph is last.graph)
     stays = value.is_graph_output() or len(met) < len(value.consumers())
-    if sum(reader.outputs[0].is_graph_output() for reader in met) > 1:
+    named = sum(reader.outputs[0].is_graph_output() for reader in met)
+    dead = any(not reader.outputs[0].uses() and not reader.outputs[0].is_graph_output() for reader in met)
+    if named > 1 or dead or not (met or stays):
         return None
     nodes = _grown(last, perm)
     if len(met) - stays + _saved(nodes, perm, at_most=True) <= 0:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import onnx_ir as ir
@@ -72,11 +73,16 @@ def find(node: ir.Node) -> Norm | Miss:
     if not 2 <= axes.count <= _WIDEST:
         return Miss("width", str(axes.count), f"2 to {_WIDEST} elements in a row")
     tops = values_above(node, axes)
-    for centred in (True, False):
-        for index, x in enumerate(tops):
-            found = _norm(x, below, axes, centred)
-            if found is not None:
-                return _checked(_widened(found, tops[index + 1 :], below, axes), axes)
+    plain: tuple[int, Norm] | None = None
+    for index, x in enumerate(tops):
+        pair = _pair(x, axes)
+        found = _norm(x, below, axes, True, pair)
+        if found is not None:
+            return _checked(_widened(found, tops[index + 1 :], below, axes), axes)
+        if plain is None and (found := _norm(x, below, axes, False, pair)) is not None:
+            plain = index, found
+    if plain is not None:
+        return _checked(_widened(plain[1], tops[plain[0] + 1 :], below, axes), axes)
     return Miss("function", name, "x / sqrt(mean(x^2) + epsilon), with or without x - mean(x) for x")
 
 
@@ -138,10 +144,14 @@ def is_root(node: ir.Node | None) -> bool:
     return is_op(node, "Sqrt", "ReduceL2")
 
 
-def _norm(x: ir.Value, below: list[ir.Value], axes: Axes, centred: bool) -> Norm | None:
-    """The nearest y that is a normalisation of x, and then as much scale and bias as is read by nothing else."""
+def _pair(x: ir.Value, axes: Axes) -> tuple[Rows, Rows]:
+    """The sample rows, with two sets of numbers for the parameters."""
     samples = _samples(axes.count)
-    pair = Rows(x, axes, samples), Rows(x, axes, samples, seed=1)
+    return Rows(x, axes, samples), Rows(x, axes, samples, seed=1)
+
+
+def _norm(x: ir.Value, below: list[ir.Value], axes: Axes, centred: bool, pair: tuple[Rows, Rows]) -> Norm | None:
+    """The nearest y that is a normalisation of x, and then as much scale and bias as is read by nothing else."""
     nearest: tuple[ir.Value, _Form] | None = None
     for value in below:
         if is_whole(value, axes) and (form := _sure(pair, value, centred)) is not None:
@@ -173,7 +183,7 @@ def _widened(found: Norm, above: list[ir.Value], below: list[ir.Value], axes: Ax
     x = found.x
     while is_op(cast := x.producer(), "Cast") and cast.inputs[0] in above:
         x = cast.inputs[0]
-        other = _norm(x, below, axes, found.centred)
+        other = _norm(x, below, axes, found.centred, _pair(x, axes))
         if other is None:
             break
         if _fits(other) and (not _fits(best) or _reads(other.y, best.y)):
@@ -202,10 +212,11 @@ def _of_one_type(x: ir.Value, y: ir.Value, form: _Form) -> bool:
     return all(value is None or value.dtype == x.dtype for value in (y, form.scale, form.bias))
 
 
-def _samples(count: int, means: float = 0.6) -> Floats:
-    """Rows of the given deviations whose mean is `means` deviations, the second row the first's negative."""
+@lru_cache(maxsize=4)
+def _samples(count: int) -> Floats:
+    """Rows of the given deviations whose mean is 0.6 deviations, the second row the first's negative."""
     random = np.random.default_rng(count)
-    rows = random.standard_normal((len(_DEVIATIONS), count)) + means
+    rows = random.standard_normal((len(_DEVIATIONS), count)) + 0.6
     rows[1] = -rows[0]
     return np.asarray(rows * np.array(_DEVIATIONS)[:, None])
 
@@ -233,7 +244,8 @@ def _normalized(rows: Rows, form: _Form, centred: bool) -> Floats:
 def _form(rows: Rows, value: ir.Value, centred: bool) -> _Form | None:
     """Scale, bias and epsilon of a value that is a normalisation of the rows."""
     found = rows.of(value)
-    if found is None or not np.all(np.isfinite(found)):
+    # one reduction for the mean, one for the squares
+    if found is None or rows.reductions < 1 + centred or not np.all(np.isfinite(found)):
         return None
     samples = rows.samples
     inner = samples - samples.mean(axis=1, keepdims=True) if centred else samples

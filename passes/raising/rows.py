@@ -115,6 +115,8 @@ class Rows:
     #: The values that do not depend on x, in the order they were met.
     parameters: dict[ir.Value, Floats] = field(default_factory=dict)
     numbers: list[float] = field(default_factory=list)
+    #: How many reductions were evaluated.
+    reductions: int = 0
 
     def __post_init__(self) -> None:
         self.known[self.x] = self.axes.shaped(self.samples)
@@ -190,6 +192,7 @@ class Rows:
         inner = self._value(node.inputs[0], depth - 1)
         if inner is None or inner.ndim != self.axes.rank:
             return None
+        self.reductions += 1
         whole = np.broadcast_shapes(inner.shape, self.axes.shaped(self.samples[:1]).shape)
         keep = bool(attribute(node, "keepdims", 1))
         return np.asarray(_REDUCTIONS[node.op_type](np.broadcast_to(inner, whole), axis=self.axes.axes, keepdims=keep))

@@ -12,7 +12,7 @@ import onnx
 import onnx_ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from tersor.ir import onnxfile
+from tersor.ir import skim
 from tersor.ir.errors import ModelError
 from tersor.ir.level import Level, violations
 from tersor.ir.load import load
@@ -211,7 +211,7 @@ def test_refuses_a_truncated_model_at_every_length(tmp_path: Path) -> None:
         tmp_path,
         _proto(helper.make_node("Add", ["x", "w"], ["y"]), weights={"w": np.ones(1100, np.float32)}),
     ).read_bytes()
-    assert onnxfile.MAPPED_FROM < 4400
+    assert skim.MAPPED_FROM < 4400
     path = tmp_path / "cut.onnx"
     for length in (*range(1, 60), 100, 2000, len(data) // 2, *range(len(data) - 60, len(data))):
         path.write_bytes(data[:length])

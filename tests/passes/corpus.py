@@ -112,6 +112,16 @@ def swapped_axes() -> ir.Model:
     )  # fmt: skip
 
 
+def channels_last() -> ir.Model:
+    """Convolutions between transposes, as converters from frameworks with channels last write them."""
+    to, back = "Transpose{perm=[0, 3, 1, 2]}", "Transpose{perm=[0, 2, 3, 1]}"
+    return graph(
+        f"a = {to}(x)", "b = Conv{pads=[1, 1, 1, 1]}(a, w)", f"c = {back}(b)", "d = Add(c, s)", "e = Relu(d)",
+        f"f = {to}(e)", "g = Conv{pads=[1, 1, 1, 1]}(f, v)", f"h = {back}(g)", "y = Add(h, e)",
+        inputs={"x": "float[batch, 5, 6, 3]"}, w=normal(8, 3, 3, 3), v=normal(8, 8, 3, 3), s=normal(2, 8)[1],
+    )  # fmt: skip
+
+
 def masks() -> ir.Model:
     """A padding mask spread by GatherND, and-ed with one that is true everywhere."""
     return graph(
@@ -292,8 +302,8 @@ CORPUS: Mapping[str, Callable[[], ir.Model]] = {
     for made in (
         attention.exported_attention, attention.split_attention, attention.repeated_attention,
         attention.whole_attention, attention.floored_attention, attention.causal_attention, attention.future_mask,
-        attention.cached_attention, attention.turned_heads,
-        feed_forward, tanh_gelu, lstm, gru, convolution, shape_chain, swapped_axes, masks, tied_table,
+        attention.cached_attention, attention.turned_heads, attention.shared_tables,
+        feed_forward, tanh_gelu, lstm, gru, convolution, shape_chain, swapped_axes, channels_last, masks, tied_table,
         quantized, scaled_layers, gelu_layer, branches, functions,
         constants, normalizations, gated, sentence, rotary_positions, optimized_encoder, linear_layers, integer_product,
         einsums,

@@ -108,6 +108,13 @@ def turned_heads() -> ir.Model:
     return graph(*text, *ids, turn, *JOIN, inputs=X, wq=normal(32, 32), cos=normal(600, 4), sin=normal(600, 4) + 1)
 
 
+def shared_tables() -> ir.Model:
+    """Rotary positions from tables that all rows of a batch share."""
+    text = ["q = MatMul(x, wq)", "y = RotaryEmbedding{num_heads=4}(q, cos, sin)"]
+    tables = dict.fromkeys(("cos", "sin"), "float[1, sequence, 4]")
+    return graph(*text, inputs=X | tables, wq=normal(32, 32))
+
+
 def cached_attention() -> ir.Model:
     """Keys and values of the past joined with new ones, in and out."""
     heads = ("q", "k", "v")
