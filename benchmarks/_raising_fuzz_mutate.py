@@ -12,7 +12,7 @@ from tersor.ir.walk import every_node
 
 _SIBLINGS = (
     ("Add", "Sub", "Mul", "Div"),
-    ("Sigmoid", "Tanh", "Relu", "Neg", "Identity", "Erf", "Exp", "Sqrt", "Reciprocal", "Abs", "Softplus", "HardSigmoid"),
+    ("Sigmoid", "Tanh", "Relu", "Neg", "Identity", "Erf", "Exp", "Sqrt", "Reciprocal", "Abs", "Softplus"),
     ("ReduceMean", "ReduceSum", "ReduceL2", "ReduceSumSquare", "ReduceMax"),
     ("Cos", "Sin"),
     ("Less", "LessOrEqual", "Greater", "GreaterOrEqual"),
@@ -245,7 +245,7 @@ def sized(model: ir.Model, rng: Rng) -> str:
 
 
 MUTATIONS: tuple[Callable[[ir.Model, Rng], str], ...] = (
-    constant, constant, sibling, sibling, operands, operands, attribute, attribute, drop_attribute, rewire, rewire, rewire,
+    constant, constant, sibling, sibling, operands, operands, attribute, drop_attribute, rewire, rewire,
     read, given, fed, absent, sized,
 )  # fmt: skip
 

@@ -69,3 +69,8 @@ class Writer:
 
     def model(self) -> ir.Model:
         return graph(*self.lines, inputs=self.inputs, outputs=list(dict.fromkeys(self.outputs)), **self.constants)
+
+
+def off(w: Writer, number: float, likely: float = 0.06) -> float:
+    """A number, seldom another one."""
+    return number * float(w.rng.choice([1.001, 0.5, -1.0, 2.0])) if w.chance(likely) else number

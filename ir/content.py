@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from .polynomial import Polynomial
 from .shape_contents import CONTENTS, SMALL, lift
 from .shape_scope import Content as Numbers
-from .shape_scope import Dims, Scope
+from .shape_scope import Dims, Scope, known
 
 Element = int | str | None
 #: The elements of a vector, or one element in a list for a scalar.
@@ -78,9 +78,8 @@ def truth(value: ir.Value | None) -> bool | None:
 
 def dimensions(value: ir.Value | None) -> list[Element] | None:
     """The dimensions of a value: numbers, formulas, or None where unknown. None when not even the rank is known."""
-    if value is None or value.shape is None:
-        return None
-    return [dim if isinstance(dim, int) else _spelled(dim.value) for dim in value.shape]
+    found = None if value is None else known(value)
+    return None if found is None else [dim if isinstance(dim, int) else _spelled(dim) for dim in found]
 
 
 def element(number: Polynomial | None) -> Element:
@@ -117,8 +116,9 @@ class _Reader(Scope):
         self.known: dict[ir.Value, Numbers | None] = {}
 
     def _dims(self, value: ir.Value) -> Dims:
-        if value.shape is not None:
-            return tuple(_number(dim) for dim in value.shape)
+        shape = known(value)
+        if shape is not None:
+            return tuple(map(_number, shape))
         tensor = _constant(value)
         if tensor is not None:
             return tuple(Polynomial.of(dim) for dim in tensor.shape if isinstance(dim, int))
@@ -150,10 +150,10 @@ def _constant(value: ir.Value) -> ir.TensorProtocol | None:
     return None if value.is_graph_input() else ir.convenience.get_const_tensor(value)
 
 
-def _number(dim: int | ir.SymbolicDim) -> Polynomial | None:
-    if isinstance(dim, int):
-        return Polynomial.of(dim)
-    return None if dim.value is None else Polynomial.parse(dim.value)
+def _number(dim: int | str | None) -> Polynomial | None:
+    if isinstance(dim, str):
+        return Polynomial.parse(dim)
+    return None if dim is None else Polynomial.of(dim)
 
 
 @lru_cache(maxsize=4096)

@@ -15,9 +15,10 @@ from onnx_ir.passes.common import ShapeInferencePass
 
 from .polynomial import Number, Polynomial
 from .shape_bounds import Bounds
-from .shape_scope import Dims
+from .shape_scope import FOLLOWS, Dims
+from .shape_scope import known as known_dims
 from .shape_types import certain_type
-from .shapes import RULES, Place, Shapes
+from .shapes import RULES, Place, Shapes, dimension_names
 from .walk import every_node
 
 
@@ -29,8 +30,33 @@ def annotate(model: ir.Model) -> int:
     follows. A dimension that nothing is known about is given a name of its own, `unk__0`, which its readers share.
     """
     _ask(model)
+    if _finished(model):
+        return 0
     walk = _Annotations(model, {})
     return sum(map(walk.write, walk.open))
+
+
+def _finished(model: ir.Model) -> bool:
+    """Whether each value has its type, and each dimension is written as well as it can be."""
+    names = frozenset(dimension_names(model))
+    known: dict[str | None, bool] = {None: False}
+
+    def final(dim: int | ir.SymbolicDim) -> bool:
+        if isinstance(dim, int):
+            return True
+        if dim.value not in known:
+            known[dim.value] = _is_final(dim.value, names)
+        return known[dim.value]
+
+    return all(
+        value.type is not None and value.shape is not None and all(map(final, value.shape)) for value in _results(model)
+    )
+
+
+def _is_final(dim: str, names: frozenset[str]) -> bool:
+    """Whether a dimension is in terms of the inputs', and no bound on them could say more."""
+    number = Polynomial.parse(dim)
+    return not number.open and number.names <= names
 
 
 @dataclass(eq=False)
@@ -62,7 +88,11 @@ class _Annotations(Shapes):
             if len(had) != len(wanted):
                 return changed
             old = [dim if isinstance(dim, int) else dim.value for dim in had]
+            follows, before = wanted, known_dims(value)
             wanted = [new if dim is None else dim for dim, new in zip(old, wanted, strict=True)]
+            follows = [dim if new is None else new for dim, new in zip(wanted, follows, strict=True)]
+            value.meta[FOLLOWS] = (wanted, follows)
+            changed |= before != follows
         if value.shape is None or [dim if isinstance(dim, int) else dim.value for dim in value.shape] != wanted:
             value.shape, changed = ir.Shape(wanted), True
         return changed
@@ -87,8 +117,13 @@ class _Annotations(Shapes):
         """Whether the type is known, and each dimension as a number or in terms of the inputs'."""
         if value.type is None or value.shape is None:
             return False
-        dims = self._declared(value) or ()
-        return all(dim is not None and not dim.open and (dim.constant is not None or dim.names <= self.names) for dim in dims)
+        return all(map(self._final, value.shape))
+
+    def _final(self, dim: int | ir.SymbolicDim) -> bool:
+        """Whether a dimension is written as well as it can be; that a name stands for something is to be written."""
+        if isinstance(dim, int):
+            return True
+        return dim.value is not None and _is_final(dim.value, self.names)
 
     def _call(self, node: ir.Node, body: ir.Function, where: Place) -> None:
         if not self._calls:

@@ -4,7 +4,7 @@
     Add(words [batch, sequence, 384], it)   runs only where the two are equal: sequence <= 512
 
 Of two dimensions that meet in a broadcast, either may be 1. Min(512, sequence) is 1 only where sequence is 1, so that
-the two are equal wherever the model runs.
+the two are equal wherever the model runs. What is joined along another axis is equal in any case.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .shape_scope import Dims
 from .walk import held_graphs
 
 Dim = Polynomial | None
-_ELEMENTWISE = frozenset(ELEMENTWISE)
+_TEACHING = frozenset({*ELEMENTWISE, "Concat"})
 
 
 class Bounds:
@@ -33,7 +33,7 @@ class Bounds:
 
     def teaches(self, node: ir.Node) -> bool:
         """Whether a node is of the kind that takes something for granted, and runs whenever the model does."""
-        return node.op_type in _ELEMENTWISE and not node.domain and node.graph is self._graph
+        return node.op_type in _TEACHING and not node.domain and node.graph is self._graph
 
     def learn(self, node: ir.Node, shapes: Sequence[Dims]) -> bool:
         """Take down what `node`, reading values of these shapes, takes for granted; whether that is news."""
@@ -41,10 +41,16 @@ class Bounds:
         if not any(dim is not None and dim.open for dims in known for dim in dims):
             return False
         before = len(self.known)
-        for dims in _columns(known):
-            for table in dims:
-                for size in dims if table is not None and table.smallest else ():
-                    self._meet(table, size, node)
+        joined = node.attributes["axis"].as_int() % len(known[0]) if node.op_type == "Concat" else None
+        for place, dims in _columns(known):
+            if node.op_type != "Concat":
+                for table in dims:
+                    for size in dims:
+                        self._take(node, [other - size for other in limits(table, size) if size is not None])
+            elif len(known[0]) - place != joined:
+                for one, other in zip(dims, dims[1:], strict=False):
+                    if one is not None and other is not None and (one.open or other.open):
+                        self._take(node, [one - other, other - one])
         return len(self.known) > before
 
     def settle(self, dims: Dims) -> Dims:
@@ -53,12 +59,10 @@ class Bounds:
             return dims
         return tuple(dim if dim is None else dim.at_smallest(self._least) for dim in dims)
 
-    def _meet(self, table: Polynomial, size: Dim, node: ir.Node) -> None:
-        others = limits(table, size)
-        if others and size is not None:
-            news = [other - size for other in others if other - size not in self.known]
-            if news and self._runs(node):
-                self.known += news
+    def _take(self, node: ir.Node, formulas: Sequence[Polynomial]) -> None:
+        news = [formula for formula in formulas if not formula.nonnegative and formula not in self.known]
+        if news and self._runs(node):
+            self.known += news
 
     def _runs(self, node: ir.Node) -> bool:
         """Whether an output depends on the node: what is dead is taken out before it can fail."""
@@ -78,10 +82,10 @@ class Bounds:
         return apart.nonnegative or any((apart - known).nonnegative for known in self.known)
 
 
-def _columns(shapes: Sequence[Sequence[Dim]]) -> Iterable[tuple[Dim, ...]]:
-    """Dimensions that meet, aligned at the right."""
+def _columns(shapes: Sequence[Sequence[Dim]]) -> Iterable[tuple[int, tuple[Dim, ...]]]:
+    """Dimensions that meet, each row with its place, counted from 1 at the right."""
     for place in range(1, max(map(len, shapes), default=0) + 1):
-        yield tuple(dims[-place] for dims in shapes if len(dims) >= place)
+        yield place, tuple(dims[-place] for dims in shapes if len(dims) >= place)
 
 
 def _alive(graph: ir.Graph) -> set[ir.Node]:

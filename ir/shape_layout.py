@@ -140,9 +140,10 @@ def _cut_strictly(dim: Polynomial, start: Polynomial, end: Polynomial, step: int
 
 def _clamped(bound: Polynomial, dim: Polynomial) -> Dim:
     """A bound of a slice as a position from 0 to `dim`, None where that depends on sizes."""
-    if bound.constant is not None and (bound.constant < 0 or bound.constant >= _HUGE):
-        inside = dim + bound if bound.constant < 0 else dim
-        return inside if inside.nonnegative else None
+    if bound.constant is not None and bound.constant < 0:
+        return dim - smaller(-bound, dim) if dim.nonnegative else None
+    if bound.constant is not None and bound.constant >= _HUGE:
+        return dim if dim.nonnegative else None
     if not bound.nonnegative:
         return None
     if (dim - bound).nonnegative:

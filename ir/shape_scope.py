@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -17,6 +17,19 @@ Content: TypeAlias = NDArray[np.object_]
 Rule: TypeAlias = "Callable[[ir.Node, Scope], Iterator[Dims]]"
 
 ONE = Polynomial.of(1)
+
+
+#: What follows for an output beside the names that its author gave its dimensions: (declared, what follows).
+FOLLOWS = "tersor.follows"
+
+
+def known(value: ir.Value) -> Sequence[int | str | None] | None:
+    """The dimensions of a value as they follow from the inputs', an output's too; None where no rank is known."""
+    if value.shape is None:
+        return None
+    declared = [dim if isinstance(dim, int) else dim.value for dim in value.shape]
+    found = value.meta.get(FOLLOWS) if value.is_graph_output() else None
+    return found[1] if found is not None and found[0] == declared else declared
 
 
 @dataclass(eq=False, kw_only=True)

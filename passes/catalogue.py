@@ -52,6 +52,7 @@ PASSES: Mapping[str, str] = {
     "raise-mean-pooling": ".raising.raise_mean_pooling:RaiseMeanPooling",
     "raise-normalization-scale": ".raising.raise_normalization_scale:RaiseNormalizationScale",
     "raise-linear": ".raising.raise_linear:RaiseLinear",
+    "raise-partial-rotary": ".raising.raise_partial_rotary:RaisePartialRotary",
     "raise-qdq": ".raising.raise_qdq:RaiseQdq",
     "raise-recurrent-cell": ".raising.raise_recurrent_cell:RaiseRecurrentCell",
     "raise-recurrent-scan": ".raising.raise_recurrent_scan:RaiseRecurrentScan",

@@ -32,6 +32,7 @@ from .raising.raise_looped_recurrence import RaiseLoopedRecurrence
 from .raising.raise_mean_pooling import RaiseMeanPooling
 from .raising.raise_normalization_scale import RaiseNormalizationScale
 from .raising.raise_normalize import RaiseNormalize
+from .raising.raise_partial_rotary import RaisePartialRotary
 from .raising.raise_qdq import RaiseQdq
 from .raising.raise_recurrent_cell import RaiseRecurrentCell
 from .raising.raise_recurrent_scan import RaiseRecurrentScan
@@ -80,6 +81,7 @@ RAISING = Pipeline(
         RaiseMeanPooling(),
         RaiseNormalize(),
         RaiseRotaryEmbedding(),
+        RaisePartialRotary(),
         RaiseRotaryHeads(),
         RaiseAttention(),
         RaiseAttentionGroups(),

@@ -15,7 +15,9 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from ...ir.layout import Atom, Axis, after, fresh, rearranges, size_of, views, whole
+from ...ir.arrangement import Arrangement, arrange
+from ...ir.layout import Axis, after, rearranges, size_of, views, whole
+from ..arrange import arranged
 from ..base import Match, Miss, Rewrite
 from ..edit import Attribute, Tape, only_reader, replace
 
@@ -24,7 +26,7 @@ from ..edit import Attribute, Tape, only_reader, replace
 class Heads(Match):
     """Q, K and V before their heads were split, how many heads each has, and the joined output."""
 
-    inputs: tuple[ir.Value, ir.Value, ir.Value]
+    inputs: tuple[Arrangement, Arrangement, Arrangement]
     query_heads: int
     key_heads: int
     output: ir.Value
@@ -58,21 +60,26 @@ class RaiseAttentionHeads(Rewrite):
         tape = Tape()
         node, heads = found.node, {"q_num_heads": found.query_heads, "kv_num_heads": found.key_heads}
         attributes: dict[str, Attribute] = {**node.attributes, **heads}
-        joined = tape.node("Attention", [*found.inputs, *node.inputs[3:]], attributes, outputs=len(node.outputs))
+        inputs = [*(arranged(tape, plan) for plan in found.inputs), *node.inputs[3:]]
+        joined = tape.node("Attention", inputs, attributes, outputs=len(node.outputs))
         replace(tape, [found.output, *node.outputs[1:]], joined.outputs, matched=[node])
 
 
-def _before_split(value: ir.Value | None) -> tuple[ir.Value, int] | None:
-    """(x, heads) when value is x: [batch, sequence, heads * size] as [batch, heads, sequence, size]."""
+def _before_split(value: ir.Value | None) -> tuple[Arrangement, int] | None:
+    """x: [batch, sequence, heads * size], perhaps by a Reshape, that value has as [batch, heads, sequence, size]."""
+    best: tuple[Arrangement, int] | None = None
     for view in () if value is None else views(value):
         root = whole(view.root)
-        if root is None or len(root) != 3 or len(view.axes) != 4:
+        if root is None or len(view.axes) != 4 or view.root is value:
             continue
         batch, heads, sequence, size = view.axes
         count = size_of(heads).constant
-        if (batch, sequence) == root[:2] and count is not None and _is_split(heads, size, root[2]):
-            return view.root, count
-    return None
+        plan = arrange(view.root, root, [batch, sequence, (*heads, *size)])
+        if plan is None or count is None or any(step.perm is not None for step in plan.steps):
+            continue
+        if best is None or len(plan.steps) <= len(best[0].steps):
+            best = plan, count
+    return best
 
 
 def _after_join(value: ir.Value) -> ir.Value | None:
@@ -90,11 +97,3 @@ def _after_join(value: ir.Value) -> ir.Value | None:
         if now is not None and tuple(now) == joined:
             return value
     return None
-
-
-def _is_split(heads: Axis, size: Axis, hidden: Axis) -> bool:
-    """Whether heads and size are the outer and inner part of the hidden axis."""
-    if not hidden:
-        return not heads and not size
-    parts = fresh(hidden[0].axis, (*(Atom(None, atom.size) for atom in (*heads, *size)),))
-    return (*heads, *size) == parts and size_of(parts) == size_of(hidden)

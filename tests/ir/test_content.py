@@ -44,7 +44,7 @@ def last(*lines: str, opset: int = 23, **constants: object) -> Content | None:
         (["s = Shape(x)", "h = Slice(s, [0], [2])", "y = ReduceProd{keepdims=0}(h)"], ["batch*sequence"]),
         (["s = Shape(x)", "a = Gather(s, 0)", "b = Gather(s, 1)", "y = Add(b, a)"], ["batch + sequence"]),
         (["s = Shape(x)", "y = Max(s, 0)"], ["batch", "sequence", 384]),
-        (["s = Shape(x)", "y = Min(s, 1)"], [None, None, 1]),
+        (["s = Shape(x)", "y = Min(s, 1)"], ["Min(1, batch)", "Min(1, sequence)", 1]),
         (["s = Shape(x)", "c = Equal(s, -1)", "y = Where(c, [1, 1, 1], s)"], ["batch", "sequence", 384]),
         (["s = Shape(x)", "c = Equal(s, 1)", "y = Where(c, 7, s)"], [None, None, 384]),
         (["s = Shape(x)", "c = Equal(s, 1)", "y = Where(c, s, s)"], ["batch", "sequence", 384]),

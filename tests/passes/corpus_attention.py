@@ -109,10 +109,18 @@ def turned_heads() -> ir.Model:
 
 
 def shared_tables() -> ir.Model:
-    """Rotary positions from tables that all rows of a batch share."""
-    text = ["q = MatMul(x, wq)", "y = RotaryEmbedding{num_heads=4}(q, cos, sin)"]
-    tables = dict.fromkeys(("cos", "sin"), "float[1, sequence, 4]")
-    return graph(*text, inputs=X | tables, wq=normal(32, 32))
+    """Rotary positions on half of each head, from tables that all rows of a batch share."""
+    turn = ["a = Slice(qh, [0], [4], [3])", "r = RotaryEmbedding(a, cos, sin)", "b = Slice(qh, [4], [8], [3])"]
+    tables = dict.fromkeys(("cos", "sin"), "float[1, sequence, 2]")
+    return graph(
+        "q = MatMul(x, wq)",
+        *split("q"),
+        *turn,
+        "yh = Concat{axis=3}(r, b)",
+        *JOIN,
+        inputs=X | tables,
+        wq=normal(32, 32),
+    )
 
 
 def cached_attention() -> ir.Model:

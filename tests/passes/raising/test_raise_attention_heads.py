@@ -64,6 +64,15 @@ class TestRewrites:
         found = apply(RaiseAttentionHeads(), model(*SPLITS, ATTEND, *joined(), *second))
         assert [line.split(" = ")[0] for line in found] == ["y", "z"]
 
+    def test_heads_that_never_lay_side_by_side_do_after_a_reshape(self) -> None:
+        text = ("r = Relu(q4)", "qh = Transpose{perm=[0, 2, 1, 3]}(r)")
+        made = model(*text, *SPLITS[2:], ATTEND, *joined(), inputs={**X, "q4": "float[batch, queries, 4, 8]"})
+        assert apply(RaiseAttentionHeads(), made) == [
+            "r = Relu(q4)",
+            "y/Reshape = Reshape(r, y/shape)",
+            "y = Attention{kv_num_heads=4, q_num_heads=4, scale=0.5}(y/Reshape, k, v)",
+        ]
+
     def test_a_cache_keeps_its_heads_apart(self) -> None:
         past = X | dict.fromkeys(("ck", "cv"), "float[batch, 4, past, 8]")
         attend = "(yh, pk, pv) = Attention(qh, kh, vh, _, ck, cv)"
@@ -90,28 +99,6 @@ REFUSED = [
         ),
     ),
     ("split", model("qh = Reshape(q, [0, 4, -1, 8])", *SPLITS[2:], ATTEND, *joined())),
-    (
-        "split",
-        model(
-            "qr = Reshape(q, [-1, 1, 4, 8])",
-            "qh = Transpose{perm=[0, 2, 1, 3]}(qr)",
-            *SPLITS[2:],
-            ATTEND,
-            "yt = Transpose{perm=[0, 2, 1, 3]}(yh)",
-            "y = Reshape(yt, [0, 0, 32])",
-        ),
-    ),
-    (
-        "split",
-        model(
-            "qr = Relu(q4)",
-            "qh = Transpose{perm=[0, 2, 1, 3]}(qr)",
-            *SPLITS[2:],
-            ATTEND,
-            *joined(),
-            inputs={**X, "q4": "float[batch, queries, 4, 8]"},
-        ),
-    ),
     ("split", model(SPLITS[0], "qh = my.Transpose{perm=[0, 2, 1, 3]}(q4)", *SPLITS[2:], ATTEND, *joined())),
     ("heads", model(*split("q"), *split("k"), *split("v", 2, 16), ATTEND, *joined())),
     (
