@@ -28,11 +28,14 @@ Target = tuple[int | Kept, ...]
 
 @dataclass(frozen=True)
 class Step:
-    """A Reshape to `target`, or a Transpose by `perm`; the dimensions of what comes out."""
+    """A Reshape to `target`, a Transpose by `perm`, or axes of size one taken out (Squeeze) or put in (Unsqueeze); the
+    dimensions of what comes out."""
 
     dims: tuple[int | str | None, ...]
     target: Target | None = None
     perm: tuple[int, ...] | None = None
+    squeezed: tuple[int, ...] = ()
+    unsqueezed: tuple[int, ...] = ()
 
     @classmethod
     def reshape(cls, sizes: Sequence[Polynomial], have: Sequence[Polynomial]) -> Step | None:
@@ -109,9 +112,33 @@ def _moved(given: Sequence[Axis], axes: Sequence[Axis], wanted: Sequence[Axis]) 
 
 
 def _steps(given: Sequence[Axis], wanted: Sequence[Axis]) -> list[Step | None]:
-    """The Reshape between two groupings of the same atoms in the same order, if they differ."""
+    """The Reshape between two groupings of the same atoms in the same order, if they differ.
+
+    Where its target would have to be computed and axes of size one are all that differs, they alone are taken or given.
+    """
     have, sizes = [size_of(axis) for axis in given], [size_of(axis) for axis in wanted]
-    return [] if have == sizes else [Step.reshape(sizes, have)]
+    if have == sizes:
+        return []
+    step, dims = Step.reshape(sizes, have), tuple(map(element, sizes))
+    if step is None or any(isinstance(dim, Kept) for dim in step.target or ()):
+        fewer, more = _more(given, wanted), _more(wanted, given)
+        if fewer or more:
+            return [Step(dims, squeezed=fewer or (), unsqueezed=more or ())]
+    return [step]
+
+
+def _more(longer: Sequence[Axis], shorter: Sequence[Axis]) -> tuple[int, ...] | None:
+    """The places of the axes of size one that the one has and the other has not; None where more than that differs."""
+    found: list[int] = []
+    left = list(shorter)
+    for place, axis in enumerate(longer):
+        if left and left[0] == axis:
+            del left[0]
+        elif not axis:
+            found.append(place)
+        else:
+            return None
+    return None if left else tuple(found)
 
 
 def _divided(axes: Sequence[Axis], parts: Sequence[Atom]) -> tuple[Axis, ...] | None:
@@ -138,11 +165,13 @@ def spelled(sizes: Sequence[Polynomial], have: Sequence[Polynomial]) -> Target |
         number if number is not None else 0 if stays else -1 for number, stays in zip(numbers, same, strict=True)
     ]
     if target.count(-1) > 1:
-        # the first that is found nowhere else is the one that may be left open
+        # one that is found nowhere else may be left open, or else the first
         found = [have.index(size) if size in have else None for size in sizes]
         target = [
             Kept(place) if dim == -1 and place is not None else dim for dim, place in zip(target, found, strict=True)
         ]
+        if -1 not in target:
+            target[next(index for index, dim in enumerate(target) if isinstance(dim, Kept))] = -1
     return None if target.count(-1) > 1 else tuple(target)
 
 

@@ -39,14 +39,15 @@ def annotate(model: ir.Model) -> int:
 def _finished(model: ir.Model) -> bool:
     """Whether each value has its type, and each dimension is written as well as it can be."""
     names = frozenset(dimension_names(model))
-    known: dict[str | None, bool] = {None: False}
+    known: dict[str | None, bool] = {}
 
     def final(dim: int | ir.SymbolicDim) -> bool:
         if isinstance(dim, int):
             return True
-        if dim.value not in known:
-            known[dim.value] = _is_final(dim.value, names)
-        return known[dim.value]
+        text = dim.value
+        if text not in known:
+            known[text] = text is not None and _is_final(text, names)
+        return known[text]
 
     return all(
         value.type is not None and value.shape is not None and all(map(final, value.shape)) for value in _results(model)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import reduce
+from itertools import pairwise
 
 import onnx_ir as ir
 
@@ -48,7 +49,7 @@ class Bounds:
                     for size in dims:
                         self._take(node, [other - size for other in limits(table, size) if size is not None])
             elif len(known[0]) - place != joined:
-                for one, other in zip(dims, dims[1:], strict=False):
+                for one, other in pairwise(dims):
                     if one is not None and other is not None and (one.open or other.open):
                         self._take(node, [one - other, other - one])
         return len(self.known) > before

@@ -42,7 +42,7 @@ def _meet_strictly(left: Dim, right: Dim) -> Dim:
 
 
 def limits(table: Dim, size: Dim) -> tuple[Polynomial, ...]:
-    """What bounds the size if a `Min` of it meets it in a broadcast, which makes the two equal; empty where it does not.
+    """What bounds a size that a `Min` of it meets in a broadcast, which makes the two equal; empty where it does not.
 
     The smallest of several sizes is 1 where one of them is: if all others are 2 or more, only where `size` is.
     """

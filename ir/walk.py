@@ -16,7 +16,7 @@ def every_node(graph: ir.Graph | ir.Function) -> Iterator[ir.Node]:
     """The nodes of a graph in order, each followed by those of the subgraphs that it holds."""
     for node in graph:
         yield node
-        if node.op_type in _HOLDERS or node.domain:
+        if may_hold_graphs(node):
             for held in held_graphs(node):
                 yield from every_node(held)
 
@@ -25,9 +25,14 @@ def every_graph(graph: ir.Graph) -> Iterator[ir.Graph]:
     """A graph and all graphs inside of it, outer ones first."""
     yield graph
     for node in graph:
-        if node.op_type in _HOLDERS or node.domain:
+        if may_hold_graphs(node):
             for held in held_graphs(node):
                 yield from every_graph(held)
+
+
+def may_hold_graphs(node: ir.Node) -> bool:
+    """Whether a node is of an op that may hold graphs; asked of every node, where `held_graphs` would look longer."""
+    return node.op_type in _HOLDERS or bool(node.domain)
 
 
 def held_graphs(node: ir.Node) -> Iterator[ir.Graph]:

@@ -17,6 +17,9 @@ def arranged(tape: Tape, plan: Arrangement) -> ir.Value:
     for step in plan.steps:
         if step.target is not None:
             moved = tape("Reshape", result, _target(tape, result, step.target))
+        elif step.squeezed or step.unsqueezed:
+            axes = tape.constant(step.squeezed or step.unsqueezed, "axes")
+            moved = tape("Squeeze" if step.squeezed else "Unsqueeze", result, axes)
         else:
             moved = tape("Transpose", result, perm=step.perm)
         moved.type, moved.shape = result.type, ir.Shape(step.dims)

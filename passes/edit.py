@@ -224,15 +224,23 @@ def take_name(before: ir.Value, after: ir.Value) -> None:
 def constant_of(value: ir.Value | None) -> Array | None:
     """The array behind a constant: an initializer or the output of a Constant node; None for anything computed, and
     for a default that the caller may override (an initializer that is an input too)."""
-    if value is None or value.is_graph_input():
+    if value is None or _computed(value) or value.is_graph_input():
         return None
     tensor = ir.convenience.get_const_tensor(value)
     return None if tensor is None else tensor.numpy()
 
 
+def _computed(value: ir.Value) -> bool:
+    """Whether a value is certainly no constant: asked far more often than answered otherwise."""
+    if value.const_value is not None:
+        return False
+    node = value.producer()
+    return node is None or node.op_type != "Constant"
+
+
 def scalar_of(value: ir.Value | None) -> float | None:
     """The number behind a constant of one element, else None. Reads nothing larger than that."""
-    if value is None or (value.shape is not None and any(dim != 1 for dim in value.shape)):
+    if value is None or _computed(value) or any(dim != 1 for dim in value.shape or ()):
         return None
     array = constant_of(value)
     return float(array.item()) if array is not None and array.size == 1 else None

@@ -12,6 +12,7 @@ from .clean.inline_branches import InlineBranches
 from .clean.inline_functions import InlineFunctions
 from .clean.merge_common_subexpressions import MergeCommonSubexpressions
 from .clean.simplify_views import SimplifyViews
+from .clean.source_shapes import SourceShapes
 from .pipeline import Pipeline
 from .raising.fold_batch_normalization import FoldBatchNormalization
 from .raising.raise_activation import RaiseActivation
@@ -23,6 +24,7 @@ from .raising.raise_bidirectional_recurrence import RaiseBidirectionalRecurrence
 from .raising.raise_causal_mask import RaiseCausalMask
 from .raising.raise_contrib import RaiseContrib
 from .raising.raise_einsum import RaiseEinsum
+from .raising.raise_flat_gather import RaiseFlatGather
 from .raising.raise_gelu import RaiseGelu
 from .raising.raise_glu import RaiseGlu
 from .raising.raise_grid_gather import RaiseGridGather
@@ -59,7 +61,9 @@ RAISING = Pipeline(
         InferShapes(),
         FoldShapes(),
         RaiseGridGather(),
+        RaiseFlatGather(),
         InferShapes(),
+        SourceShapes(),
         DropTrueMasks(),
         MergeCommonSubexpressions(),
         RaiseEinsum(),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from ..ir.walk import every_graph, every_node
+from ..ir.walk import held_graphs, may_hold_graphs
 from .base import Contract, Finding, Lossy
 
 
@@ -22,18 +22,20 @@ class Size:
 
     @classmethod
     def of(cls, model: ir.Model) -> Size:
-        tensors = {
-            id(value.const_value): value.const_value
-            for graph in every_graph(model.graph)
-            for value in graph.initializers.values()
-            if value.const_value is not None
-        }
-        nodes = 0
-        for node in every_node(model.graph):
-            nodes += 1
-            if node.op_type == "Constant" and not node.domain and "value" in node.attributes:
-                tensor = node.attributes["value"].as_tensor()
-                tensors[id(tensor)] = tensor
+        tensors: dict[int, ir.TensorProtocol] = {}
+        graphs, nodes = [model.graph], 0
+        while graphs:
+            graph = graphs.pop()
+            stored = (value.const_value for value in graph.initializers.values())
+            tensors |= {id(each): each for each in stored if each is not None}
+            for node in graph:
+                nodes += 1
+                if node.op_type == "Constant" and not node.domain and "value" in node.attributes:
+                    # `as_tensor` would ask whether the tensor has every method that tensors have
+                    tensor: ir.TensorProtocol = node.attributes["value"].value
+                    tensors[id(tensor)] = tensor
+                elif may_hold_graphs(node):
+                    graphs += held_graphs(node)
         return cls(nodes, sum(tensor.nbytes for tensor in tensors.values()))
 
 

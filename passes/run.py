@@ -55,7 +55,8 @@ def run_pipeline(
     context = context or Context()
     feeds = context.feeds if context.feeds or verify is Verify.OFF else [trial_feeds(model, seed=context.seed)]
     steps = tuple(_with_upgrade(pipeline, model))
-    original = model.clone() if undo else None
+    with _uncollected():
+        original = model.clone() if undo else None
     records: list[PassReport] = []
     size = Size.of(model)
     try:
@@ -132,7 +133,7 @@ def _record(step: Pass, model: ir.Model, context: Context, observe: Observer | N
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Without the cyclic collector, which would walk the whole graph again and again while a pass makes nodes."""
+    """Without the cyclic collector, which would walk the whole graph again and again while nodes are made."""
     collecting = gc.isenabled()
     gc.disable()
     try:

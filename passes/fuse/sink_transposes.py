@@ -196,7 +196,7 @@ def _turned(tape: Tape, item: Input, perm: Perm, made: dict[ir.Value, ir.Value])
     if item.dims is not None:
         array = constant_of(value)
         assert array is not None
-        return tape.weight(array.reshape(item.dims), value.name or "constant")
+        return tape.constant(array.reshape(item.dims), value.name or "constant")
     if not item.turned:
         return value
     if value not in made:

@@ -206,6 +206,19 @@ def test_refuses_a_link_out_of_the_folder(tmp_path: Path) -> None:
         load(path)
 
 
+def test_metadata_of_nodes_is_read_and_equal_strings_are_kept_once(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Add", ["x", "w"], ["h"]), helper.make_node("Neg", ["h"], ["g"])]
+    nodes += [helper.make_node("Add", ["g", "w"], ["y"])]
+    proto = _proto(*nodes, weights={"w": np.ones(5000, np.float32)})
+    for index in (0, 2):
+        proto.graph.node[index].metadata_props.add(key="namespace", value="layer " + "0" * 40)
+    proto.graph.node[2].metadata_props.add(key="number", value="2")
+    first, second, third = (node.metadata_props for node in load(_file(tmp_path, proto)).graph)
+    assert (first, second) == ({"namespace": "layer " + "0" * 40}, {})
+    assert third == first | {"number": "2"}
+    assert third["namespace"] is first["namespace"]
+
+
 def test_refuses_a_truncated_model_at_every_length(tmp_path: Path) -> None:
     data = _file(
         tmp_path,

@@ -42,7 +42,11 @@ def last(*text: str, inputs: dict[str, str] | None = None, **constants: object) 
         (["y = Add(x, p)"], {**X, "p": "float[1, 1, 1]"}, ["batch", "sequence", 8]),
         (["y = Slice(x, [0], [9223372036854775807], [1])"], X, ["batch", "sequence", 8]),
         (["y = Slice(x, [0], [2], [2])"], X, ["batch", "sequence", 2]),
-        (["s = Shape{start=1, end=2}(x)", "y = Slice(p, [0], s, [0])"], {**X, "p": "float[512]"}, ["Min(512, sequence)"]),
+        (
+            ["s = Shape{start=1, end=2}(x)", "y = Slice(p, [0], s, [0])"],
+            {**X, "p": "float[512]"},
+            ["Min(512, sequence)"],
+        ),
         (["y = Slice(x, [0], [4], [1])"], X, ["batch", "Min(4, sequence)", 8]),
         (["y = Slice(x, [-4], [9223372036854775807], [1])"], X, ["batch", "Min(4, sequence)", 8]),
         (["n = Shape{start=0, end=1}(x)", "k = Squeeze(n)", "y = Range(0, k, 1)"], X, ["batch"]),
@@ -88,7 +92,7 @@ def test_what_is_declared_stays() -> None:
     inner, result = (node.outputs[0] for node in model.graph)
     inner.shape, result.shape = ir.Shape(["batch", 3, 8]), ir.Shape(["rows", None, 8])
     annotate(model)
-    assert (dimensions(inner), dimensions(result)) == (["batch", 3, 8], ["rows", 3, 8])
+    assert (dimensions(inner), result.shape) == (["batch", 3, 8], ir.Shape(["rows", 3, 8]))
 
 
 LOOP = """g (float[n, 4] x, int64 k) => (float[a, b] y) {{

@@ -122,6 +122,16 @@ def channels_last() -> ir.Model:
     )  # fmt: skip
 
 
+def grouped_channels() -> ir.Model:
+    """A group normalization by way of an instance normalization, as torch exports it."""
+    return graph(
+        "c = Conv{pads=[1, 1, 1, 1]}(x, w)", "r = Reshape(c, [0, 2, -1])",
+        "i = InstanceNormalization{epsilon=0.001}(r, [1.0, 1.0], [0.0, 0.0])", "n = Reshape(i, [0, 8, 5, 6])",
+        "m = Mul(n, g)", "a = Add(m, b)", "y = Relu(a)",
+        inputs={"x": "float[batch, 3, 5, 6]"}, w=normal(8, 3, 3, 3), g=normal(8, 1, 1), b=normal(8, 1, 1) - 1,
+    )  # fmt: skip
+
+
 def masks() -> ir.Model:
     """A padding mask spread by GatherND, and-ed with one that is true everywhere."""
     return graph(
@@ -297,16 +307,27 @@ def settled_branch() -> ir.Model:
         }""")
 
 
+def flat_mask() -> ir.Model:
+    """A mask of padding read place by place from its flattened form, and a shape read from a computed value."""
+    return graph(
+        "s = Shape(m)", "n = Gather(s, 0)", "k = Gather(s, 1)", "i = Range(0, n, 1)", "j = Range(0, k, 1)",
+        "row = Unsqueeze(i, [1, 2, 3])", "column = Unsqueeze(j, [0, 1, 2])", "start = Mul(row, k)",
+        "at = Add(column, start)", "flat = Flatten{axis=2}(m)", "g = Gather(flat, at)", "y = Not(g)",
+        inputs={"m": "bool[batch, keys]"},
+    )  # fmt: skip
+
+
 CORPUS: Mapping[str, Callable[[], ir.Model]] = {
     made.__name__: made
     for made in (
         attention.exported_attention, attention.split_attention, attention.repeated_attention,
         attention.whole_attention, attention.floored_attention, attention.causal_attention, attention.future_mask,
         attention.cached_attention, attention.turned_heads, attention.shared_tables,
-        feed_forward, tanh_gelu, lstm, gru, convolution, shape_chain, swapped_axes, channels_last, masks, tied_table,
+        feed_forward, tanh_gelu, lstm, gru, convolution, shape_chain, swapped_axes, channels_last,
+        grouped_channels, masks, tied_table,
         quantized, scaled_layers, gelu_layer, branches, functions,
         constants, normalizations, gated, sentence, rotary_positions, optimized_encoder, linear_layers, integer_product,
         einsums,
-        lstm_cell, scanned_gru, unrolled_rnn, two_directions, turned_rnn, looped_rnn, settled_branch,
+        lstm_cell, scanned_gru, unrolled_rnn, two_directions, turned_rnn, looped_rnn, settled_branch, flat_mask,
     )
 }  # fmt: skip

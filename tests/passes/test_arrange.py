@@ -110,6 +110,19 @@ class TestPlans:
         x = np.arange(6 * 2 * 5, dtype=np.float32).reshape(6, 2, 5)
         np.testing.assert_array_equal(on_onnxruntime(model, {"x": x})[0], x.reshape(12, 5))
 
+    def test_axes_of_size_one_come_and_go_where_a_target_would_be_computed(self) -> None:
+        plan = planned("float[1, a, b, 4]", ((1, "a", 1),), ((2, "b", 1),), ((3, 4, 1),))
+        assert plan is not None
+        model = emit("float[1, a, b, 4]", plan)
+        assert lines(model) == ["y = Squeeze(x, y/axes)"]
+        x = np.arange(24, dtype=np.float32).reshape(1, 2, 3, 4)
+        np.testing.assert_array_equal(on_onnxruntime(model, {"x": x})[0], x[0])
+        plan = planned("float[a, b, 4]", (), ((0, "a", 1),), (), ((1, "b", 1),), ((2, 4, 1),))
+        assert plan is not None
+        model = emit("float[a, b, 4]", plan)
+        assert lines(model) == ["y = Unsqueeze(x, y/axes)"]
+        np.testing.assert_array_equal(on_onnxruntime(model, {"x": x[0]})[0], x[:, :, None])
+
     def test_repeats_are_left_out_of_what_is_wanted(self) -> None:
         model = graph("y = Relu(x)", inputs={"x": "float[2, 3]"})
         value = model.graph.inputs[0]
@@ -149,7 +162,7 @@ def test_a_value_that_repeats_its_root_is_refused() -> None:
         (("n", 3), ("n", 3), (0, 3)),
         (("n", 6), ("n", 2, 3), (0, 6)),
         ((3, "n"), ("n", 3), (3, -1)),
-        (("m", "n"), ("n", "m"), (Kept(1), Kept(0))),
+        (("m", "n"), ("n", "m"), (-1, Kept(0))),
         (("2*n", "m"), ("n", 2, "m"), (-1, Kept(2))),
         (("2*n", "3*m"), ("n", 2, "m", 3), None),
         ((0, 3), (0, 3), None),

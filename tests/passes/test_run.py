@@ -177,7 +177,8 @@ def test_a_pass_that_raises_is_named_and_rolled_back(verify: Verify) -> None:
     is_untouched(model, before, weights)
 
 
-def test_an_interrupt_rolls_back_too() -> None:
+@pytest.mark.parametrize("undo", [True, False])
+def test_an_interrupt_rolls_back_too(undo: bool) -> None:
     def interrupt(model: ir.Model) -> None:
         model.graph.outputs[0].name = "gone"
         raise KeyboardInterrupt
@@ -185,8 +186,8 @@ def test_an_interrupt_rolls_back_too() -> None:
     model = perceptron()
     before = format_model(model)
     with pytest.raises(KeyboardInterrupt):
-        run_pipeline(Pipeline.of(Does(what=interrupt)), model)
-    assert format_model(model) == before
+        run_pipeline(Pipeline.of(Does(what=interrupt)), model, undo=undo)
+    assert (format_model(model) == before) is undo
 
 
 def test_an_error_on_purpose_keeps_its_class_and_says_in_which_pass() -> None:

@@ -28,6 +28,7 @@ def _kernel(kernel: Callable[..., tuple[Tensor, ...]], order: Sequence[int], lay
         gates = part.chunk(len(order))
         return torch.cat([gates[i] for i in order]) if len(order) > 1 else part
 
+    _check_states(layer)
     parameters: list[Tensor] = []
     for d in range(len(layer.backward)):
         parameters += [ordered(layer.weight[d]), ordered(layer.recurrence[d])]
@@ -48,6 +49,15 @@ def _kernel(kernel: Callable[..., tuple[Tensor, ...]], order: Sequence[int], lay
     result = result.flip(0) if reverse else result
     columns = torch.unflatten(result, -1, (len(layer.backward), -1)).transpose(1, 2)
     return layer.finished(columns, tuple(finals))
+
+
+def _check_states(layer: Layer) -> None:
+    """Raise ValueError for states of wrong sizes: torch's kernels read past their end."""
+    expected = (len(layer.backward), layer.x.shape[1], layer.recurrence.shape[-1])
+    for state in layer.states:
+        pairs = [(a, b) for a, b in zip(state.shape, expected, strict=False) if type(a) is int and type(b) is int]
+        if state.dim() != 3 or any(a != b for a, b in pairs):
+            raise ValueError(f"initial states are {list(state.shape)}, expected {list(expected)}")
 
 
 def lstm(

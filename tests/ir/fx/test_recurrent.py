@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tersor.ir.errors import ModelError
 from tersor.ir.fx import to_fx
+from tersor.ir.runner import runner
 from tersor.ir.text import graph
 from torch.fx import GraphModule
 
@@ -184,3 +186,16 @@ def test_inductor_compiles_any_length(tmp_path: Path) -> None:
         for steps, batch in ((1, 1), (5, 2), (30, 4)):
             x = torch.randn(steps, batch, INPUT, generator=torch.Generator().manual_seed(0))
             torch.testing.assert_close(compiled(x)[0], module(x)[0])
+
+
+@pytest.mark.parametrize("op", GATES)
+@pytest.mark.parametrize("state", [(1, BATCH - 1, HIDDEN), (1, BATCH, HIDDEN - 1), (2, BATCH, HIDDEN), (BATCH, HIDDEN)])
+def test_states_of_wrong_sizes_are_refused(op: str, state: tuple[int, ...]) -> None:
+    """The kernels would read what lies behind them."""
+    given = ", h0, h0" if op == "LSTM" else ", h0"
+    sizes = {"x": (STEPS, BATCH, INPUT), "w": (1, GATES[op] * HIDDEN, INPUT), "r": (1, GATES[op] * HIDDEN, HIDDEN)}
+    options = ", linear_before_reset=1" if op == "GRU" else ""
+    model = graph(f"y = {op}{{hidden_size={HIDDEN}{options}}}(x, w, r, _, _{given})")
+    feeds = {name: np.ones(shape, np.float32) for name, shape in (sizes | {"h0": state}).items()}
+    with pytest.raises(ModelError, match="initial states"):
+        runner(model)(feeds)
