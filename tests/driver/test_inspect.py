@@ -13,7 +13,7 @@ from tersor.ir.cost import cost
 from tersor.ir.errors import OptionError
 from tersor.ir.text import graph
 from tersor.passes.presets import RAISING
-from tersor.passes.raising.raise_gelu import RaiseGelu
+from tersor.passes.raising.activation.raise_gelu import RaiseGelu
 from tersor.tests.driver.support import Cli, dense
 
 

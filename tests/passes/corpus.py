@@ -11,7 +11,7 @@ from tersor.passes.base import Context
 from tersor.passes.quantize.quantize_dynamic import QuantizeDynamic
 from tersor.tests.passes import corpus_attention as attention
 from tersor.tests.passes.corpus_attention import KEEP, X, normal, split
-from tersor.tests.passes.raising.recurrences import GRU, LSTM, numbers, scan, step, weights
+from tersor.tests.passes.raising.recurrence.graphs import GRU, LSTM, numbers, scan, step, weights
 from tersor.tests.support import arithmetic, inside_if, parse
 
 

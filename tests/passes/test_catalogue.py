@@ -17,7 +17,7 @@ from tersor.passes import catalogue
 from tersor.passes.base import Context, Lossy, Outcome, Pass, Rewrite
 from tersor.passes.catalogue import PASSES, create, find, spell, table
 from tersor.passes.presets import RAISING
-from tersor.passes.raising.raise_gelu import RaiseGelu
+from tersor.passes.raising.activation.raise_gelu import RaiseGelu
 from tersor.passes.syntax import Step
 
 

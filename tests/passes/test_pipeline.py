@@ -12,7 +12,7 @@ from tersor.passes.clean.fold_constants import FoldConstants
 from tersor.passes.pipeline import Pipeline, text_of, title
 from tersor.passes.presets import RAISING
 from tersor.passes.quantize.quantize_dynamic import QuantizeDynamic
-from tersor.passes.raising.raise_gelu import RaiseGelu
+from tersor.passes.raising.activation.raise_gelu import RaiseGelu
 
 ROWS = QuantizeDynamic(rows=True, ignore=("*.head", "a, b"))
 
@@ -31,7 +31,7 @@ ROWS = QuantizeDynamic(rows=True, ignore=("*.head", "a, b"))
             (FoldConstants(), ROWS),
         ),
         ("quantize-dynamic{rows=true,ignore=['*.head', 'a, b']}", (ROWS,)),
-        ("tersor.passes.raising.raise_gelu:RaiseGelu", (RaiseGelu(),)),
+        ("tersor.passes.raising.activation.raise_gelu:RaiseGelu", (RaiseGelu(),)),
         (
             [FoldConstants(), {"later": ["raise-gelu"]}],
             (FoldConstants(), Pipeline(label="later", steps=(RaiseGelu(),))),

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from ...base import Miss
 from ...edit import Attribute, Tape
-from ..quantized import dequantized
+from ..quantized.quantized import dequantized
 from .call import Build, Call, Table, ends, is_constant, named, pieces, rank, size
 from .masks import Scene, both, mask_of
 

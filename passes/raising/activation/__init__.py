@@ -1,0 +1,1 @@
+"""Activations and gated units by what they compute."""

@@ -1,0 +1,1 @@
+"""Attention from softmax and two products: heads, groups, caches and masks."""

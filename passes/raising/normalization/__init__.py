@@ -1,0 +1,1 @@
+"""Normalization over features from its arithmetic."""

@@ -1,0 +1,1 @@
+"""Quantized products as Q/DQ around float ops."""
