@@ -20,7 +20,7 @@ from ...ir.shape_annotate import annotate
 from ..base import Context, Match, Miss, Outcome, Rewrite
 from ..edit import Tape, replace
 from .contrib import KEPT, TABLE
-from .contrib.call import Build, Call
+from .contrib.call import AbsentError, Build, Call
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,10 @@ class RaiseContrib(Rewrite):
         call = Call(node)
         if not any(call.reads(index) for index in range(len(node.outputs))):
             return Miss("outputs", node.name or "", "an output that somebody reads")
-        found = TABLE[key](call)
+        try:
+            found = TABLE[key](call)
+        except AbsentError as absent:
+            return Miss("inputs", node.name or "", str(absent))
         return found if isinstance(found, Miss) else Standing(node=node, build=found)
 
     def rewrite(self, found: Match) -> None:

@@ -19,6 +19,10 @@ MICROSOFT = "com.microsoft"
 Build = Callable[[Tape], Sequence[ir.Value | None]]
 
 
+class AbsentError(LookupError):
+    """A required input is left out: the node is not what its op says."""
+
+
 @dataclass(frozen=True)
 class Call:
     """A node whose inputs and attributes are read with their defaults."""
@@ -32,9 +36,10 @@ class Call:
         return found if found is not None and found.name else None
 
     def need(self, index: int) -> ir.Value:
-        """An input that the op's definition requires."""
+        """An input that the op's definition requires. Raises AbsentError where it is left out all the same."""
         found = self[index]
-        assert found is not None
+        if found is None:
+            raise AbsentError(f"input {index}")
         return found
 
     def reads(self, index: int) -> bool:

@@ -221,3 +221,9 @@ def test_ops_of_other_domains_are_nobodys_business() -> None:
 
 def test_an_op_is_raised_or_kept() -> None:
     assert not set(TABLE) & set(KEPT)
+
+
+def test_a_required_input_that_is_left_out_is_a_miss() -> None:
+    made = graph("y = com.microsoft.QuickGelu(_)", inputs={"x": "float[2]"}, outputs=["y"])
+    (miss,) = misses(RaiseContrib(), made)
+    assert (miss.rule, miss.need) == ("inputs", "input 0")
