@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from .errors import PassError
 from .text import place
+from .walk import held_graphs
 
 #: The opset of the semantic level: the newest that torch's exporter emits.
 SEMANTIC_OPSET = 23
@@ -118,16 +119,6 @@ def _bodies(model: ir.Model) -> Iterator[ir.Graph | ir.Function]:
     yield from model.functions.values()
 
 
-def _held(node: ir.Node) -> Iterator[ir.Graph]:
-    for attr in node.attributes.values():
-        if attr.is_ref():
-            continue
-        if attr.type == ir.AttributeType.GRAPH:
-            yield attr.as_graph()
-        elif attr.type == ir.AttributeType.GRAPHS:
-            yield from attr.as_graphs()
-
-
 def _scopes(body: ir.Graph | ir.Function) -> Iterator[ir.Graph | ir.Function]:
     yield body
     yield from body.subgraphs()
@@ -145,7 +136,7 @@ def _order(scope: ir.Graph | ir.Function, known: set[ir.Value]) -> Iterator[str]
         for value in node.inputs:
             if value is not None and value not in known:
                 yield f"{place(node)}: its input {value.name!r} is not computed before it"
-        for held in _held(node):
+        for held in held_graphs(node):
             yield from _order(held, known)
         known.update(node.outputs)
         mine.update(node.outputs)

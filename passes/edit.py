@@ -11,6 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ..ir.provenance import inherit
+from ..ir.walk import every_node, held_graphs, may_hold_graphs
 
 Attribute = int | float | str | Sequence[int] | Sequence[float] | ir.TensorProtocol | ir.Attr | None
 Array = NDArray[np.generic]
@@ -273,10 +274,8 @@ def attribute(node: ir.Node, name: str, default: int) -> int:
 
 def _inside(node: ir.Node) -> Iterator[ir.Node]:
     """The nodes of the subgraphs that a node holds, however deep."""
-    for attr in node.attributes.values():
-        if attr.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
-            for held in attr.as_graphs() if attr.type == ir.AttributeType.GRAPHS else (attr.as_graph(),):
-                yield from held.all_nodes()
+    for held in held_graphs(node) if may_hold_graphs(node) else ():
+        yield from every_node(held)
 
 
 def _let_go(node: ir.Node) -> None:
