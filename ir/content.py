@@ -18,6 +18,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from .constants import tensor_of
 from .polynomial import Polynomial
 from .shape_contents import CONTENTS, SMALL, lift
 from .shape_scope import Content as Numbers
@@ -39,7 +40,7 @@ def content(value: ir.Value | None) -> Content | None:
     """The elements of an integer scalar or vector, or None when it is no such thing or nothing is known about it."""
     if value is None or (value.shape is not None and len(value.shape) > 1):
         return None
-    tensor = _constant(value)
+    tensor = tensor_of(value)
     if tensor is not None:
         if len(tensor.shape) > 1 or tensor.size > SMALL or not tensor.dtype.is_integer():
             return None
@@ -119,14 +120,14 @@ class _Reader(Scope):
         shape = known(value)
         if shape is not None:
             return tuple(map(_number, shape))
-        tensor = _constant(value)
+        tensor = tensor_of(value)
         if tensor is not None:
             return tuple(Polynomial.of(dim) for dim in tensor.shape if isinstance(dim, int))
         found = self.content(value)
         return None if found is None else tuple(Polynomial.of(size) for size in found.shape)
 
     def _content(self, value: ir.Value) -> Numbers | None:
-        tensor = _constant(value)
+        tensor = tensor_of(value)
         if tensor is not None:
             small = tensor.size <= SMALL and (tensor.dtype.is_integer() or tensor.dtype == ir.DataType.BOOL)
             return lift(tensor.numpy()) if small else None
@@ -143,11 +144,6 @@ class _Reader(Scope):
         finally:
             self.depth -= 1
         return found if found is not None and found.size <= SMALL else None
-
-
-def _constant(value: ir.Value) -> ir.TensorProtocol | None:
-    """What a constant holds; a default that the caller may override is none."""
-    return None if value.is_graph_input() else ir.convenience.get_const_tensor(value)
 
 
 def _number(dim: int | str | None) -> Polynomial | None:

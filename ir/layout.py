@@ -18,6 +18,7 @@ from math import prod
 
 import onnx_ir as ir
 
+from .constants import scalar_of, tensor_of
 from .content import content, dimensions
 from .polynomial import Polynomial
 
@@ -227,7 +228,7 @@ def _factor(node: ir.Node) -> tuple[ir.Value | None, float]:
     left, right = node.inputs
     sides = [(left, right)] if node.op_type == "Div" else [(left, right), (right, left)]
     for data, constant in sides:
-        factor = _scalar(constant)
+        factor = scalar_of(constant)
         if data is not None and factor and _rank(constant) <= _rank(data):
             return data, 1.0 / factor if node.op_type == "Div" else factor
     return None, 1.0
@@ -238,17 +239,10 @@ def scaling(node: ir.Node) -> tuple[ir.Value | None, float]:
     return (None, 1.0) if node.domain else _factor(node)
 
 
-def _scalar(value: ir.Value | None) -> float | None:
-    if value is None or value.is_graph_input() or (value.shape is not None and any(dim != 1 for dim in value.shape)):
-        return None
-    tensor = ir.convenience.get_const_tensor(value)
-    return float(tensor.numpy().item()) if tensor is not None and tensor.size == 1 else None
-
-
 def _rank(value: ir.Value | None) -> int:
     if value is None:
         return 0
-    tensor = ir.convenience.get_const_tensor(value) if value.shape is None else None
+    tensor = tensor_of(value) if value.shape is None else None
     return len(value.shape if value.shape is not None else tensor.shape if tensor is not None else ())
 
 

@@ -8,13 +8,16 @@ from typing import Protocol, TypeGuard
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
+from ..ir.constants import Array as Array
+from ..ir.constants import constant_of as constant_of
+from ..ir.constants import integers_of as integers_of
+from ..ir.constants import is_constant as is_constant
+from ..ir.constants import scalar_of as scalar_of
 from ..ir.provenance import inherit
 from ..ir.walk import every_node, held_graphs, may_hold_graphs
 
 Attribute = int | float | str | Sequence[int] | Sequence[float] | ir.TensorProtocol | ir.Attr | None
-Array = NDArray[np.generic]
 
 
 class Declaration(Protocol):
@@ -220,39 +223,6 @@ def take_name(before: ir.Value, after: ir.Value) -> None:
     """Let `after` bear the name of `before`, which is about to go."""
     name, before.name = before.name, None
     after.name = name
-
-
-def constant_of(value: ir.Value | None) -> Array | None:
-    """The array behind a constant: an initializer or the output of a Constant node; None for anything computed, and
-    for a default that the caller may override (an initializer that is an input too)."""
-    if value is None or _computed(value) or value.is_graph_input():
-        return None
-    tensor = ir.convenience.get_const_tensor(value)
-    return None if tensor is None else tensor.numpy()
-
-
-def _computed(value: ir.Value) -> bool:
-    """Whether a value is certainly no constant: asked far more often than answered otherwise."""
-    if value.const_value is not None:
-        return False
-    node = value.producer()
-    return node is None or node.op_type != "Constant"
-
-
-def scalar_of(value: ir.Value | None) -> float | None:
-    """The number behind a constant of one element, else None. Reads nothing larger than that."""
-    if value is None or _computed(value) or any(dim != 1 for dim in value.shape or ()):
-        return None
-    array = constant_of(value)
-    return float(array.item()) if array is not None and array.size == 1 else None
-
-
-def integers_of(value: ir.Value | None) -> list[int] | None:
-    """The integers behind a constant vector or scalar, else None."""
-    array = constant_of(value)
-    if array is None or array.dtype.kind not in "iu" or array.ndim > 1:
-        return None
-    return [int(item) for item in array.reshape(-1)]
 
 
 def is_op(node: ir.Node | None, *op_types: str) -> TypeGuard[ir.Node]:

@@ -18,6 +18,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
+from ...ir.constants import tensor_of
 from ...ir.content import numbers
 from ...ir.level import SEMANTIC_OPSET, Level
 from ...ir.provenance import sources
@@ -72,7 +73,7 @@ class FoldConstants(Pass):
             if node.domain or any(value.is_graph_output() for value in node.outputs):
                 continue
             if node.op_type == "Constant":
-                tensor = ir.convenience.get_const_tensor(node.outputs[0])
+                tensor = tensor_of(node.outputs[0])
                 if tensor is not None:
                     yield _settle(node, [tensor])
                 continue

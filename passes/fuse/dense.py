@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from ...ir.constants import is_constant
 from ...ir.content import dimensions
 from ..base import Miss
 from ..edit import Array, is_op, only_reader
@@ -67,11 +68,6 @@ def dense_of(value: ir.Value | None) -> Dense | Miss:
     if isinstance(found, Dense) and found.output is not value:
         return Miss("layer", value.name or "", "the result of a linear layer, its bias added")
     return found
-
-
-def is_constant(value: ir.Value | None) -> bool:
-    """Whether a value is an initializer that no caller can override."""
-    return value is not None and value.const_value is not None and not value.is_graph_input()
 
 
 def sizes(value: ir.Value) -> tuple[int, ...]:

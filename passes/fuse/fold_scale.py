@@ -15,9 +15,10 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from ...ir.constants import is_constant
 from ..base import Match, Miss, Rewrite
 from ..edit import Array, Tape, replace
-from .dense import PRECISE, Dense, cast, dense_at, dense_of, derived, fits, is_constant, numbers, sizes
+from .dense import PRECISE, Dense, cast, dense_at, dense_of, derived, fits, numbers, sizes
 
 #: Factors outside 1 / _RANGE .. _RANGE could take a weight out of float32 that its product with an activation was in.
 _RANGE = 1e12

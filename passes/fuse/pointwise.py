@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from ...ir.constants import tensor_of
 from ...ir.content import dimensions
 from ..edit import attribute
 
@@ -111,7 +112,7 @@ def _read(value: ir.Value, perm: Perm) -> Input | None:
         return None
     if all(dim == 1 for dim in dims):
         return Input(value)
-    tensor = None if value.is_graph_input() else ir.convenience.get_const_tensor(value)
+    tensor = tensor_of(value)
     sizes = [dim for dim in dims if isinstance(dim, int)]
     if tensor is not None and len(sizes) == len(dims) and sum(dim != 1 for dim in dims) == 1 and tensor.size <= _SMALL:
         padded = [*[1] * (len(perm) - len(dims)), *sizes]

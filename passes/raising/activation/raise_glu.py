@@ -16,6 +16,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
+from ....ir.constants import is_constant
 from ....ir.content import Element, dimensions
 from ...base import Match, Miss, Rewrite
 from ...edit import Tape, is_op, only_reader, replace
@@ -91,7 +92,7 @@ def _is_linear(value: ir.Value) -> bool:
     """Whether a value is x w, or x w + b, with constant w and b."""
     node = value.producer()
     if is_op(node, "Add"):
-        sides = [item for item in node.inputs if item is not None and not _is_constant(item)]
+        sides = [item for item in node.inputs if item is not None and not is_constant(item)]
         node = sides[0].producer() if len(sides) == 1 else None
     if is_op(node, "Reshape") and node.inputs[0] is not None:
         node = node.inputs[0].producer()
@@ -103,12 +104,7 @@ def _is_weight(value: ir.Value) -> bool:
     node = value.producer()
     if is_op(node, "Transpose", "DequantizeLinear", "Cast", "Identity") and node.inputs[0] is not None:
         value = node.inputs[0]
-    return _is_constant(value)
-
-
-def _is_constant(value: ir.Value) -> bool:
-    node = value.producer()
-    return is_op(node, "Constant") or (value.is_initializer() and not value.is_graph_input())
+    return is_constant(value)
 
 
 def _are_parts(gate: ir.Value, up: ir.Value) -> bool:

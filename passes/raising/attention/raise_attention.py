@@ -23,6 +23,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ....ir.arrangement import Arrangement, arrange
+from ....ir.constants import is_constant
 from ....ir.content import dimensions
 from ....ir.layout import Atom, Axis, after, fresh, rearranges, regroup, size_of, whole
 from ....ir.text import place
@@ -30,7 +31,7 @@ from ...arrange import arranged
 from ...base import Match, Miss, Rewrite
 from ...edit import Tape, attribute, is_op, only_reader, replace, scalar_of
 from .operands import Operand, Split, mask, operand, splits
-from .scores import LOW, Bias, Scores, is_computed, is_guard, scores_of
+from .scores import LOW, Bias, Scores, is_guard, scores_of
 
 _SMALLEST, _LARGEST = (float(limit) for limit in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
 
@@ -248,7 +249,7 @@ def _weighted_sum(probabilities: ir.Value, scores: Scores) -> _Weighted | Miss:
 def _weighs(probabilities: ir.Value) -> bool:
     """Whether probabilities are multiplied with values that are computed."""
     readers = (use.node for use in probabilities.uses() if use.idx == 0)
-    return any(is_op(reader, "MatMul") and is_computed(reader.inputs[1]) for reader in readers)
+    return any(is_op(reader, "MatMul") and not is_constant(reader.inputs[1]) for reader in readers)
 
 
 def _back(weighted: _Weighted, split: Split) -> Back | None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
+from ....ir.constants import is_constant
 from ....ir.content import dimensions
 from ....ir.layout import Axis, after, rearranges, scaling, size_of, whole
 from ....ir.text import place
@@ -117,7 +118,7 @@ class _Climb:
         left, right = node.inputs
         # a product on both sides: the one fewer steps away holds queries and keys, the other is computed from positions
         sides = [(left, right), (right, left)] if node.op_type == "Add" else [(left, right)]
-        tried = [(self.up(inner), added) for inner, added in sides if is_computed(inner)]
+        tried = [(self.up(inner), added) for inner, added in sides if not is_constant(inner)]
         reached = [(found, added) for found, added in tried if isinstance(found, Scores)]
         if not reached:
             misses = [found for found, _ in tried if isinstance(found, Miss)]
@@ -181,11 +182,6 @@ class _Climb:
         return replace(found, axes=axes, nodes=(*found.nodes, node))
 
 
-def is_computed(value: ir.Value | None) -> bool:
-    """Whether a value is no constant; an initializer that a caller may override counts as computed."""
-    return value is not None and (value.is_graph_input() or ir.convenience.get_const_tensor(value) is None)
-
-
 def finite(value: ir.Value) -> bool:
     """Whether an additive mask holds finite numbers only: Where over finite constants."""
     array = constant_of(value)
@@ -201,7 +197,7 @@ def finite(value: ir.Value) -> bool:
 
 def _product(node: ir.Node) -> Scores | Miss:
     left, right = node.inputs
-    if not is_computed(left) or not is_computed(right):
+    if is_constant(left) or is_constant(right):
         return Miss("scores", f"MatMul at {node.name} with a constant", "the product of two computed values")
     axes = whole(node.outputs[0])
     if axes is None or len(axes) < 2:

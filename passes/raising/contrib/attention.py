@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from ....ir.constants import is_constant
 from ...base import Miss
 from ...edit import Attribute, Tape
 from ..quantized.quantized import dequantized
-from .call import Build, Call, Table, ends, is_constant, named, pieces, rank, size
+from .call import Build, Call, Table, ends, named, pieces, rank, size
 from .masks import Scene, both, mask_of
 
 _FILTER = -10000.0

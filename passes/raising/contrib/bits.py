@@ -9,9 +9,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from ....ir.constants import is_constant, tensor_of
 from ...base import Miss
 from ...edit import Array, Tape
-from .call import Build, Call, Table, is_constant, named, size
+from .call import Build, Call, Table, named, size
 
 _TYPES = {4: ir.DataType.UINT4, 8: ir.DataType.UINT8}
 
@@ -60,7 +61,7 @@ def _matmul_nbits(call: Call) -> Build | Miss:
 
 
 def _count(value: ir.Value) -> int:
-    tensor = ir.convenience.get_const_tensor(value)
+    tensor = tensor_of(value)
     return 0 if tensor is None else tensor.size
 
 
@@ -85,7 +86,7 @@ def _derived(
     name: str,
 ) -> ir.Value:
     """A constant computed from another when its bytes are read, in the type of that or another."""
-    tensor = ir.convenience.get_const_tensor(value)
+    tensor = tensor_of(value)
     assert tensor is not None
     into = dtype or tensor.dtype
 

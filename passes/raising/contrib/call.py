@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 import onnx_ir as ir
 
+from ....ir.constants import tensor_of
 from ....ir.content import Element, dimensions
 from ...base import Miss
 from ...edit import Array, Attribute, Tape, constant_of
@@ -131,7 +132,7 @@ def pieces(tape: Tape, value: ir.Value, sizes: Sequence[int], first: int | None 
     axis = -1
     if sum(sizes) == size(value, axis) and len(sizes) == 1:
         return [value]
-    if ir.convenience.get_const_tensor(value) is not None and not value.is_graph_input():
+    if tensor_of(value) is not None:
         starts = np.cumsum([0, *sizes[:first]])
         return [_piece(tape, value, int(a), int(b)) for a, b in pairwise(starts)]
     cuts = tape.constant([*sizes], "sizes")
@@ -150,7 +151,7 @@ def derived(
 
 
 def _piece(tape: Tape, value: ir.Value, start: int, end: int) -> ir.Value:
-    tensor = ir.convenience.get_const_tensor(value)
+    tensor = tensor_of(value)
     assert tensor is not None
     shape = [*tensor.shape.numpy()[:-1], end - start]
     return derived(tape, tensor, shape, lambda array: array[..., start:end], f"{value.name}[{start}:{end}]")
@@ -163,14 +164,9 @@ def ends(tape: Tape, x: ir.Value, axis: int) -> ir.Value:
     return tape("Shape", x, start=axis, end=axis + 1)
 
 
-def is_constant(value: ir.Value | None) -> bool:
-    """Whether it is a constant that no caller may override; reads no bytes."""
-    return value is not None and not value.is_graph_input() and ir.convenience.get_const_tensor(value) is not None
-
-
 def small(value: ir.Value | None, most: int = 64) -> Array | None:
     """The numbers of a constant of a few elements."""
     if value is None or value.is_graph_input():
         return None
-    tensor = ir.convenience.get_const_tensor(value)
+    tensor = tensor_of(value)
     return None if tensor is None or tensor.size > most else constant_of(value)

@@ -22,6 +22,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from ....ir.constants import is_constant, tensor_of
 from ....ir.content import dimensions
 from ...base import Match, Miss, Rewrite
 from ...edit import Array, Tape, attribute, constant_of, is_op, only_reader, replace
@@ -74,9 +75,9 @@ class FoldBatchNormalization(Rewrite):
         target, tape = found.target, Tape()
         weight, bias = target.inputs[1], target.inputs[2] if len(target.inputs) > 2 else None
         assert weight is not None
-        tensor = ir.convenience.get_const_tensor(weight)
+        tensor = tensor_of(weight)
         assert tensor is not None
-        old = None if bias is None else ir.convenience.get_const_tensor(bias)
+        old = None if bias is None else tensor_of(bias)
 
         def wide() -> _Float:
             return tensor.numpy().astype(np.float64)
@@ -238,7 +239,7 @@ def _foldable(target: ir.Node) -> Miss | None:
     if weight.dtype not in (ir.DataType.FLOAT, ir.DataType.DOUBLE):
         return Miss("dtype", f"{weight.name}: {weight.dtype}", "float32 or float64")
     bias = target.inputs[2] if len(target.inputs) > 2 else None
-    if bias is not None and (not _constant(bias) or any(dim != 1 for dim in (dimensions(bias) or [None])[:-1])):
+    if bias is not None and (not is_constant(bias) or any(dim != 1 for dim in (dimensions(bias) or [None])[:-1])):
         return Miss("bias", bias.name or "", "a constant, one number for each channel")
     beta = target.attributes.get("beta")
     if attribute(target, "transA", 0) or (beta is not None and beta.as_float() != 1.0):
@@ -261,12 +262,8 @@ def _along(row: _Float, axis: int, axes: int) -> _Float:
     return row.reshape([-1 if index == axis else 1 for index in range(axes)])
 
 
-def _constant(value: ir.Value | None) -> bool:
-    return value is not None and not value.is_graph_input() and ir.convenience.get_const_tensor(value) is not None
-
-
 def _own(value: ir.Value | None) -> bool:
-    return value is not None and _constant(value) and len(value.uses()) == 1 and not value.is_graph_output()
+    return value is not None and is_constant(value) and len(value.uses()) == 1 and not value.is_graph_output()
 
 
 def _integers(node: ir.Node, name: str) -> Sequence[int]:

@@ -22,6 +22,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from ....ir.constants import tensor_of
 from ....ir.content import Element, dimensions
 from ...base import Match, Miss, Rewrite
 from ...edit import Array, Tape, replace
@@ -154,7 +155,7 @@ def _brought(tape: Tape, side: _Side) -> ir.Value:
     moved = side.perm != sorted(side.perm)
     if not moved and side.target is None:
         return value
-    tensor = ir.convenience.get_const_tensor(value)
+    tensor = tensor_of(value)
     if tensor is not None and side.shape is not None and not value.is_graph_input() and len(value.uses()) == 1:
         return _turned(tape, value, tensor, side.perm, side.shape)
     made = tape("Transpose", value, perm=side.perm) if moved else value

@@ -20,6 +20,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from ....ir.constants import is_constant, tensor_of
 from ....ir.content import Element, content, dimensions
 from ...base import Match, Miss, Rewrite
 from ...edit import Array, Tape, attribute, is_op, only_reader, replace
@@ -104,7 +105,7 @@ def _gemm(node: ir.Node) -> Linear | Miss:
     """Reshape, Gemm, Reshape"""
     flat, weight = node.inputs[0], node.inputs[1]
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    if flat is None or weight is None or not _constant(weight):
+    if flat is None or weight is None or not is_constant(weight):
         return Miss("weight", weight.name or "" if weight is not None else "", "a constant")
     if attribute(node, "transA", 0):
         return Miss("features", "transA", "the features of the activation on its last axis")
@@ -115,7 +116,7 @@ def _gemm(node: ir.Node) -> Linear | Miss:
     alpha, beta = _number(node, "alpha"), _number(node, "beta")
     if bias is not None and not _is_row(bias):
         return Miss("bias", f"{bias.name}: {dimensions(bias)}", "one number for each output feature")
-    if bias is not None and (beta != 1.0 or len(bias.shape or ()) > 1) and not _constant(bias):
+    if bias is not None and (beta != 1.0 or len(bias.shape or ()) > 1) and not is_constant(bias):
         return Miss("bias", bias.name or "", "a constant, to be scaled")
     if (flipped or alpha != 1.0) and not _own(weight):
         return Miss("weight", weight.name or "", "to be read here alone: it would be stored twice")
@@ -128,10 +129,10 @@ def _gemm(node: ir.Node) -> Linear | Miss:
 def _matmul(node: ir.Node) -> Linear | Miss:
     left, right = node.inputs
     assert left is not None and right is not None
-    if _constant(left) and not _constant(right):
+    if is_constant(left) and not is_constant(right):
         return _from_the_left(node, left, right)
     turn = right.producer()
-    if is_op(turn, "Transpose") and turn.inputs[0] is not None and _constant(turn.inputs[0]):
+    if is_op(turn, "Transpose") and turn.inputs[0] is not None and is_constant(turn.inputs[0]):
         weight = turn.inputs[0]
         if _order(turn) != [1, 0]:
             return Miss("weight", f"{weight.name}: {dimensions(weight)}", "a matrix, turned")
@@ -140,7 +141,7 @@ def _matmul(node: ir.Node) -> Linear | Miss:
         return Linear(
             node=node, x=left, weight=weight, flipped=True, alpha=1.0, bias=None, beta=1.0, outputs=(node.outputs[0],)
         )
-    if not _constant(right):
+    if not is_constant(right):
         return Miss("weight", f"MatMul at {node.name}", "a constant side")
     found = _unflattened(node, left)
     if isinstance(found, Miss):
@@ -162,7 +163,7 @@ def _from_the_left(node: ir.Node, weight: ir.Value, right: ir.Value) -> Linear |
     if is_op(reader, "Add") and reader.graph is node.graph:
         side = reader.inputs[1 - _index(reader, result)]
         dims = dimensions(side)
-        if side is None or not _constant(side) or dims is None or len(dims) != 2 or dims[1] != 1:
+        if side is None or not is_constant(side) or dims is None or len(dims) != 2 or dims[1] != 1:
             return Miss("bias", f"Add at {reader.name}", "one number for each output feature, [out, 1]")
         result, bias = reader.outputs[0], side
         reader = only_reader(result)
@@ -181,7 +182,7 @@ def _conv(node: ir.Node) -> Linear | Miss:
     x, weight = node.inputs[0], node.inputs[1]
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     dims = dimensions(weight)
-    if x is None or weight is None or not _constant(weight) or dims is None or len(dims) != 3 or dims[2] != 1:
+    if x is None or weight is None or not is_constant(weight) or dims is None or len(dims) != 3 or dims[2] != 1:
         return Miss("kernel", f"{dims}", "one tap along one axis, constant")
     strides, pads = (_integers(node, name) for name in ("strides", "pads"))
     if attribute(node, "group", 1) != 1 or any(step != 1 for step in strides) or any(pads):
@@ -250,10 +251,6 @@ def _is_row(bias: ir.Value) -> bool:
     return dims is not None and len(dims) <= 2 and all(dim == 1 for dim in dims[:-1])
 
 
-def _constant(value: ir.Value | None) -> bool:
-    return value is not None and not value.is_graph_input() and ir.convenience.get_const_tensor(value) is not None
-
-
 def _own(value: ir.Value) -> bool:
     return len(value.uses()) == 1 and not value.is_graph_output()
 
@@ -288,7 +285,7 @@ def _index(node: ir.Node, value: ir.Value) -> int:
 
 def _matrix(value: ir.Value, flipped: bool) -> list[int]:
     """[in, out] of a constant stored as [in, out] or, flipped, [out, in, 1, ...]."""
-    tensor = ir.convenience.get_const_tensor(value)
+    tensor = tensor_of(value)
     assert tensor is not None
     dims = [int(dim) for dim in tensor.shape.numpy()]
     return dims[1::-1] if flipped else dims
@@ -296,7 +293,7 @@ def _matrix(value: ir.Value, flipped: bool) -> list[int]:
 
 def _derived(tape: Tape, weight: ir.Value, flipped: bool, alpha: float) -> ir.Value:
     """The weight as [in, out], a view of what is stored; scaled when its bytes are read."""
-    tensor = ir.convenience.get_const_tensor(weight)
+    tensor = tensor_of(weight)
     assert tensor is not None
     shape = _matrix(weight, flipped)
     if alpha == 1.0 and not isinstance(tensor, ir.LazyTensor):
@@ -314,7 +311,7 @@ def _derived(tape: Tape, weight: ir.Value, flipped: bool, alpha: float) -> ir.Va
 
 
 def _vector(tape: Tape, bias: ir.Value, beta: float) -> ir.Value:
-    tensor = ir.convenience.get_const_tensor(bias)
+    tensor = tensor_of(bias)
     assert tensor is not None
 
     def evaluate() -> ir.TensorProtocol:

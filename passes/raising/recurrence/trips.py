@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from ....ir.constants import tensor_of
 from ....ir.content import Element, content, dimensions
 from ...base import Miss
 from ...edit import attribute, is_op, scalar_of
@@ -163,7 +164,7 @@ def _less_one(value: ir.Value, size: Element) -> bool:
 
 
 def _is_true(value: ir.Value | None) -> bool:
-    tensor = None if value is None or value.is_graph_input() else ir.convenience.get_const_tensor(value)
+    tensor = tensor_of(value)
     return tensor is not None and tensor.size == 1 and bool(tensor.numpy().reshape(-1)[0])
 
 
