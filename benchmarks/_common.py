@@ -62,6 +62,13 @@ def publish(
     path.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
 
 
+def markdown(rows: Sequence[Mapping[str, object]]) -> str:
+    """A table of Markdown, a line for each row; the first one's keys are its heads."""
+    heads = list(rows[0])
+    table = [heads, ["---"] * len(heads), *([row[head] for head in heads] for row in rows)]
+    return "".join(f"| {' | '.join(map(str, cells))} |\n" for cells in table)
+
+
 def plain_session(path: Path, threads: int) -> Run:
     """ONNX Runtime as anyone starts it, but that its idle threads do not spin while others have their turn."""
     settings = onnxruntime.SessionOptions()

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
+from tersor.benchmarks._common import markdown
 
 PAGE = Path(__file__).parents[1] / "docs" / "conformance.md"
 
@@ -36,12 +37,11 @@ own, at the tolerances the tests come with; ONNX Runtime runs beside it on the s
 
 def page(rows: Sequence[Mapping[str, object]], failures: Sequence[tuple[str, str, str]]) -> str:
     """The page's text from the table's rows and the failures as (kind, name, error)."""
-    heads = list(rows[0])
-    lines = [_HEAD.format(version=onnx.__version__) + _line(heads), _line(["---"] * len(heads))]
-    lines += [_line([row[head] for head in heads]) for row in rows]
-    lines += ["", "## What fails, and why", "", _line(["kind", "case", "reason"]), _line(["---"] * 3)]
-    lines += [_line([f"`{kind}`", f"`{name}`", reason(name, error)]) for kind, name, error in failures]
-    return "\n".join(lines) + "\n"
+    failed = [
+        {"kind": f"`{kind}`", "case": f"`{name}`", "reason": reason(name, error)} for kind, name, error in failures
+    ]
+    head = _HEAD.format(version=onnx.__version__)
+    return f"{head}{markdown(rows)}\n## What fails, and why\n\n{markdown(failed)}"
 
 
 def documented(text: str) -> set[tuple[str, str]]:
@@ -53,7 +53,3 @@ def reason(name: str, error: str) -> str:
     """Why a case fails: what is known of it, else its error."""
     known = next((text for pattern, text in REASONS.items() if re.search(pattern, name)), None)
     return known or error.replace("|", "\\|")
-
-
-def _line(cells: Sequence[object]) -> str:
-    return f"| {' | '.join(map(str, cells))} |"

@@ -3,6 +3,7 @@
     python benchmarks/raising.py                                   the whole table, and the peers' on the same files
     python benchmarks/raising.py --only '^(bert|t5)' --no-peers    the architectures whose names match, tersor alone
     python benchmarks/raising.py --exporters dynamo18,script17 --attention sdpa --folder FOLDER
+    python benchmarks/raising.py --jobs 2 --write                  the whole table, and docs/architectures.md made anew
 
 Models are seeded random small configurations (`_raising_architectures.py`), exported as users do, `torch.onnx.export`
 with dynamic batch and sequence. `attention 2/2` is nodes in the raised graph against blocks that the torch module
@@ -28,10 +29,13 @@ from tersor.benchmarks._processes import isolated
 from tersor.benchmarks._raising_architectures import architectures
 from tersor.benchmarks._raising_cell import DEMAND, KINDS, Measured, general
 from tersor.benchmarks._raising_export import ATTENTION, EXPORTERS, Cell, cells
+from tersor.benchmarks._raising_page import PAGE, page
 from tersor.benchmarks._raising_peers import PEERS, PeerMeasured
 
 LIMIT = 600.0
 """Seconds that a cell may take, its export included."""
+_ALIKE = 100
+"""Characters in which two reasons agree that are the same."""
 PRELOAD = "tersor.benchmarks._raising_preload"
 
 
@@ -43,6 +47,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=None, help="keeps exported files; temporary by default")
     parser.add_argument("--no-peers", action="store_true", help="leave out the other optimizers")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
+    parser.add_argument("--write", action="store_true", help=f"make docs/{PAGE.name} anew")
     given = parser.parse_args()
     chosen = list(cells(given.only, given.exporters.split(","), given.attention.split(",")))
     with _folder(given.folder) as folder:
@@ -57,6 +62,8 @@ def main() -> None:
         "peers": [dataclasses.asdict(one) for one in peers],
     }
     publish("raising", "Raised / present", [_row(one) for one in found], given, _note(absent), details)
+    if given.write:
+        PAGE.write_text(page(found, peers, summary(found, peers), explained(found), right), encoding="utf-8")
     console = Console(width=200, highlight=False, markup=False)
     for line in explained(found):
         console.print(line)
@@ -103,7 +110,7 @@ def summary(found: Sequence[Measured], peers: Sequence[PeerMeasured]) -> Iterato
     for peer in PEERS if peers else ():
         contestants[peer] = [one for one in peers if one.peer == peer and one.cell in exported]
     for name, ones in contestants.items():
-        good = {one.cell: one for one in ones if one.found and one.loss <= _allowed(exported[one.cell])}
+        good = {one.cell: one for one in ones if right(exported[one.cell], one)}
 
         def share(
             kind: str,
@@ -128,9 +135,9 @@ def summary(found: Sequence[Measured], peers: Sequence[PeerMeasured]) -> Iterato
 
 
 def explained(found: Sequence[Measured]) -> Iterator[str]:
-    """One line for each distinct reason why an architecture is below 100 %, with the cells that it holds for."""
-    reasons: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-    first: dict[tuple[str, str, str], str] = {}
+    """One line for each distinct reason to be below 100 %, with the architectures and the cells that it holds for."""
+    reasons: dict[tuple[str, str], list[Measured]] = defaultdict(list)
+    first: dict[tuple[str, str], str] = {}
     for one in found:
         told = [(kind, miss) for kind, misses in one.misses.items() for miss in misses]
         if one.error:
@@ -139,17 +146,18 @@ def explained(found: Sequence[Measured]) -> Iterator[str]:
         if one.found and not one.loss <= DEMAND:
             told.append(("answers", f"{one.loss:.2g} from torch; the exported file {one.loss_export:.2g}"))
         for kind, text in told:
-            key = (one.cell.architecture, kind, general(text))
+            key = (kind, general(text)[:_ALIKE])
             first.setdefault(key, text)
-            reasons[key].append(f"{one.cell.exporter} {one.cell.attention}")
-    for key, where in reasons.items():
-        architecture, kind, _ = key
-        yield f"{architecture}, {kind} ({', '.join(where)}): {first[key]}"
+            reasons[key].append(one)
+    for (kind, text), ones in reasons.items():
+        names = ", ".join(dict.fromkeys(one.cell.architecture for one in ones))
+        where = ", ".join(dict.fromkeys(f"{one.cell.exporter} {one.cell.attention}" for one in ones))
+        yield f"{names}; {kind} ({where}): {first[kind, text]}"
 
 
-def _allowed(one: Measured) -> float:
-    """What an answer may be off: as the file itself is where the exporter changed the model."""
-    return max(DEMAND, 1.01 * one.loss_export)
+def right(exported: Measured, made: Measured | PeerMeasured) -> bool:
+    """Whether a contestant's file answers as torch does, or as the export where that changed the model already."""
+    return bool(made.found) and made.loss <= max(DEMAND, 1.01 * exported.loss_export)
 
 
 def _row(one: Measured) -> dict[str, object]:

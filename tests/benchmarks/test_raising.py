@@ -73,7 +73,7 @@ def test_what_is_not_raised_is_explained_once_for_all_cells_that_share_the_reaso
         for number, exporter in enumerate(("dynamo18", "dynamo23"))
     ]
     assert list(explained(ones)) == [
-        "bert, attention (dynamo18 eager, dynamo23 eager): raise-attention: mask: Add at node_0; needed one mask"
+        "bert; attention (dynamo18 eager, dynamo23 eager): raise-attention: mask: Add at node_0; needed one mask"
     ]
     assert general("Add at /model/Add_3_output_0; needed 2") == "Add at *; needed *"
 
