@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import onnx_ir as ir
 
 from ..ir.errors import MissingOp, UnsupportedError, unsupported
+from ..passes.fuse.folding import FOLDING
 from ..passes.pipeline import Pipeline
 from .base import Backend
 
@@ -37,8 +38,8 @@ class TorchBackend(Backend, ABC):
             return None
 
     def pipeline(self) -> Pipeline:
-        """Nothing: the FX form takes the semantic level op by op."""
-        return Pipeline()
+        """What takes nodes away, and no more: the FX form takes the semantic level op by op."""
+        return FOLDING
 
     def supports(self, model: ir.Model) -> Sequence[MissingOp]:
         from ..ir.fx import missing

@@ -11,6 +11,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Generic, TypeVar
 
+from tersor.ir.errors import colourless
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -90,5 +92,5 @@ def _child(function: Callable[[Task], Result], task: Task, sender: Connection) -
 
 def described(error: BaseException) -> str:
     """The first lines of an error that say something, as one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in colourless(str(error)).splitlines() if line.strip()]
     return f"{type(error).__name__}: {'; '.join(lines[:3])[:300]}"

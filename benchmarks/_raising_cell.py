@@ -100,7 +100,7 @@ def measure(task: tuple[Cell, Path]) -> Measured:
     made = Measured(cell)
     counted = executed(module)
     made.truth = {
-        "attention": architecture.attention,
+        "attention": counted.softmaxes,
         "norms": counted.norms,
         "gelus": counted.gelus,
         "silus": counted.silus,

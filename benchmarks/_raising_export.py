@@ -25,6 +25,7 @@ from tersor.benchmarks._processes import described
 from tersor.benchmarks._raising_architecture import Architecture, AttentionMissingError
 from tersor.benchmarks._raising_architectures import architectures
 from tersor.benchmarks._raising_calls import TRACED, Wrapped
+from tersor.ir.errors import colourless
 
 EXPORTERS = ("dynamo18", "dynamo23", "script14", "script17")
 ATTENTION = ("eager", "sdpa")
@@ -62,7 +63,7 @@ def exported(cell: Cell, folder: Path) -> str:
     if cell.path(folder).exists():
         return ""
     if cell.failure(folder).exists():
-        return cell.failure(folder).read_text(encoding="utf-8")
+        return colourless(cell.failure(folder).read_text(encoding="utf-8"))
     try:
         architecture = architectures()[cell.architecture]
         export(architecture, architecture.build(cell.attention), cell, folder)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -16,7 +18,7 @@ from tersor.ir.feeds import Array, random_feeds
 from tersor.ir.runner import runner
 from tersor.ir.text import format_model, lines
 from tersor.ir.walk import every_node
-from tersor.passes.base import Context, Pass
+from tersor.passes.base import Context, Outcome, Pass
 from tersor.passes.clean.infer_shapes import InferShapes
 from tersor.passes.raising.upgrade_opset import UpgradeOpset
 
@@ -130,45 +132,67 @@ def disagreement(given: Feeding, found: Mapping[str, Array], *, hidden: bool) ->
     return ""
 
 
-def judged(
-    model: ir.Model,
-    passes: Sequence[Pass],
-    rng: np.random.Generator,
-    sizes: Mapping[str, int] | None = None,
-    *,
-    runtime: bool = False,
-) -> tuple[list[Wrong], int]:
-    """Every pass alone, then all of them in a row: what was wrong, and how often anything was raised."""
+def understood(model: ir.Model, rng: np.random.Generator, sizes: Mapping[str, int] | None = None) -> Sequence[Feeding]:
+    """Bring a graph to the semantic opset, in place, and find feeds that it runs on; none where it runs on nothing.
+
+    Raises whatever a graph that is none makes its readers raise.
+    """
     UpgradeOpset().apply(model, Context())
     InferShapes().apply(model, Context())
-    given = feedings(model, rng, sizes)
+    return feedings(model, rng, sizes)
+
+
+def judged(
+    model: ir.Model, passes: Sequence[Pass], given: Sequence[Feeding], *, runtime: bool = False
+) -> tuple[list[Wrong], int]:
+    """Every pass alone, then all of them in a row: what was wrong, and how often anything was raised.
+
+    A pass that raises an exception on a graph that runs is wrong, whatever the exception.
+    """
     wrong: list[Wrong] = []
     fired = 0
-    if not given:
-        return wrong, fired
     before = lines(model)
     if runtime:
         wrong += _by_runtime(model, passes, given)
     for made in passes:
-        outcome = made.explain(model, Context())
+        after = model.clone()
+        outcome = _held(made.explain, made, model)
+        if isinstance(outcome, Wrong):
+            wrong.append(outcome)
+            continue
         if lines(model) != before:
             wrong.append(Wrong(made.name, "no", "explain changed the model", "\n".join(before), format_model(model)))
             return wrong, fired
-        if any(item.miss is None for item in outcome.findings) and made.name not in ("infer-shapes",):
-            after = model.clone()
-            if made.apply(after, Context()).matches:
+        if any(item.miss is None for item in outcome.findings) and made.name != "infer-shapes":
+            done = _held(made.apply, made, after)
+            if isinstance(done, Wrong):
+                wrong.append(done)
+            elif done.matches:
                 fired += 1
                 wrong += _compared(made.name, model, after, given)
     after = model.clone()
     for made in passes:
         step = after.clone()
-        outcome = made.apply(after, Context())
-        if outcome.matches and made.name != "infer-shapes":
+        done = _held(made.apply, made, after)
+        if isinstance(done, Wrong):
+            return [*wrong, done], fired
+        if done.matches and made.name != "infer-shapes":
             found = _compared(f"{made.name} in a row", step, after, given)
             if found:
                 wrong += found
                 break
     return wrong, fired
+
+
+def _held(call: Callable[[ir.Model, Context], Outcome], made: Pass, model: ir.Model) -> Outcome | Wrong:
+    """What a pass says of a model; an exception of it is wrong."""
+    before = format_model(model)
+    try:
+        return call(model, Context())
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        text = f"{type(error).__name__}: {str(error)[:300]} ({Path(where.filename).name}:{where.lineno})"
+        return Wrong(made.name, "any", text, before, "nothing")
 
 
 def _compared(name: str, model: ir.Model, after: ir.Model, given: Sequence[Feeding]) -> list[Wrong]:

@@ -22,7 +22,8 @@ by torch's dynamo exporter at opset 18 and 23 and by its TorchScript exporter at
 sdpa attention: up to eight files an architecture. `attention 16/16` is blocks raised over blocks present in them;
 a file that a contestant fails on, or that answers otherwise afterwards, counts as nothing raised. Norms, GELUs, SiLUs
 and rotations are counted alike. Nodes are the range over the files. The error is the largest relative L2 distance to
-the torch module, at sizes that the exporter did not see, with padding; at most {demand:g} is asked.
+the torch module, with padding, at sizes that the exporter did not see (`seen`: files that ONNX Runtime runs at the
+export's own sizes only, which are compared there); at most {demand:g} is asked.
 
 """
 
@@ -49,7 +50,11 @@ def _rows(
     theirs: Mapping[tuple[Cell, str], PeerMeasured] = {(one.cell, one.peer): one for one in peers}
     for name, group in groupby(found, key=lambda one: one.cell.architecture):
         files = [one for one in group if one.truth and not one.error.startswith("export")]
-        row: dict[str, object] = {"architecture": name, "files": len(files)}
+        row: dict[str, object] = {
+            "architecture": name,
+            "files": len(files),
+            "seen": sum(one.seen for one in files) or "",
+        }
         for kind in KINDS:
             row[kind] = _share(kind, files, [one if right(one, one) else None for one in files])
         row["nodes"] = f"{_range(one.before for one in files)} → {_range(one.after for one in files)}"

@@ -5,7 +5,7 @@
     python benchmarks/raising_fuzz.py --corrupt build/models   these .onnx files corrupted, as well as the corpus
 
 Each graph is raised by every pass alone and by all in a row, and run on several kinds of feeds before and after. Prints
-each disagreement with the graph that shows it.
+each disagreement, and each exception of a pass, with the graph that shows it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tersor.benchmarks._common import options, publish
 from tersor.benchmarks._raising_fuzz_attention import attention
 from tersor.benchmarks._raising_fuzz_layers import activation, dense, norm
 from tersor.benchmarks._raising_fuzz_mutate import mutated
-from tersor.benchmarks._raising_fuzz_oracle import judged
+from tersor.benchmarks._raising_fuzz_oracle import judged, understood
 from tersor.benchmarks._raising_fuzz_tokens import rotary, tail
 from tersor.ir.errors import TersorError
 from tersor.passes.base import Pass
@@ -65,12 +65,12 @@ def main() -> None:
     while time.monotonic() < end:
         number += 1
         rng = np.random.default_rng(number)
+        spelled = number % 2 == 0
         try:
-            spelled = number % 2 == 0
             model = SPELLED[number // 2 % len(SPELLED)](rng) if spelled else corrupted(rng, files)
             if sum(1 for _ in model.graph.all_nodes()) > _LARGE:
                 continue
-            wrong, fired = judged(model, PASSES, rng, runtime=spelled and number % 20 == 0)
+            fed = understood(model, rng)
         except TersorError:
             counts["graphs that are none"] += 1
             continue
@@ -78,6 +78,10 @@ def main() -> None:
             # what a corruption made is refused by whoever reads it first
             counts[f"{type(error).__name__} in the reading of a corrupted graph"] += 1
             continue
+        if not fed:
+            counts["graphs that run on nothing"] += 1
+            continue
+        wrong, fired = judged(model, PASSES, fed, runtime=spelled and number % 20 == 0)
         counts["graphs"] += 1
         counts["raised"] += fired
         counts["wrong"] += len(wrong)

@@ -23,6 +23,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from ..ir.errors import colourless
+
 Given = ParamSpec("Given")
 Made = TypeVar("Made")
 
@@ -50,7 +52,7 @@ def show(document: object, *renderables: RenderableType, as_json: bool) -> None:
 def complain(error: BaseException, *, code: int, as_json: bool, debug: bool) -> None:
     """Print an error: one paragraph and its notes on stderr, the same as JSON on stdout where that was asked for."""
     notes = list(getattr(error, "__notes__", ()))
-    message = str(error) or type(error).__name__
+    message = colourless(str(error)) or type(error).__name__
     if as_json:
         kind = type(error).__name__
         show({"error": {"kind": kind, "message": message, "notes": notes, "exit_code": code}}, as_json=True)

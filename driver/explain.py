@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import onnx_ir
 
 from ..backends.base import Interface
-from ..ir.errors import OptionError
+from ..ir.errors import OptionError, TersorError
 from ..ir.load import load
 from ..ir.text import excerpt, place
 from ..passes.base import Context, Finding, Pass
+from ..passes.failure import failure
 from ..passes.pipeline import Pipeline, text_of
 from ..passes.presets import RAISING
+from ..passes.report import count
 from ..passes.run import Observer, Verify, run_pipeline
 from ..passes.syntax import build, parse
 from .data import batches
@@ -25,12 +27,14 @@ class Explanation:
     """What a pass finds in a model.
 
     after: what was run before it, in words.
+    whole: how many of what it looks for the graph holds already.
     excerpts: the graph around each place where the pass does not fire.
     """
 
     text: str
     contract: str
     after: str
+    whole: int
     fired: tuple[Finding, ...]
     missed: tuple[Finding, ...]
     excerpts: Mapping[str, str]
@@ -51,11 +55,17 @@ def explain(
     context = Context(feeds=() if data is None else batches(data, Interface.of(model))[0])
     if not imported:
         run_pipeline(Pipeline(steps=before), model, context, verify=Verify.OFF, observe=observe)
-    outcome = made.explain(model, context)
+    try:
+        outcome = made.explain(model, context)
+    except TersorError:
+        raise
+    except Exception as error:
+        raise failure(text_of(made), type(made), error) from error
     return Explanation(
         text=text_of(made),
         contract=str(made.contract),
         after="nothing, as loaded" if imported else after,
+        whole=count(model, made.whole) if made.whole else 0,
         fired=tuple(finding for finding in outcome.findings if finding.miss is None),
         missed=outcome.misses,
         excerpts=_excerpts(model, {finding.place for finding in outcome.misses}),

@@ -12,6 +12,8 @@ from string import Template
 from ..ir.errors import OptionError
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+#: Names of which the file is one that pytest collects.
+_COLLECTED = re.compile(r"test-.*|.*-test|conftest")
 
 _PASS = Template('''"""Remove a multiplication by one.
 
@@ -49,6 +51,8 @@ class ${kind}(tersor.Rewrite):
     tolerance: float = 0.0
 
     def match(self, node: ir.Node) -> tersor.Match | tersor.Miss:
+        if len(node.inputs) != 2:
+            return tersor.Miss("inputs", f"{len(node.inputs)} of {node.op_type}", "two factors")
         for kept, factor in (tuple(node.inputs), tuple(node.inputs[::-1])):
             number = scalar_of(factor)
             if number is None or kept is None or not abs(number - 1.0) <= self.tolerance:
@@ -166,6 +170,11 @@ class Scaffold:
             hint = re.sub(r"[^a-z0-9]+", "-", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", self.name).lower()).strip("-")
             near = f"; did you mean {hint}?" if _NAME.fullmatch(hint) else ""
             raise OptionError(f"{self.name!r} is no name of a pass: expected {wanted}{near}")
+        if _COLLECTED.fullmatch(self.name):
+            raise OptionError(
+                f"pytest would take {self.module}.py for tests or for its own settings; choose a name other than "
+                f"{self.name!r} that does not start with test- or end in -test"
+            )
         from ..passes import catalogue
 
         owner = catalogue.table().get(self.name)

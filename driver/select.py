@@ -12,7 +12,7 @@ from pathlib import Path
 import onnx_ir
 
 from ..backends.base import Backend, Interface, Session
-from ..ir.errors import ContractError, TersorError, UnsupportedError, unsupported
+from ..ir.errors import ContractError, TersorError, UnsupportedError, colourless, unsupported
 from ..ir.feeds import Feeds
 from ..passes.base import Context, Contract
 from ..passes.report import Report, Size
@@ -206,7 +206,7 @@ def failure(candidates: Sequence[Candidate]) -> Exception:
 
 def describe(error: Exception) -> str:
     """An error in one line."""
-    text = " ".join(str(error).split())
+    text = " ".join(colourless(str(error)).split())
     return text if isinstance(error, TersorError) else f"{type(error).__name__}: {text}"
 
 

@@ -7,15 +7,31 @@ with `add_note`. The four classes tell whose move it is.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+#: Control sequences of terminals (ECMA-48, section 5.4), and the titles and links that some set.
+_ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-Z\\^-~])")
+
+
+def colourless(text: str) -> str:
+    """A text without the colours of a terminal: torch writes some into its errors.
+
+    >>> colourless("\\x1b[96mThis is step 3/3\\x1b[0m of exporting")
+    'This is step 3/3 of exporting'
+    """
+    return _ESCAPE.sub("", text) if "\x1b" in text else text
+
 
 class TersorError(Exception):
-    """Base of everything tersor raises on purpose."""
+    """Base of everything tersor raises on purpose. What it quotes of others loses its colours."""
 
     exit_code: ClassVar[int] = 1
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(colourless(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class OptionError(TersorError):

@@ -3,64 +3,45 @@
     x: [batch, sequence, 768] --> Reshape [0, 0, 12, 64] --> Transpose (0, 2, 1, 3) --> y
     y = (batch) (768 / 64) (sequence) (768 % 64)
 
-Each axis of y is a product of *atoms*, factors of the axes of x, outermost first. Two spellings of one rearrangement
-have the same atoms, whatever nodes they are made of. Factors that are constant scalars commute with all of it and are
-collected on the way.
+Each axis of y is a product of *atoms* (`ir.atoms`), factors of the axes of x, outermost first. Two spellings of one
+rearrangement have the same atoms, whatever nodes they are made of. Factors that are constant scalars commute with all
+of it and are collected on the way.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 
 import onnx_ir as ir
 
+from .atoms import ONE, Atom, Axis, exactly, regroup, size_of
 from .constants import scalar_of, tensor_of
 from .content import content, dimensions
 from .polynomial import Polynomial
-
-ONE = Polynomial.of(1)
 
 #: A chain of more nodes than this is not followed further.
 _REACH = 24
 
 
 @dataclass(frozen=True)
-class Atom:
-    """A factor of an axis.
-
-    axis: the root's axis that it is part of; None where it repeats the root.
-    stride: how far one step of it goes along that axis.
-    """
-
-    axis: int | None
-    size: Polynomial
-    stride: Polynomial = ONE
-
-
-Axis = tuple[Atom, ...]
-
-
-@dataclass(frozen=True)
 class View:
-    """A value as a rearrangement of `root`, times `scale`."""
+    """A value as a rearrangement of `root`, times `scale`.
+
+    positive: the dynamic dimensions that are not zero wherever the chain runs, for it leaves a size open beside them.
+    """
 
     root: ir.Value
     axes: tuple[Axis, ...]
     scale: float = 1.0
+    positive: frozenset[str] = frozenset()
 
     @property
     def repeats(self) -> bool:
         """Whether elements of the root occur more than once."""
         return any(atom.axis is None for axis in self.axes for atom in axis)
-
-
-def size_of(axis: Sequence[Atom]) -> Polynomial:
-    """Elements along a group of atoms."""
-    return prod((atom.size for atom in axis), start=ONE)
 
 
 def whole(value: ir.Value) -> tuple[Axis, ...] | None:
@@ -71,16 +52,6 @@ def whole(value: ir.Value) -> tuple[Axis, ...] | None:
     # an unknown dimension is equal to itself alone
     sizes = [_size(dim if dim is not None else f"?{id(value)}:{index}") for index, dim in enumerate(dims)]
     return tuple(() if size == ONE else (Atom(index, size),) for index, size in enumerate(sizes))
-
-
-def fresh(axis: int | None, group: Sequence[Atom]) -> Axis:
-    """Atoms of the same sizes that make up another axis, or repeat it where `axis` is None."""
-    made: list[Atom] = []
-    stride = ONE
-    for atom in reversed(group):
-        made.append(Atom(axis, atom.size, stride))
-        stride = stride * atom.size
-    return tuple(made[::-1])
 
 
 def views(value: ir.Value, *, scalars: bool = False, repeats: bool = False) -> Iterator[View]:
@@ -105,97 +76,42 @@ def views(value: ir.Value, *, scalars: bool = False, repeats: bool = False) -> I
 
 def after(node: ir.Node, axes: Sequence[Axis]) -> tuple[Axis, ...] | None:
     """The axes of what a rearranging node makes of a value with `axes`; None where that is no product of atoms."""
-    if node.op_type == "Transpose":
-        perm = node.attributes.get("perm")
-        order = perm.as_ints() if perm is not None else range(len(axes))[::-1]
-        return tuple(axes[index] for index in order) if sorted(order) == [*range(len(axes))] else None
-    if node.op_type in ("Mul", "Div", "Identity", "Cast"):
-        return tuple(axes)
-    if node.op_type in ("Unsqueeze", "Squeeze"):
-        return _ones(node, axes)
-    if node.op_type == "Flatten":
-        at = attribute.as_int() if (attribute := node.attributes.get("axis")) is not None else 1
-        at += len(axes) * (at < 0)
-        lead, rest = axes[:at], axes[at:]
-        return tuple(tuple(atom for axis in group for atom in axis) for group in (lead, rest))
-    if node.op_type == "Tile":
-        return _tiled(node, axes)
-    sizes = _result(node, axes)
-    if sizes is None:
-        return None
-    if node.op_type == "Expand":
-        return _expanded(axes, sizes)
-    return regroup([atom for axis in axes for atom in axis], sizes)
+    rule = None if node.domain else _RULES.get(node.op_type)
+    return None if rule is None else rule(node, axes)
 
 
-def regroup(atoms: Sequence[Atom], sizes: Sequence[Polynomial]) -> tuple[Axis, ...] | None:
-    """Consecutive groups of atoms of the given sizes, atoms split where they must be; None where they do not divide.
-
-    >>> n, twelve = Polynomial.of("n"), Polynomial.of(12)
-    >>> [[str(atom.size) for atom in axis] for axis in regroup([Atom(0, n), Atom(1, twelve)], [n * 3, twelve // 3])]
-    [['n', '3'], ['4']]
-    """
-    waiting = deque(atoms)
-    groups: list[Axis] = []
-    for size in sizes:
-        group: list[Atom] = []
-        left = size
-        while left != ONE:
-            if not waiting or not left:
-                return None
-            atom = waiting.popleft()
-            rest = exactly(left, atom.size)
-            if rest is not None:
-                group.append(atom)
-                left = rest
-                continue
-            inner = exactly(atom.size, left)
-            if inner is None:
-                return None
-            group.append(replace(atom, size=left, stride=atom.stride * inner))
-            waiting.appendleft(replace(atom, size=inner))
-            left = ONE
-        groups.append(tuple(group))
-    return None if waiting else tuple(groups)
+def rearranges(node: ir.Node) -> bool:
+    """Whether a node does nothing but reshape or transpose its first input."""
+    return _passes(node, scalars=False, repeats=False)
 
 
-def exactly(size: Polynomial, divisor: Polynomial) -> Polynomial | None:
-    """size / divisor, None where that is no polynomial.
-
-    >>> n = Polynomial.of("n")
-    >>> str(exactly((n + 1) * 4, n + 1)), exactly(n, n + 1)
-    ('4', None)
-    """
-    if not divisor:
-        return None
-    if len(divisor.terms) == 1:
-        found = size // divisor
-        return found if found * divisor == size else None
-    # long division: each step takes the leading term away
-    first, left, found = _leading(divisor), size, ONE * 0
-    for _ in range(len(size.terms)):
-        if not left:
-            break
-        part = exactly(_leading(left), first)
-        if part is None:
-            return None
-        left, found = left - part * divisor, found + part
-    return None if left else found
-
-
-def _leading(size: Polynomial) -> Polynomial:
-    return Polynomial(dict([next(iter(size.terms.items()))]))
+def scaling(node: ir.Node) -> tuple[ir.Value | None, float]:
+    """(x, c) where a node computes x * c for a constant scalar c other than zero; (None, 1) where it does not."""
+    return (None, 1.0) if node.domain else _factor(node)
 
 
 def _replay(root: ir.Value, chain: Sequence[ir.Node]) -> View | None:
     axes = whole(root)
-    scale = 1.0
+    scale, positive = 1.0, frozenset[str]()
     for node in reversed(chain):
         if axes is None:
             return None
         axes = after(node, axes)
         scale *= _factor(node)[1]
-    return None if axes is None else View(root, axes, scale)
+        if node.op_type == "Reshape" and axes is not None:
+            positive |= _divided_by(node, axes)
+    return None if axes is None else View(root, axes, scale, positive)
+
+
+def _divided_by(node: ir.Node, axes: Sequence[Axis]) -> frozenset[str]:
+    """The dynamic dimensions beside a size that a Reshape leaves open: of zero elements it finds none."""
+    target = content(node.inputs[1]) or []
+    if -1 not in target:
+        return frozenset()
+    beside = [size_of(axis) for axis, dim in zip(axes, target, strict=False) if dim != -1]
+    # a product is not zero where no factor of it is
+    terms = [monomial for size in beside if len(size.terms) == 1 for monomial in size.terms]
+    return frozenset(name for monomial in terms for name in monomial if isinstance(name, str))
 
 
 def _passes(node: ir.Node, scalars: bool, repeats: bool) -> bool:
@@ -206,15 +122,7 @@ def _passes(node: ir.Node, scalars: bool, repeats: bool) -> bool:
         return scalars and _factor(node)[0] is not None
     if node.op_type in ("Expand", "Tile"):
         return repeats
-    return node.op_type in _RESHAPING or node.op_type in ("Transpose", "Identity")
-
-
-_RESHAPING = frozenset({"Reshape", "Unsqueeze", "Squeeze", "Flatten"})
-
-
-def rearranges(node: ir.Node) -> bool:
-    """Whether a node does nothing but reshape or transpose its first input."""
-    return _passes(node, scalars=False, repeats=False)
+    return node.op_type in ("Reshape", "Unsqueeze", "Squeeze", "Flatten", "Transpose", "Identity")
 
 
 def _data(node: ir.Node) -> ir.Value | None:
@@ -234,11 +142,6 @@ def _factor(node: ir.Node) -> tuple[ir.Value | None, float]:
     return None, 1.0
 
 
-def scaling(node: ir.Node) -> tuple[ir.Value | None, float]:
-    """(x, c) where a node computes x * c for a constant scalar c other than zero; (None, 1) where it does not."""
-    return (None, 1.0) if node.domain else _factor(node)
-
-
 def _rank(value: ir.Value | None) -> int:
     if value is None:
         return 0
@@ -246,64 +149,91 @@ def _rank(value: ir.Value | None) -> int:
     return len(value.shape if value.shape is not None else tensor.shape if tensor is not None else ())
 
 
-def _result(node: ir.Node, axes: Sequence[Axis]) -> list[Polynomial] | None:
-    """The sizes of a node's output; those that a Reshape keeps (0) or leaves open (-1) are read from its input."""
-    dims = dimensions(node.outputs[0])
-    target = content(node.inputs[1]) if node.op_type == "Reshape" else None
+def _same(_: ir.Node, axes: Sequence[Axis]) -> tuple[Axis, ...]:
+    return tuple(axes)
+
+
+def _transposed(node: ir.Node, axes: Sequence[Axis]) -> tuple[Axis, ...] | None:
+    perm = node.attributes.get("perm")
+    order = perm.as_ints() if perm is not None else range(len(axes))[::-1]
+    return tuple(axes[index] for index in order) if sorted(order) == [*range(len(axes))] else None
+
+
+def _flattened(node: ir.Node, axes: Sequence[Axis]) -> tuple[Axis, ...]:
+    at = attribute.as_int() if (attribute := node.attributes.get("axis")) is not None else 1
+    at += len(axes) * (at < 0)
+    return tuple(tuple(atom for axis in group for atom in axis) for group in (axes[:at], axes[at:]))
+
+
+def _reshaped(node: ir.Node, axes: Sequence[Axis]) -> tuple[Axis, ...] | None:
+    """Sizes that the target keeps (0) are those of the input; one that it leaves open (-1) is what the others leave."""
+    dims, target = dimensions(node.outputs[0]), content(node.inputs[1])
+    atoms = [atom for axis in axes for atom in axis]
     if target is None:
-        return None if dims is None or None in dims else [_size(dim) for dim in dims if dim is not None]
+        sizes = _sizes(dims)
+        return None if sizes is None else regroup(atoms, sizes)
     keeps = not ("allowzero" in node.attributes and node.attributes["allowzero"].as_int())
-    sizes: list[Polynomial | None] = [
+    found: list[Polynomial | None] = [
         size_of(axes[index]) if dim == 0 and keeps and index < len(axes) else None if dim in (None, -1) else _size(dim)
         for index, dim in enumerate(target)
     ]
-    open_places = [index for index, size in enumerate(sizes) if size is None]
-    if len(open_places) == 1:
-        known = prod((size for size in sizes if size is not None), start=ONE)
-        sizes[open_places[0]] = exactly(size_of([atom for axis in axes for atom in axis]), known)
-    for index in open_places:
-        dim = dims[index] if dims is not None and sizes[index] is None else None
-        sizes[index] = sizes[index] if dim is None else _size(dim)
-    found = [size for size in sizes if size is not None]
-    return found if len(found) == len(sizes) else None
+    unknown = [index for index, size in enumerate(found) if size is None]
+    if len(unknown) == 1:
+        known = prod((size for size in found if size is not None), start=ONE)
+        found[unknown[0]] = exactly(size_of(atoms), known)
+    for index in unknown:
+        dim = dims[index] if dims is not None and found[index] is None else None
+        found[index] = found[index] if dim is None else _size(dim)
+    sizes = [size for size in found if size is not None]
+    return regroup(atoms, sizes) if len(sizes) == len(found) else None
 
 
-def _ones(node: ir.Node, axes: Sequence[Axis]) -> tuple[Axis, ...] | None:
-    """Axes of size one put in or taken out."""
-    given = node.attributes.get("axes")
-    named = node.inputs[1] if len(node.inputs) > 1 else None
-    places = list(given.as_ints()) if given is not None else content(named)
-    if places is None and named is None and node.op_type == "Squeeze":
+def _unsqueezed(node: ir.Node, axes: Sequence[Axis]) -> tuple[Axis, ...] | None:
+    places = _places(node)
+    at = None if places is None else _counted(places, len(axes) + len(places))
+    if at is None:
+        return None
+    left = iter(axes)
+    return tuple(() if index in at else next(left) for index in range(len(axes) + len(at)))
+
+
+def _squeezed(node: ir.Node, axes: Sequence[Axis]) -> tuple[Axis, ...] | None:
+    places = _places(node)
+    if places is None and all(value is None for value in node.inputs[1:]):
         sizes = [size_of(axis).constant for axis in axes]
         # a dimension with a name may be one as well
         places = None if None in sizes else [index for index, size in enumerate(sizes) if size == 1]
-    if places is None:
+    at = None if places is None else _counted(places, len(axes))
+    if at is None or any(axes[place] for place in at):
         return None
-    rank = len(axes) + (len(places) if node.op_type == "Unsqueeze" else 0)
+    return tuple(axis for index, axis in enumerate(axes) if index not in at)
+
+
+def _places(node: ir.Node) -> list[int | str | None] | None:
+    """The axes that a Squeeze or Unsqueeze names, as an attribute in older opsets."""
+    given = node.attributes.get("axes")
+    return list(given.as_ints()) if given is not None else content(node.inputs[1] if len(node.inputs) > 1 else None)
+
+
+def _counted(places: Sequence[int | str | None], rank: int) -> set[int] | None:
+    """Axes counted from the first of `rank`; None where one is unknown, named twice or out of range."""
     at = {place + rank * (place < 0) for place in places if isinstance(place, int)}
-    if len(at) != len(places) or any(not 0 <= place < rank for place in at):
-        return None
-    if node.op_type == "Squeeze":
-        ones = all(not axes[place] for place in at)
-        return tuple(axis for index, axis in enumerate(axes) if index not in at) if ones else None
-    left = iter(axes)
-    return tuple(() if index in at else next(left) for index in range(rank))
+    return at if len(at) == len(places) and all(0 <= place < rank for place in at) else None
 
 
 def _tiled(node: ir.Node, axes: Sequence[Axis]) -> tuple[Axis, ...] | None:
-    counts = content(node.inputs[1])
-    if counts is None or None in counts or len(counts) != len(axes):
+    counts = _sizes(content(node.inputs[1]))
+    if counts is None or len(counts) != len(axes):
         return None
-    repeated = [_size(count) for count in counts if count is not None]
-    return tuple(
-        axis if count == ONE else (Atom(None, count), *axis) for count, axis in zip(repeated, axes, strict=True)
-    )
+    return tuple(axis if count == ONE else (Atom(None, count), *axis) for count, axis in zip(counts, axes, strict=True))
 
 
-def _expanded(axes: Sequence[Axis], sizes: Sequence[Polynomial]) -> tuple[Axis, ...] | None:
-    padded = [*([()] * (len(sizes) - len(axes))), *axes]
+def _expanded(node: ir.Node, axes: Sequence[Axis]) -> tuple[Axis, ...] | None:
+    sizes = _sizes(dimensions(node.outputs[0]))
+    if sizes is None:
+        return None
     found: list[Axis] = []
-    for axis, size in zip(padded, sizes, strict=True):
+    for axis, size in zip([*([()] * (len(sizes) - len(axes))), *axes], sizes, strict=True):
         if size_of(axis) == size:
             found.append(axis)
         elif not axis:
@@ -311,6 +241,26 @@ def _expanded(axes: Sequence[Axis], sizes: Sequence[Polynomial]) -> tuple[Axis, 
         else:
             return None
     return tuple(found)
+
+
+_RULES: Mapping[str, Callable[[ir.Node, Sequence[Axis]], tuple[Axis, ...] | None]] = {
+    "Identity": _same,
+    "Cast": _same,
+    "Mul": _same,
+    "Div": _same,
+    "Transpose": _transposed,
+    "Reshape": _reshaped,
+    "Flatten": _flattened,
+    "Unsqueeze": _unsqueezed,
+    "Squeeze": _squeezed,
+    "Expand": _expanded,
+    "Tile": _tiled,
+}
+
+
+def _sizes(dims: Sequence[int | str | None] | None) -> list[Polynomial] | None:
+    """Dimensions as polynomials; None where one is unknown."""
+    return None if dims is None or None in dims else [_size(dim) for dim in dims if dim is not None]
 
 
 @lru_cache(maxsize=4096)

@@ -1,7 +1,8 @@
-"""Which source nodes a rewritten node stands for.
+"""Which source nodes a rewritten node stands for, and in which module of the user's they were.
 
 A node that no pass touched stands for itself. A node made by a rewrite carries the names of the nodes it
-replaced in its metadata, so that reports, diffs and healing speak of the layers of the model that was loaded.
+replaced in its metadata, and the module that they share, so that reports, diffs and healing speak of the layers of the
+model that was loaded.
 """
 
 from __future__ import annotations
@@ -11,6 +12,13 @@ from collections.abc import Iterable
 import onnx_ir as ir
 
 KEY = "tersor.sources"
+#: The module that a rewritten node belongs to.
+SCOPE = "tersor.scope"
+
+#: torch's exporter: the modules around a node from the outermost in, then the node, as Python writes a list.
+_TORCH = "pkg.torch.onnx.name_scopes"
+#: What torch writes for nodes that are of no module (seen in 2.13).
+_NOWHERE = "_empty_nn_module_stack_from_metadata_hook"
 
 
 def sources(node: ir.Node) -> tuple[str, ...]:
@@ -21,9 +29,50 @@ def sources(node: ir.Node) -> tuple[str, ...]:
     return (node.name,) if node.name else ()
 
 
-def inherit(new_nodes: Iterable[ir.Node], old_nodes: Iterable[ir.Node]) -> None:
-    """Record on each new node that it stands for everything that the old nodes stood for."""
-    stand_for(new_nodes, dict.fromkeys(name for node in old_nodes for name in sources(node)))
+def scope(node: ir.Node) -> str:
+    """The innermost module that a node was exported from, as `named_modules` has it; empty where nothing tells.
+
+    >>> scope(ir.node("Softmax", [], name="/encoder/layer.0/attention/Softmax"))
+    'encoder.layer.0.attention'
+    """
+    recorded = node.metadata_props.get(SCOPE)
+    if recorded is not None:
+        return recorded
+    listed = node.metadata_props.get(_TORCH)
+    if listed is not None:
+        module = "".join(listed.split("', '")[-2:-1]).removeprefix("['")
+        return "" if module == _NOWHERE else module
+    return _module(node.name) or shared(map(_module, sources(node)))
+
+
+def shared(scopes: Iterable[str]) -> str:
+    """The innermost module around all of these; those that are empty say nothing.
+
+    >>> shared(["layers.7.attn.q", "", "layers.7.attn.k"])
+    'layers.7.attn'
+    """
+    common: list[str] | None = None
+    for path in filter(None, scopes):
+        parts = path.split(".")
+        if common is None:
+            common = parts
+        elif common != parts:
+            same = [one == other for one, other in zip(common, parts, strict=False)]
+            common = common[: same.index(False) if False in same else len(same)]
+    return ".".join(common or ())
+
+
+def inherit(new_nodes: Iterable[ir.Node], old_nodes: Iterable[ir.Node], *, at: Iterable[ir.Node] | None = None) -> None:
+    """Record on each new node that it stands for everything that the old nodes stood for.
+
+    Those that come from no module are from now on in the one that the nodes `at` share, of all old nodes without.
+    """
+    new, old = list(new_nodes), list(old_nodes)
+    module = shared(map(scope, old if at is None else at))
+    for node in new if module else ():
+        if not scope(node):
+            node.metadata_props[SCOPE] = module
+    stand_for(new, dict.fromkeys(name for node in old for name in sources(node)))
 
 
 def stand_for(nodes: Iterable[ir.Node], names: Iterable[str]) -> None:
@@ -31,3 +80,8 @@ def stand_for(nodes: Iterable[ir.Node], names: Iterable[str]) -> None:
     text = "\n".join(names)
     for node in nodes:
         node.metadata_props[KEY] = text
+
+
+def _module(name: str | None) -> str:
+    """The module in a name of the TorchScript exporter, `/encoder/layer.0/attention/Softmax`."""
+    return name[1 : max(name.rfind("/"), 1)].replace("/", ".") if name and name.startswith("/") else ""

@@ -1,7 +1,8 @@
-"""Write on every value the type and the dimensions that follow, for every size that the dynamic dimensions may take.
+"""Write on every value the type and the dimensions that follow, for every size that the dynamic dimensions may take
+and that does not leave the value empty (docs/decisions/0012).
 
 One walk in graph order by the rules of `shapes`, strictly: what only some sizes bear out is not written. ONNX's own
-inference (on a clone without weights) is asked about ops that have no rule, once for each.
+inference is asked about ops that have no rule (`shape_onnx`); how what follows is put on a value is in `shape_write`.
 """
 
 from __future__ import annotations
@@ -11,15 +12,14 @@ from dataclasses import dataclass, field
 from itertools import count
 
 import onnx_ir as ir
-from onnx_ir.passes.common import ShapeInferencePass
 
 from .polynomial import Number, Polynomial
 from .shape_bounds import Bounds
-from .shape_scope import FOLLOWS, Dims
-from .shape_scope import known as known_dims
+from .shape_onnx import results, take_answers
+from .shape_scope import Dims
 from .shape_types import certain_type
-from .shapes import RULES, Place, Shapes, dimension_names
-from .walk import every_node
+from .shape_write import write
+from .shapes import Place, Shapes, dimension_names
 
 
 def annotate(model: ir.Model) -> int:
@@ -29,11 +29,11 @@ def annotate(model: ir.Model) -> int:
     numbers and the names of the inputs' dimensions; a name that stands for nothing else gives way to the formula that
     follows. A dimension that nothing is known about is given a name of its own, `unk__0`, which its readers share.
     """
-    _ask(model)
+    take_answers(model)
     if _finished(model):
         return 0
     walk = _Annotations(model, {})
-    return sum(map(walk.write, walk.open))
+    return sum(write(value, walk.types.get(value), walk.bounds.settle(walk.dims.get(value))) for value in walk.open)
 
 
 def _finished(model: ir.Model) -> bool:
@@ -50,7 +50,7 @@ def _finished(model: ir.Model) -> bool:
         return known[text]
 
     return all(
-        value.type is not None and value.shape is not None and all(map(final, value.shape)) for value in _results(model)
+        value.type is not None and value.shape is not None and all(map(final, value.shape)) for value in results(model)
     )
 
 
@@ -62,7 +62,7 @@ def _is_final(dim: str, names: frozenset[str]) -> bool:
 
 @dataclass(eq=False)
 class _Annotations(Shapes):
-    """What follows for each value, and how it is to be written."""
+    """What follows for each value."""
 
     aliases: dict[str, Number] = field(default_factory=dict)
 
@@ -74,29 +74,6 @@ class _Annotations(Shapes):
         self._calls = 0
         self.bounds = Bounds(self.model.graph)
         super().__post_init__()
-
-    def write(self, value: ir.Value) -> bool:
-        """Put what is known on a value, and say whether that is news."""
-        known, dims = self.types.get(value), self.bounds.settle(self.dims.get(value))
-        changed = False
-        if value.type is None and known is not None:
-            value.type, changed = ir.TensorType(known), True
-        if dims is None or not isinstance(value.type, ir.TensorType | None):
-            return changed
-        wanted: list[int | str | None] = [None if dim is None else _text(dim) for dim in dims]
-        if value.is_graph_output() and value.shape is not None:
-            had = list(value.shape)
-            if len(had) != len(wanted):
-                return changed
-            old = [dim if isinstance(dim, int) else dim.value for dim in had]
-            follows, before = wanted, known_dims(value)
-            wanted = [new if dim is None else dim for dim, new in zip(old, wanted, strict=True)]
-            follows = [dim if new is None else new for dim, new in zip(wanted, follows, strict=True)]
-            value.meta[FOLLOWS] = (wanted, follows)
-            changed |= before != follows
-        if value.shape is None or [dim if isinstance(dim, int) else dim.value for dim in value.shape] != wanted:
-            value.shape, changed = ir.Shape(wanted), True
-        return changed
 
     def _dim(self, dim: int | ir.SymbolicDim, unnamed: str | None = None) -> Polynomial | None:
         if isinstance(dim, int):
@@ -168,7 +145,11 @@ class _Annotations(Shapes):
         for value in graph.inputs[:skipped]:
             self.dims[value] = ()
         axes = self.integers(node, "scan_input_axes", [0] * scanned)
-        for axis, inner, outer in zip(axes, graph.inputs[states.stop :], node.inputs[states.stop :], strict=True):
+        # before opset 9 a Scan has its lengths first, and a batch: of that nothing is known
+        given = node.inputs if node.op_type == "Loop" or len(node.inputs) == len(graph.inputs) else []
+        for value in graph.inputs if not given else ():
+            self.dims[value] = None
+        for axis, inner, outer in zip(axes, graph.inputs[states.stop :], given[states.stop :], strict=bool(given)):
             dims = None if outer is None else self.of(outer)
             self.dims[inner] = None if not dims else tuple(dim for at, dim in enumerate(dims) if at != axis % len(dims))
         for value in graph.inputs:
@@ -191,7 +172,7 @@ class _Annotations(Shapes):
 
 def _fresh(model: ir.Model) -> Iterator[str]:
     """Names that no dimension has."""
-    taken = {dim.value for value in _results(model) for dim in value.shape or () if not isinstance(dim, int)}
+    taken = {dim.value for value in results(model) for dim in value.shape or () if not isinstance(dim, int)}
     yield from (name for name in (f"unk__{number}" for number in count()) if name not in taken)
 
 
@@ -200,37 +181,3 @@ def _kept(before: Dims, after: Dims) -> Dims:
     if before is None or after is None or len(before) != len(after):
         return None
     return tuple(old if old == new else None for old, new in zip(before, after, strict=True))
-
-
-def _text(dim: Polynomial) -> int | str:
-    return str(dim) if dim.constant is None else dim.constant
-
-
-def _results(model: ir.Model) -> Iterator[ir.Value]:
-    for node in every_node(model.graph):
-        yield from (value for value in node.outputs if value.name)
-
-
-#: Values that ONNX was asked about, by name; a second answer would be the first.
-_ASKED = "tersor.asked"
-
-
-def _ask(model: ir.Model) -> None:
-    """Take over what ONNX knows about the results of ops that have no rule."""
-    unknown = {
-        value.name
-        for node in every_node(model.graph)
-        if not node.domain and ("", node.op_type) not in RULES
-        for value in node.outputs
-        if value.name and (value.type is None or value.shape is None)
-    }
-    asked = model.graph.meta.setdefault(_ASKED, set())
-    if unknown <= asked:
-        return
-    asked |= unknown
-    clone = model.clone()
-    ShapeInferencePass(check_type=False, strict_mode=False)(clone)
-    for mine, theirs in zip(_results(model), _results(clone), strict=True):
-        if mine.name in unknown:
-            mine.type = mine.type or theirs.type
-            mine.shape = theirs.shape if mine.shape is None else mine.shape

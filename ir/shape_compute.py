@@ -86,8 +86,6 @@ def _matmul(node: ir.Node, scope: Scope) -> Iterator[Dims]:
         left = (*left[:-2], left[-1], left[-2])
     if scope.integer(node, "transB", 0):
         right = (*right[:-2], right[-1], right[-2])
-    if scope.integer(node, "transBatchA", 0) or scope.integer(node, "transBatchB", 0):
-        raise ValueError("batch axes that change places are not followed")
     yield matmul(left, right, strict=scope.strict)
 
 
@@ -257,6 +255,9 @@ def _loop(node: ir.Node, scope: Scope) -> Iterator[Dims]:
     scanned = 2 if node.op_type == "Loop" else scope.integer(node, "num_scan_inputs", 0)
     carried = len(node.inputs) - scanned
     results = body.outputs[1:] if node.op_type == "Loop" else body.outputs
+    if node.op_type == "Scan" and len(node.inputs) != len(body.inputs):
+        # before opset 9 it has its lengths first, and a batch
+        return
     for index, value in enumerate(results):
         dims = scope.of(value)
         if index < carried and scope.strict:
@@ -310,10 +311,7 @@ COMPUTE: Mapping[tuple[str, str], Rule] = {
     **{("", op): _elementwise for op in ELEMENTWISE},
     **{("", op): _reduce for op in REDUCTIONS},
     **{("", op): _matmul for op in ("MatMul", "MatMulInteger", "Gemm")},
-    **{
-        ("com.microsoft", op): _matmul
-        for op in ("FusedMatMul", "FusedGemm", "DynamicQuantizeMatMul", "MatMulIntegerToFloat")
-    },
+    **{("com.microsoft", op): _matmul for op in CONTRIB_MATMUL},
     ("com.microsoft", "MatMulNBits"): _packed_matmul,
     ("", "QLinearMatMul"): _qlinear_matmul,
     **{("", op): _conv for op in ("Conv", "ConvInteger", "QLinearConv")},

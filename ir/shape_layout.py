@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import onnx_ir as ir
 
+from .atoms import exactly
 from .polynomial import Polynomial, product, smaller, total
 from .shape_compute import broadcast
 from .shape_scope import ONE, Dims, Rule, Scope, dim_of, int_of
@@ -27,14 +28,41 @@ def _reshape(node: ir.Node, scope: Scope) -> Iterator[Dims]:
         return
     value = node.inputs[0]
     data = None if value is None else scope.of(value)
-    if not scope.integer(node, "allowzero", 0):
+    copies = not scope.integer(node, "allowzero", 0)
+    if copies:
         target = [(data[index] if data else None) if size == 0 else size for index, size in enumerate(target)]
     open_at = [index for index, size in enumerate(target) if size is None or size == -1]
-    if data is not None and len(open_at) == 1:
+    whole = None if data is None or None in data else product(map(dim_of, data))
+    if whole is not None and len(open_at) == 1:
         rest = product(dim_of(size) for index, size in enumerate(target) if index not in open_at)
-        whole = None if None in data else product(dim_of(dim) for dim in data)
-        target[open_at[0]] = None if whole is None else whole // rest
-    yield tuple(None if size == -1 else size for size in target)
+        target[open_at[0]] = whole // rest
+    found = tuple(None if size == -1 else size for size in target)
+    if (
+        copies
+        and scope.strict
+        and not (whole is not None and None not in found and _as_many(map(dim_of, found), whole))
+    ):
+        doubtful = [index for index, size in enumerate(found) if index not in open_at and _may_copy(size, index, data)]
+        gone = {*doubtful, *(open_at if doubtful else ())}
+        found = tuple(None if index in gone else size for index, size in enumerate(found))
+    yield found
+
+
+def _as_many(found: Iterable[Polynomial], whole: Polynomial) -> bool:
+    """Whether sizes multiply to `whole` wherever that is not zero."""
+    above = {name: Polynomial.of(name) + 1 for name in whole.names if whole.at({name: 0}) == 0}
+    return product(found).at(above) == whole.at(above)
+
+
+def _may_copy(size: Dim, place: int, data: Dims) -> bool:
+    """Whether an element of a target may be a zero that stands for another dimension at its place.
+
+    Where the elements multiply to what is reshaped, that is empty if one of them is zero, and so is what comes out.
+    """
+    if size is None or (size - 1).nonnegative or (data is not None and place >= len(data)):
+        return False
+    dim = None if data is None else data[place]
+    return dim is None or exactly(dim, size) is None
 
 
 def _squeeze(node: ir.Node, scope: Scope) -> Iterator[Dims]:

@@ -32,9 +32,16 @@ def _target(tape: Tape, value: ir.Value, target: Target) -> ir.Value:
     parts: list[ir.Value] = []
     for computed, run in groupby(target, lambda dim: isinstance(dim, Kept)):
         if computed:
-            parts += (tape("Shape", value, start=dim.axis, end=dim.axis + 1) for dim in run if isinstance(dim, Kept))
+            sizes = (tape("Shape", value, start=dim.axis, end=dim.axis + 1) for dim in run if isinstance(dim, Kept))
+            parts += (_numbers(size, 1) for size in sizes)
         else:
             parts.append(tape.constant([dim for dim in run if isinstance(dim, int)], "shape"))
     if not parts:
         return tape.constant(np.empty(0, np.int64), "shape")
-    return parts[0] if len(parts) == 1 else tape("Concat", *parts, axis=0)
+    return parts[0] if len(parts) == 1 else _numbers(tape("Concat", *parts, axis=0), len(target))
+
+
+def _numbers(value: ir.Value, count: int) -> ir.Value:
+    """A value, known to hold that many sizes."""
+    value.type, value.shape = ir.TensorType(ir.DataType.INT64), ir.Shape([count])
+    return value

@@ -11,13 +11,14 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from ..ir.errors import PassError
+from ..ir.errors import PassError, TersorError
 from ..ir.feeds import Feeds
-from ..ir.level import Level
-from ..ir.provenance import sources
-from ..ir.text import place
+from ..ir.level import SEMANTIC_OPSET, Level
+from ..ir.provenance import scope, sources
+from ..ir.text import place, spelled
 from ..ir.walk import every_node
 from .edit import Ledger
+from .failure import failure, no_verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,7 @@ class Miss:
     """Why a pass does not fire at a place: the rule that failed, the value it failed on, and what was needed.
 
     near: the place is what the pass looks for but for this rule; reports count it as one that got away.
+    far: the place shares its op with what the pass looks for and nothing else; `explain` tells of it, reports do not.
     reached: what the match came through before it stopped, in order.
     """
 
@@ -70,6 +72,7 @@ class Miss:
     value: str
     need: str
     near: bool = False
+    far: bool = False
     reached: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -78,15 +81,19 @@ class Miss:
 
 @dataclass(frozen=True)
 class Finding:
-    """One candidate place, the source nodes it stands for, and the verdict: None when the pass fired."""
+    """One candidate place, the source nodes it stands for, and the verdict: None when the pass fired.
+
+    scope: the module that it was exported from, where that is known.
+    """
 
     place: str
     sources: tuple[str, ...] = ()
     miss: Miss | None = None
+    scope: str = ""
 
     @classmethod
     def at(cls, node: ir.Node, verdict: Match | Miss) -> Finding:
-        return cls(place(node), sources(node), verdict if isinstance(verdict, Miss) else None)
+        return cls(place(node), sources(node), verdict if isinstance(verdict, Miss) else None, scope(node))
 
 
 @dataclass(frozen=True)
@@ -124,6 +131,8 @@ class Pass(ABC):
     changes_signature: ClassVar[bool] = False
     #: What a raising pass finds, in the words of a report: `attention: 11 of 12 raised`. Empty for other passes.
     subject: ClassVar[str] = ""
+    #: The ops that its subject is whole as: models come with some.
+    whole: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def apply(self, model: ir.Model, context: Context) -> Outcome:
@@ -178,24 +187,29 @@ class Rewrite(Pass):
             if node.graph is None:
                 missed.pop(node, None)
                 continue
-            verdict = self.match(node)
-            finding = Finding.at(node, verdict)
-            if isinstance(verdict, Miss):
-                if node not in placed:
-                    missed[node] = finding
-                continue
+            verdict = self._verdict(node)
             missed.pop(node, None)
+            if isinstance(verdict, Miss):
+                if node not in placed and not verdict.far:
+                    missed[node] = Finding.at(node, verdict)
+                continue
+            finding = Finding.at(node, verdict)
             fired.append(finding)
             if len(fired) > limit:
                 raise PassError(f"{self.name} does not settle: it fires again on what it made, last at {finding.place}")
             ledger, readers = Ledger.of(node.graph), [user for value in node.outputs for user in value.consumers()]
             ledger.placed.clear()
-            self.rewrite(verdict)
+            try:
+                self.rewrite(verdict)
+            except TersorError:
+                raise
+            except Exception as error:
+                raise failure(self.name, type(self), error, node) from error
             for function in ledger.take_functions():
                 function.declare(model)
             new = ledger.take_placed()
             for other in new:
-                model.graph.opset_imports.setdefault(other.domain, 1)
+                model.graph.opset_imports.setdefault(other.domain, 1 if other.domain else SEMANTIC_OPSET)
             placed.update(new)
             again = [other for other in self._candidates((*new, *dict.fromkeys(readers))) if other not in queued]
             queue.extend(again)
@@ -206,18 +220,26 @@ class Rewrite(Pass):
     def explain(self, model: ir.Model, context: Context) -> Outcome:
         """The verdict at every candidate, leaving `model` as it is."""
         candidates = self._candidates(every_node(model.graph))
-        return Outcome(tuple(Finding.at(node, self.match(node)) for node in candidates))
+        return Outcome(tuple(Finding.at(node, self._verdict(node)) for node in candidates))
+
+    def _verdict(self, node: ir.Node) -> Match | Miss:
+        """What `match` says. Raises PassError where it fails, or says nothing."""
+        try:
+            found = self.match(node)
+        except TersorError:
+            raise
+        except Exception as error:
+            raise failure(self.name, type(self), error, node) from error
+        if not isinstance(found, Match | Miss):
+            raise no_verdict(self.name, found, node)
+        return found
 
     def _candidates(self, nodes: Iterable[ir.Node]) -> Iterator[ir.Node]:
-        return (node for node in nodes if _spelled(node) in self.anchors and node.graph is not None)
+        return (node for node in nodes if spelled(node) in self.anchors and node.graph is not None)
 
 
 #: A rewrite fires at most this often for each place that there was at first: more, and it answers itself.
 _SETTLED = 32
-
-
-def _spelled(node: ir.Node) -> str:
-    return f"{node.domain}.{node.op_type}" if node.domain else node.op_type
 
 
 def _default(item: dataclasses.Field[object]) -> object:

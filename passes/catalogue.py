@@ -24,9 +24,11 @@ PASSES: Mapping[str, str] = {
     "drop-identities": ".clean.drop_identities:DropIdentities",
     "drop-outputs": ".clean.drop_outputs:DropOutputs",
     "drop-true-masks": ".clean.drop_true_masks:DropTrueMasks",
+    "fold-attention-scale": ".fuse.fold_attention_scale:FoldAttentionScale",
     "fold-batch-normalization": ".raising.linear.fold_batch_normalization:FoldBatchNormalization",
     "fold-bias": ".fuse.fold_bias:FoldBias",
     "fold-constants": ".clean.fold_constants:FoldConstants",
+    "fold-embedding-bias": ".fuse.fold_embedding_bias:FoldEmbeddingBias",
     "fold-scale": ".fuse.fold_scale:FoldScale",
     "fold-shapes": ".clean.fold_shapes:FoldShapes",
     "infer-shapes": ".clean.infer_shapes:InferShapes",
@@ -42,39 +44,45 @@ PASSES: Mapping[str, str] = {
     "raise-attention-heads": ".raising.attention.raise_attention_heads:RaiseAttentionHeads",
     "raise-bidirectional-recurrence": ".raising.recurrence.raise_bidirectional_recurrence:RaiseBidirectionalRecurrence",
     "raise-causal-mask": ".raising.attention.raise_causal_mask:RaiseCausalMask",
+    "raise-constant-lookup": ".raising.embedding.raise_constant_lookup:RaiseConstantLookup",
     "raise-contrib": ".raising.raise_contrib:RaiseContrib",
     "raise-einsum": ".raising.linear.raise_einsum:RaiseEinsum",
+    "raise-embedding": ".raising.embedding.raise_embedding:RaiseEmbedding",
     "raise-flat-gather": ".raising.raise_flat_gather:RaiseFlatGather",
     "raise-gelu": ".raising.activation.raise_gelu:RaiseGelu",
     "raise-glu": ".raising.activation.raise_glu:RaiseGlu",
     "raise-grid-gather": ".raising.raise_grid_gather:RaiseGridGather",
     "raise-group-normalization": ".raising.normalization.raise_group_normalization:RaiseGroupNormalization",
     "raise-layer-normalization": ".raising.normalization.raise_layer_normalization:RaiseLayerNormalization",
+    "raise-linear": ".raising.linear.raise_linear:RaiseLinear",
     "raise-looped-recurrence": ".raising.recurrence.raise_looped_recurrence:RaiseLoopedRecurrence",
     "raise-mean-pooling": ".raising.sentence.raise_mean_pooling:RaiseMeanPooling",
     "raise-normalization-scale": ".raising.normalization.raise_normalization_scale:RaiseNormalizationScale",
-    "raise-linear": ".raising.linear.raise_linear:RaiseLinear",
+    "raise-normalize": ".raising.sentence.raise_normalize:RaiseNormalize",
     "raise-partial-rotary": ".raising.rotary.raise_partial_rotary:RaisePartialRotary",
     "raise-qdq": ".raising.quantized.raise_qdq:RaiseQdq",
     "raise-recurrent-cell": ".raising.recurrence.raise_recurrent_cell:RaiseRecurrentCell",
     "raise-recurrent-scan": ".raising.recurrence.raise_recurrent_scan:RaiseRecurrentScan",
-    "raise-normalize": ".raising.sentence.raise_normalize:RaiseNormalize",
     "raise-reversed-recurrence": ".raising.recurrence.raise_reversed_recurrence:RaiseReversedRecurrence",
     "raise-rms-normalization": ".raising.normalization.raise_rms_normalization:RaiseRmsNormalization",
     "raise-rotary-embedding": ".raising.rotary.raise_rotary_embedding:RaiseRotaryEmbedding",
     "raise-rotary-heads": ".raising.rotary.raise_rotary_heads:RaiseRotaryHeads",
+    "raise-row-gather": ".raising.embedding.raise_row_gather:RaiseRowGather",
     "raise-unrolled-recurrence": ".raising.recurrence.raise_unrolled_recurrence:RaiseUnrolledRecurrence",
     "share-identical": ".share.share_identical:ShareIdentical",
     "simplify-views": ".clean.simplify_views:SimplifyViews",
-    "source-shapes": ".clean.source_shapes:SourceShapes",
     "sink-transposes": ".fuse.sink_transposes:SinkTransposes",
+    "source-shapes": ".clean.source_shapes:SourceShapes",
     "upgrade-opset": ".raising.upgrade_opset:UpgradeOpset",
 }
 
 
 @cache
 def table() -> dict[str, str]:
-    """Every known pass: tersor's own and those of installed plug-ins. Raises OptionError when two claim one name."""
+    """Every known pass by name: tersor's own and those of installed plug-ins.
+
+    Raises OptionError when two claim one name.
+    """
     known = dict(PASSES)
     owners = dict.fromkeys(known, "tersor")
     for point in entry_points(group=GROUP):
@@ -82,7 +90,7 @@ def table() -> dict[str, str]:
         if point.name in known and known[point.name] != point.value:
             raise OptionError(f"two packages offer a pass {point.name!r}: {owners[point.name]} and {owner}; remove one")
         known[point.name], owners[point.name] = point.value, owner
-    return known
+    return dict(sorted(known.items()))
 
 
 def find(name: str) -> type[Pass]:

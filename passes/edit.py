@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeGuard
 
@@ -143,11 +143,35 @@ class Tape:
 
     def lazy(self, tensor: ir.TensorProtocol) -> ir.Value:
         """An initializer whose bytes are computed when they are read."""
-        value = ir.Value(
-            name=tensor.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()), const_value=tensor
-        )
+        value = _stored(tensor)
         self.constants.append(value)
         return value
+
+    def derived(
+        self, name: str, shape: Sequence[int], dtype: ir.DataType, compute: Callable[[], Array], *, weight: bool = False
+    ) -> ir.Value:
+        """An initializer of numbers that are computed when they are read; a weight keeps the name it is given."""
+        value = _stored(derived(name, shape, dtype, compute))
+        (self.weights if weight else self.constants).append(value)
+        return value
+
+
+def derived(name: str, shape: Sequence[int], dtype: ir.DataType, compute: Callable[[], Array]) -> ir.LazyTensor:
+    """A tensor of numbers that are computed when its bytes are read, anew each time: nobody has to hold them.
+
+    What `compute` gives is laid out in order, and becomes `dtype` where it is another. It may give the numbers of a
+    type of four bits as any integers.
+
+    >>> derived("w", [2], ir.DataType.FLOAT16, lambda: np.arange(2)).numpy()
+    array([0., 1.], dtype=float16)
+    """
+
+    def evaluate() -> ir.TensorProtocol:
+        array = np.asarray(compute(), dtype=dtype.numpy(), order="C")
+        assert array.shape == tuple(shape), f"{name} has become {array.shape}, not {tuple(shape)}"
+        return ir.Tensor(array, dtype=dtype, name=name)
+
+    return ir.LazyTensor(evaluate, dtype=dtype, shape=ir.Shape(shape), name=name)
 
 
 def replace(tape: Tape, old: Sequence[ir.Value], new: Sequence[ir.Value], *, matched: Iterable[ir.Node] = ()) -> None:
@@ -164,7 +188,7 @@ def replace(tape: Tape, old: Sequence[ir.Value], new: Sequence[ir.Value], *, mat
     made = _place(tape, graph, new, _earliest(producers), old[0].name)
     for before, after in zip(old, new, strict=True):
         _hand_over(before, after, made)
-    inherit(tape.nodes, [*stood_for, *sweep(stood_for)])
+    inherit(tape.nodes, [*stood_for, *sweep(stood_for)], at=stood_for)
 
 
 def reroute(tape: Tape, node: ir.Node, old: ir.Value, new: ir.Value) -> None:
@@ -183,25 +207,43 @@ def reroute(tape: Tape, node: ir.Node, old: ir.Value, new: ir.Value) -> None:
 
 def sweep(nodes: Iterable[ir.Node]) -> list[ir.Node]:
     """Remove those of `nodes` whose outputs nobody reads, then what fed only them; give what was removed."""
+    removed = detach(nodes)
+    remove(removed)
+    return removed
+
+
+def detach(nodes: Iterable[ir.Node]) -> list[ir.Node]:
+    """What `sweep` removes, reading nothing any more but still in its place: it is for `remove`."""
     stack = list(nodes)
-    removed: list[ir.Node] = []
+    dead: dict[ir.Node, None] = {}
     while stack:
         node = stack.pop()
-        graph = node.graph
-        if graph is None or any(value.uses() or value.is_graph_output() for value in node.outputs):
+        if node.graph is None or node in dead:
             continue
-        feeding = [value for inner in (node, *_inside(node)) for value in inner.inputs if value is not None]
-        for inner in _inside(node):
+        if any(value.uses() or value.is_graph_output() for value in node.outputs):
+            continue
+        inside = [node, *_inside(node)]
+        feeding = [value for inner in inside for value in inner.inputs if value is not None]
+        for inner in inside:
             _let_go(inner)
-        graph.remove(node, safe=True)
-        removed.append(node)
+        dead[node] = None
         for value in feeding:
             producer = value.producer()
             if producer is not None:
                 stack.append(producer)
             else:
                 drop(value)
-    return removed
+    return list(dead)
+
+
+def remove(nodes: Iterable[ir.Node]) -> None:
+    """Take nodes that read nothing out of their graphs: all of a graph at once, for each time goes over its outputs."""
+    of: dict[ir.Graph | ir.Function, list[ir.Node]] = {}
+    for node in nodes:
+        if node.graph is not None:
+            of.setdefault(node.graph, []).append(node)
+    for graph, members in of.items():
+        graph.remove(members)
 
 
 def drop(value: ir.Value) -> bool:
@@ -255,8 +297,12 @@ def _let_go(node: ir.Node) -> None:
 
 
 def _initializer(array: Array, name: str) -> ir.Value:
-    tensor = ir.Tensor(array, name=name)
-    return ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
+    return _stored(ir.Tensor(array, name=name))
+
+
+def _stored(tensor: ir.TensorProtocol) -> ir.Value:
+    shape = ir.Shape(tensor.shape.numpy())
+    return ir.Value(name=tensor.name, type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor)
 
 
 def _typed(array: Array | Sequence[int] | int | float) -> Array:

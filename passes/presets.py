@@ -22,6 +22,9 @@ from .raising.attention.raise_attention_cache import RaiseAttentionCache
 from .raising.attention.raise_attention_groups import RaiseAttentionGroups
 from .raising.attention.raise_attention_heads import RaiseAttentionHeads
 from .raising.attention.raise_causal_mask import RaiseCausalMask
+from .raising.embedding.raise_constant_lookup import RaiseConstantLookup
+from .raising.embedding.raise_embedding import RaiseEmbedding
+from .raising.embedding.raise_row_gather import RaiseRowGather
 from .raising.linear.fold_batch_normalization import FoldBatchNormalization
 from .raising.linear.raise_einsum import RaiseEinsum
 from .raising.linear.raise_linear import RaiseLinear
@@ -70,6 +73,9 @@ RAISING = Pipeline(
         InferShapes(),
         FoldBatchNormalization(),
         RaiseLinear(),
+        RaiseEmbedding(),
+        RaiseConstantLookup(),
+        RaiseRowGather(),
         RaiseRecurrentScan(),
         RaiseUnrolledRecurrence(),
         RaiseRecurrentCell(),
@@ -93,6 +99,7 @@ RAISING = Pipeline(
         RaiseCausalMask(),
         RaiseAttentionHeads(),
         SimplifyViews(),
+        SourceShapes(),
         ShareIdentical(),
         MergeCommonSubexpressions(),
         DropDeadCode(),

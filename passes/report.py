@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from ..ir.walk import held_graphs, may_hold_graphs
+from ..ir.text import spelled
+from ..ir.walk import every_node, held_graphs, may_hold_graphs
 from .base import Contract, Finding, Lossy
 
 
@@ -39,12 +41,17 @@ class Size:
         return cls(nodes, sum(tensor.nbytes for tensor in tensors.values()))
 
 
+def count(model: ir.Model, ops: Collection[str]) -> int:
+    """Nodes of these ops in a graph, subgraphs included."""
+    return sum(spelled(node) in ops for node in every_node(model.graph))
+
+
 @dataclass(frozen=True)
 class PassReport:
     """One pass: what it found, what became of the graph, how long it took, and what it measurably changed.
 
     loss: the error over the verified stretch that ends with this pass, in the contract's metric; None where none was
-    measured. subject: what a raising pass looks for.
+    measured. subject: what a raising pass looks for; whole: how many of them were whole before it ran.
     """
 
     text: str
@@ -55,6 +62,7 @@ class PassReport:
     seconds: float
     loss: float | None = None
     subject: str = ""
+    whole: int = 0
 
     @property
     def matches(self) -> int:
@@ -68,6 +76,11 @@ class PassReport:
     def misses(self) -> tuple[Finding, ...]:
         return tuple(finding for finding in self.findings if finding.miss is not None)
 
+    @property
+    def away(self) -> tuple[Finding, ...]:
+        """The misses that tell of something: the near ones of a pass that looks for a subject, all of another."""
+        return tuple(item for item in self.misses if not self.subject or (item.miss is not None and item.miss.near))
+
     def to_dict(self) -> dict[str, object]:
         """As written to `manifest.json`."""
         return {
@@ -79,6 +92,7 @@ class PassReport:
                 {
                     "place": f.place,
                     "sources": list(f.sources),
+                    "scope": f.scope,
                     "rule": m.rule,
                     "value": m.value,
                     "need": m.need,
@@ -88,6 +102,7 @@ class PassReport:
                 if (m := f.miss) is not None
             ],
             "subject": self.subject,
+            "whole": self.whole,
             "nodes": [self.before.nodes, self.after.nodes],
             "bytes": [self.before.bytes, self.after.bytes],
             "seconds": round(self.seconds, 4),
@@ -125,5 +140,5 @@ def _row(record: PassReport) -> str:
     nodes = f"{record.before.nodes} > {record.after.nodes}"
     size = f"{record.before.bytes / 1e6:.2f} > {record.after.bytes / 1e6:.2f}"
     loss = "" if record.loss is None else f"{record.loss:.2e}"
-    counts = f"{record.matches:>6} {len(record.misses):>6}"
+    counts = f"{record.matches:>6} {len(record.away):>6}"
     return f"{record.text:40} {counts} {nodes:>12} {size:>16} {record.seconds * 1e3:>8.1f}  {loss}"

@@ -16,13 +16,14 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from ..ir.compare import TOLERANCE
-from ..ir.errors import ModelError, PassError, TersorError
+from ..ir.errors import ModelError, TersorError
 from ..ir.feeds import Feeds
 from ..ir.level import SEMANTIC_OPSET, Level, Signature
 from ..ir.runner import trial_feeds
 from .base import Context, Lossy, Pass
+from .failure import failure
 from .pipeline import Pipeline, title
-from .report import PassReport, Report, Size
+from .report import PassReport, Report, Size, count
 from .verify import allowed, judge, located
 
 Observer = Callable[[str], None]
@@ -118,6 +119,7 @@ def _record(step: Pass, model: ir.Model, context: Context, observe: Observer | N
         )
     if observe is not None:
         observe(text)
+    whole = count(model, step.whole) if step.whole else 0
     start = time.perf_counter()
     try:
         with _uncollected():
@@ -126,9 +128,9 @@ def _record(step: Pass, model: ir.Model, context: Context, observe: Observer | N
         error.add_note(f"in the pass {text}")
         raise
     except Exception as error:
-        raise PassError(f"the pass {text} failed: {type(error).__name__}: {error}") from error
-    seconds = time.perf_counter() - start
-    return PassReport(text, step.contract, outcome.findings, before, Size.of(model), seconds, subject=step.subject)
+        raise failure(text, type(step), error) from error
+    seconds, after = time.perf_counter() - start, Size.of(model)
+    return PassReport(text, step.contract, outcome.findings, before, after, seconds, subject=step.subject, whole=whole)
 
 
 @contextmanager

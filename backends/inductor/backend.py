@@ -184,8 +184,10 @@ class Inductor(TorchBackend):
 
     def _settings(self) -> dict[str, bool | int | str]:
         """What Inductor is told."""
-        # oneDNN alone, which frozen weights go to, loses to plain products at many rows
-        tuned = self.freeze and self.device == "cpu" if self.max_autotune is None else self.max_autotune
+        tuned = self.max_autotune
+        if tuned is None:
+            # oneDNN alone, which frozen weights go to, loses to plain products at many rows
+            tuned = self.freeze and self.device == "cpu"
         settings: dict[str, bool | int | str] = {
             "freezing": self.freeze,
             "max_autotune": tuned,

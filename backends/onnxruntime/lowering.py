@@ -5,6 +5,7 @@ from __future__ import annotations
 from ...passes.clean.drop_dead_code import DropDeadCode
 from ...passes.clean.inline_functions import InlineFunctions
 from ...passes.clean.merge_common_subexpressions import MergeCommonSubexpressions
+from ...passes.fuse.folding import FOLDING
 from ...passes.lowering.lower_opset import LowerOpset
 from ...passes.pipeline import Pipeline
 from .rules.expand_attention_mask import ExpandAttentionMask
@@ -17,11 +18,13 @@ from .rules.gather_quantized_rows import GatherQuantizedRows
 from .rules.keep_residual_sums import KeepResidualSums
 from .rules.lift_mask_floor import LiftMaskFloor
 
-#: Attention first: it takes the projections whole. Then what is left of the linear layers.
+#: What only takes nodes away first, then attention, which takes the projections whole, then what is left of the linear
+#: layers.
 LOWERING = Pipeline(
     label="onnxruntime",
     steps=(
         InlineFunctions(own=True),
+        FOLDING,
         MergeCommonSubexpressions(),
         FusePackedAttention(),
         FuseMultiHeadAttention(),

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from ...ir.errors import MissingOp, ModelError, UnsupportedError, unsupported
 from ...passes.clean.inline_functions import InlineFunctions
+from ...passes.fuse.folding import FOLDING
 from ...passes.pipeline import Pipeline
 from ..base import Backend, Interface, Session
 from .decompose_attention import DecomposeAttention
@@ -51,7 +52,7 @@ class OpenVino(Backend):
             return None
 
     def pipeline(self) -> Pipeline:
-        return Pipeline(steps=(DeferActivationQuantization(), InlineFunctions(own=True), DecomposeAttention()))
+        return Pipeline(steps=(DeferActivationQuantization(), InlineFunctions(own=True), FOLDING, DecomposeAttention()))
 
     def supports(self, model: ir.Model) -> Sequence[MissingOp]:
         return missing_ops(model)

@@ -130,20 +130,24 @@ def _summary(made: Artifact) -> Iterator[RenderableType]:
 
 def _idle(record: Mapping[str, object]) -> bool:
     """Whether a pass found nothing, changed nothing and measured nothing."""
+    from ..raised import away
+
     nodes, held = record["nodes"], record["bytes"]
     still = isinstance(nodes, list) and isinstance(held, list) and nodes[0] == nodes[1] and held[0] == held[1]
-    return still and not record["matches"] and not record["misses"] and record["loss"] is None
+    return still and not record["matches"] and not away(record) and record["loss"] is None
 
 
 def _pass(record: Mapping[str, object]) -> list[object]:
+    from ..raised import away
+
     nodes, held = record["nodes"], record["bytes"]
     assert isinstance(nodes, list)
     assert isinstance(held, list)
-    misses, seconds, loss = record["misses"], record["seconds"], record["loss"]
+    seconds, loss = record["seconds"], record["loss"]
     return [
         record["pass"],
         record["matches"] or "-",
-        (len(misses) if isinstance(misses, list) else 0) or "-",
+        len(away(record)) or "-",
         _step(f"{nodes[0]:,}", f"{nodes[1]:,}"),
         _step(size(held[0]), size(held[1])),
         duration(seconds) if isinstance(seconds, float | int) and seconds >= _TICK else "<0.1 ms",

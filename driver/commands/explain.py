@@ -50,7 +50,8 @@ def explain(
 def _text(found: Explanation, verbose: bool, limit: int) -> Iterator[RenderableType]:
     places = len(found.fired) + len(found.missed)
     counts = f"fires at {len(found.fired)} of {plural(places, 'place')}" if places else "has no candidate place"
-    yield f"[bold]{console.literal(found.text)}[/] {counts} (after {found.after}); {found.contract}"
+    held = f", {found.whole:,} {'are' if found.whole > 1 else 'is'} whole already" if found.whole else ""
+    yield f"[bold]{console.literal(found.text)}[/] {counts}{held} (after {found.after}); {found.contract}"
     if found.fired:
         yield console.heading("fires")
         yield "\n".join(f"  {_place(finding)}" for finding in found.fired[:limit])
@@ -77,9 +78,10 @@ def _grouped(missed: Sequence[Finding]) -> dict[tuple[str, str], list[Finding]]:
 def _place(finding: Finding) -> str:
     # `MatMul at node` of a node, `weight (MatMul at node)` of a site
     own = finding.place.rpartition(" at ")[2].rstrip(")")
+    module = f" in {finding.scope}" if finding.scope and finding.scope not in own.replace("/", ".") else ""
     others = [name for name in finding.sources if name != own]
     stands = f"   (source: {', '.join(others[:3])}{', ...' if others[3:] else ''})" if others else ""
-    return console.literal(finding.place + stands)
+    return console.literal(finding.place + module + stands)
 
 
 def _more(count: int) -> Iterator[RenderableType]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from ..manifest import CandidateData, Manifest, PortData
-from ..raised import raised
+from ..raised import away, raised
 from ..units import change, duration, error, plural, ratio, size
 from .markup import Bar, Markup, bars, details, markup, paragraph, section, table
 from .style import STYLE
@@ -171,7 +171,7 @@ def _pass(record: Mapping[str, object]) -> Sequence[object]:
     return (
         Markup(f'<span class="{"fired" if fired else "idle"}">{markup(record["pass"])}</span>'),
         f"{fired:,.0f}",
-        _misses(record["misses"]),
+        _misses(away(record)),
         _step(f"{nodes[0]:,.0f}", f"{nodes[1]:,.0f}"),
         _step(size(weights[0]), size(weights[1])),
         duration(_number(record["seconds"])),
@@ -180,9 +180,8 @@ def _pass(record: Mapping[str, object]) -> Sequence[object]:
     )
 
 
-def _misses(found: object) -> Markup:
+def _misses(misses: Sequence[Mapping[str, object]]) -> Markup:
     """Misses by rule and need, each with its places, behind a click."""
-    misses = [item for item in found if isinstance(item, Mapping)] if isinstance(found, Sequence) else []
     if not misses:
         return Markup("")
     groups: dict[tuple[str, str], list[Mapping[str, object]]] = {}
@@ -197,7 +196,8 @@ def _misses(found: object) -> Markup:
 
 def _places(group: Sequence[Mapping[str, object]]) -> Iterator[str]:
     for miss in group[:_PLACES]:
-        yield f"<li>{markup(miss['place'])}: {markup(miss['value'])}</li>"
+        module = f" in {miss['scope']}" if miss.get("scope") else ""
+        yield f"<li>{markup(miss['place'])}{markup(module)}: {markup(miss['value'])}</li>"
     if len(group) > _PLACES:
         yield f"<li>and {len(group) - _PLACES:,} more, all in manifest.json</li>"
 

@@ -17,11 +17,11 @@ import onnx_ir as ir
 from ...ir.content import Element, dimensions
 from ...ir.level import Level
 from ..base import Match, Miss, Rewrite
+from ..broadcast import narrowed, restate_shapes
 from ..edit import Tape, constant_of, is_op, replace, scalar_of
 
 _LAYOUT = frozenset({"Unsqueeze", "Squeeze", "Reshape", "Expand", "Cast", "Transpose", "Identity"})
 _WIDE = frozenset({ir.DataType.INT32, ir.DataType.INT64, ir.DataType.FLOAT, ir.DataType.DOUBLE})
-_ELEMENTWISE = frozenset({"And", "Or", "Not", "Where", "Add", "Sub", "Mul", "Cast"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Survivor(Match):
     """The side of the And that stays."""
 
     kept: ir.Value
-    narrower: bool
+    narrower: tuple[ir.Value, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,15 +44,16 @@ class DropTrueMasks(Rewrite):
         left, right = node.inputs
         assert left is not None and right is not None
         if not (_always_true(left) or _always_true(right)):
-            return Miss("true", f"{left.name}, {right.name}", "a side that is true everywhere")
+            return Miss("true", f"{left.name}, {right.name}", "a side that is true everywhere", far=True)
         kept = right if _always_true(left) else left
         wide, narrow = dimensions(node.outputs[0]), dimensions(kept)
         if wide is None or narrow is None:
             return Miss("shape", node.outputs[0].name or "", "known ranks")
         grown = _grown(wide, narrow)
-        if grown and not _readers_broadcast(node.outputs[0], grown):
+        narrower = narrowed(node.outputs[0], grown) if grown else ()
+        if narrower is None:
             return Miss("broadcast", node.outputs[0].name or "", f"readers that broadcast {narrow} to {wide}")
-        return Survivor(node=node, kept=kept, narrower=bool(grown))
+        return Survivor(node=node, kept=kept, narrower=narrower)
 
     def rewrite(self, found: Match) -> None:
         assert isinstance(found, Survivor)
@@ -60,8 +61,7 @@ class DropTrueMasks(Rewrite):
         output = found.node.outputs[0]
         kept = tape("Identity", found.kept) if output.is_graph_output() else found.kept
         replace(tape, [output], [kept])
-        if found.narrower:
-            _restate_shapes(kept)
+        restate_shapes(found.narrower)
 
 
 def _always_true(value: ir.Value) -> bool:
@@ -98,53 +98,7 @@ def _keeps_order(node: ir.Node) -> bool:
     return node.op_type != "Cast" or node.attributes["to"].as_int() in _WIDE
 
 
-def _grown(wide: Sequence[Element], narrow: Sequence[Element]) -> dict[int, Element]:
-    """Axes, counted from the right, whose size the broadcast gives, or may give where it is unknown: {axis: size}."""
-    padded = [*([1] * (len(wide) - len(narrow))), *narrow]
-    return {
-        i - len(wide): dim for i, (dim, own) in enumerate(zip(wide, padded, strict=True)) if dim != own or dim is None
-    }
-
-
-def _readers_broadcast(value: ir.Value, grown: dict[int, Element]) -> bool:
-    if value.is_graph_output() or None in grown.values():
-        return False
-    return all(_broadcasts(node, index, grown) for node, index in value.uses())
-
-
-def _broadcasts(node: ir.Node, index: int, grown: dict[int, Element]) -> bool:
-    if is_op(node, "Attention") and index == 3:
-        return -1 not in grown
-    if not is_op(node, *_ELEMENTWISE):
-        return False
-    others = [dimensions(value) for i, value in enumerate(node.inputs) if i != index]
-    if all(any(_has(dims, axis, size) for dims in others) for axis, size in grown.items()):
-        return True
-    return _readers_broadcast(node.outputs[0], grown)
-
-
-def _has(dims: Sequence[Element] | None, axis: int, size: Element) -> bool:
-    return dims is not None and len(dims) >= -axis and dims[axis] == size
-
-
-def _restate_shapes(value: ir.Value) -> None:
-    """State the shapes that follow from the narrower mask, up to where the broadcast happens by itself."""
-    for node in dict.fromkeys(value.consumers()):
-        result = node.outputs[0]
-        before = dimensions(result)
-        if is_op(node, *_ELEMENTWISE) and before is not None:
-            after = _broadcast([dimensions(item) for item in node.inputs])
-            result.shape = None if after is None else ir.Shape(after)
-            if after != before:
-                _restate_shapes(result)
-
-
-def _broadcast(shapes: Sequence[Sequence[Element] | None]) -> list[Element] | None:
-    """The shape of an elementwise result, None where a rank is unknown."""
-    known = [dims for dims in shapes if dims is not None]
-    if len(known) != len(shapes):
-        return None
-    rank = max(map(len, known))
-    columns = zip(*([*([1] * (rank - len(dims))), *dims] for dims in known), strict=True)
-    sizes = [set(column) - {1} for column in columns]
-    return [next(iter(size)) if len(size) == 1 else None if size else 1 for size in sizes]
+def _grown(wide: Sequence[Element], narrow: Sequence[Element]) -> list[int]:
+    """Axes, negative, that the broadcast gives, or may give where a size is unknown."""
+    padded = [*([None] * (len(wide) - len(narrow))), *narrow]
+    return [i - len(wide) for i, (dim, own) in enumerate(zip(wide, padded, strict=True)) if dim != own or own is None]

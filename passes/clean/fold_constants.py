@@ -4,14 +4,14 @@
     before   x: [n, 384], Shape(x) --> Gather(1) --> Sqrt            after   initializer
 
 Exact: every folded op is evaluated by ONNX's reference semantics, and shape arithmetic by what is known of it. A layout
-of a large weight is a view of it, not a copy. Left alone: dequantization of stored weights (it would undo a
-quantization), random numbers, results much larger than what they are computed from (`limit`), and what is itself an
-output of its graph.
+of a large weight is a view of it, not a copy; its cast, scale or sum is computed when its bytes are read. Left alone:
+dequantization of stored weights (it would undo a quantization), random numbers, results much larger than what they are
+computed from (`limit`), and what is itself an output of its graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import ClassVar
@@ -25,13 +25,17 @@ from ...ir.provenance import sources
 from ...ir.text import place
 from ...ir.walk import every_graph, held_graphs
 from ..base import Context, Finding, Outcome, Pass
-from ..edit import Array, sweep
+from ..edit import Array, derived, sweep
 from ..interop import RemoveUnread
+from .deferred import Deferred, deferred
 from .evaluate import evaluate
 
 #: Ops that turn a small stored form into a larger one on purpose.
 _EXPANDING = frozenset({"ConstantOfShape", "Expand", "Tile", "Range"})
 _SMALL = 1 << 10
+#: Bytes from which on a result is computed when it is read: biases, masks and tables are read often and below it,
+#: weights seldom and above it.
+_LARGE = 1 << 20
 #: Ops that undo a quantization, draw random numbers or are no computation.
 _KEPT = frozenset(
     {
@@ -69,6 +73,7 @@ class FoldConstants(Pass):
         return Outcome(tuple(found))
 
     def _fold(self, scope: ir.Graph, opset: int) -> Iterator[Finding]:
+        later: dict[Hashable, ir.Value] = {}
         for node in scope:
             if node.domain or any(value.is_graph_output() for value in node.outputs):
                 continue
@@ -77,9 +82,24 @@ class FoldConstants(Pass):
                 if tensor is not None:
                     yield _settle(node, [tensor])
                 continue
+            large = self._later(node, opset)
+            if large is not None:
+                yield _settle_later(node, large, later)
+                continue
             found = self._results(node, opset)
             if found is not None:
                 yield _settle(node, [ir.Tensor(array) for array in found])
+
+    def _later(self, node: ir.Node, opset: int) -> Deferred | None:
+        """A large result of a form that is certain."""
+        tensors = [None if value is None else _constant(value) for value in node.inputs]
+        given = [tensor for tensor in tensors if tensor is not None]
+        if not given or len(given) < len(tensors):
+            return None
+        found = deferred(node, given, opset)
+        if found is None or found.bytes < _LARGE or not self._fits(node, prod(found.shape)):
+            return None
+        return found if _agrees(node.outputs[0], found.dtype, found.shape) else None
 
     def _results(self, node: ir.Node, opset: int) -> Sequence[Array] | None:
         if node.op_type in _KEPT or _holds_graph(node):
@@ -91,7 +111,10 @@ class FoldConstants(Pass):
         if not self._fits(node, _annotated(node.outputs[0])):
             return None
         results = evaluate(node, [None if value is None else _array(value) for value in node.inputs], opset)
-        if results is None or not all(map(_agrees, node.outputs, results)):
+        if results is None or any(array.dtype == object for array in results):
+            return None
+        kinds = ((ir.DataType.from_numpy(array.dtype), array.shape) for array in results)
+        if not all(_agrees(value, *kind) for value, kind in zip(node.outputs, kinds, strict=False)):
             return None
         return results if self._fits(node, max(array.size for array in results)) else None
 
@@ -121,6 +144,23 @@ def _settle(node: ir.Node, tensors: Sequence[ir.TensorProtocol]) -> Finding:
     return finding
 
 
+def _settle_later(node: ir.Node, found: Deferred, known: dict[Hashable, ir.Value]) -> Finding:
+    """`_settle` for what is computed when it is read; the same computed twice is one."""
+    options = tuple(sorted((name, repr(attr.value)) for name, attr in node.attributes.items()))
+    key, result, graph = (node.op_type, options, tuple(node.inputs)), node.outputs[0], node.graph
+    assert isinstance(graph, ir.Graph)
+    if key in known:
+        finding = Finding(place(node), sources(node))
+        result.replace_all_uses_with(known[key])
+        sweep([node])
+        return finding
+    name = result.name or ""
+    finding = _settle(node, [derived(name, found.shape, found.dtype, found.compute)])
+    if name in graph.initializers:
+        known[key] = graph.initializers[name]
+    return finding
+
+
 def _constant(value: ir.Value) -> ir.TensorProtocol | None:
     """What a constant holds; a default that the caller may override is none."""
     return None if value.is_graph_input() else value.const_value
@@ -145,15 +185,15 @@ def _annotated(value: ir.Value) -> int | None:
     return None if value.shape is None or len(sizes) < len(value.shape) else prod(sizes)
 
 
-def _agrees(value: ir.Value, array: Array) -> bool:
+def _agrees(value: ir.Value, dtype: ir.DataType, shape: tuple[int, ...]) -> bool:
     """Whether a result is what the value is known to be; if not, someone is wrong, and the graph stays as it is."""
     if not value.name:
         return True
-    if array.dtype == object or (value.dtype is not None and value.dtype != ir.DataType.from_numpy(array.dtype)):
+    if value.dtype not in (None, dtype):
         return False
     dims = [None if not isinstance(dim, int) else dim for dim in value.shape] if value.shape is not None else None
     return dims is None or (
-        len(dims) == array.ndim and all(dim in (None, size) for dim, size in zip(dims, array.shape, strict=True))
+        len(dims) == len(shape) and all(dim in (None, size) for dim, size in zip(dims, shape, strict=True))
     )
 
 

@@ -46,16 +46,16 @@ class FoldShapes(Rewrite):
         if node.op_type == "Expand":
             if have is not None and len(wanted) <= len(have) and _broadcasts(wanted, have):
                 return Target(node=node, shape=None)
-            return Miss("expand", f"{have} to {wanted}", "the shape that the value already has")
+            need = "the shape that the value already has"
+            return Miss("expand", f"{have} to {wanted}", need, far=have is not None and _widens(wanted, have))
         if have is not None and _resolved(wanted, have, node) == have and None not in have:
             return Target(node=node, shape=None)
         if constant_of(target) is not None:
-            return Miss("constant", target.name or "", "a computed target")
+            return Miss("constant", target.name or "", "a computed target", far=True)
         shape = _spell(wanted, have or [])
         if shape is None:
-            return Miss(
-                "spelling", f"{have} to {wanted}", "at most one dimension that is not the input's own at its place"
-            )
+            need = "at most one dimension that is not the input's own at its place"
+            return Miss("spelling", f"{have} to {wanted}", need, far=None not in wanted)
         if 0 in (have or []) or (attribute(node, "allowzero", 0) and 0 in wanted):
             return Miss("zero-size", f"{have} to {wanted}", "no dimension of size zero")
         return Target(node=node, shape=shape)
@@ -76,6 +76,13 @@ def _broadcasts(wanted: Sequence[Element], have: Sequence[Element]) -> bool:
     """Expand leaves a value alone when every wanted dimension is 1 or its own, aligned at the right."""
     aligned = have[len(have) - len(wanted) :]
     return all(want == 1 or (want is not None and want == own) for want, own in zip(wanted, aligned, strict=True))
+
+
+def _widens(wanted: Sequence[Element], have: Sequence[Element]) -> bool:
+    """Whether wherever Expand may change a size, that is 1 or not there."""
+    own = [1] * max(len(wanted) - len(have), 0) + list(have)
+    aligned = own[len(own) - len(wanted) :]
+    return all(want in (1, dim) or dim == 1 for want, dim in zip(wanted, aligned, strict=True))
 
 
 def _resolved(wanted: Sequence[Element], have: Sequence[Element], node: ir.Node) -> list[Element]:

@@ -10,7 +10,7 @@ one number. Left alone: dimensions that no input bears by itself, and graph outp
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import ClassVar, TypeAlias
@@ -25,7 +25,7 @@ from ...ir.shape_contents import CONTENTS
 from ...ir.text import place
 from ...ir.walk import every_node
 from ..base import Context, Finding, Outcome, Pass
-from ..edit import Ledger, Tape, integers_of, is_op, sweep
+from ..edit import Ledger, Tape, detach, integers_of, is_op, remove
 
 #: ("numbers", 1, -1), ("shape", input, start, end), ("Mul", spelling, spelling), ("Concat", spelling, ...).
 Spelling: TypeAlias = "tuple[str | int | ir.Value | Spelling, ...]"
@@ -53,7 +53,7 @@ class SourceShapes(Pass):
         known = _known(model.graph)
         found: list[Finding] = []
         made: dict[Spelling, ir.Value] = {}
-        tape, stood_for = Tape(), []
+        tape, stood_for, removed = Tape(), list[ir.Node](), list[ir.Node]()
         for value, elements in reversed(known.items()):
             node = value.producer()
             readers = [use for use in value.uses() if use.node.outputs[0] not in known]
@@ -67,7 +67,10 @@ class SourceShapes(Pass):
             new.type, new.shape = value.type, value.shape
             for use in readers:
                 use.node.replace_input_with(use.idx, new)
-            stood_for += [node, *sweep([node])]
+            dead = detach([node])
+            stood_for += [node, *dead]
+            removed += dead
+        remove(removed)
         if found:
             _place(tape, model.graph, made)
             inherit(tape.nodes, list(dict.fromkeys(stood_for)))
@@ -97,6 +100,7 @@ class _Speller:
     inputs: list[tuple[ir.Value, list[Polynomial]]] = field(default_factory=list)
     #: Where a named dimension is first met.
     places: dict[str, Spelling] = field(default_factory=dict)
+    runs: dict[int, dict[tuple[Polynomial, ...], Spelling]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for value in self.graph.inputs:
@@ -160,11 +164,16 @@ class _Speller:
     def _whole(self, elements: Sequence[Polynomial]) -> Spelling | None:
         """Several elements as neighbouring dimensions of one input."""
         count = len(elements)
-        for value, dims in self.inputs if count > 1 else ():
-            for start in range(len(dims) - count + 1):
-                if dims[start : start + count] == list(elements):
-                    return ("shape", value, start, start + count)
-        return None
+        return self._runs(count).get(tuple(elements)) if count > 1 else None
+
+    def _runs(self, count: int) -> Mapping[tuple[Polynomial, ...], Spelling]:
+        """So many neighbouring dimensions, and where they are first met. All inputs are read once for each count."""
+        if count not in self.runs:
+            found = self.runs[count] = {}
+            for value, dims in self.inputs:
+                for start in range(len(dims) - count + 1):
+                    found.setdefault(tuple(dims[start : start + count]), ("shape", value, start, start + count))
+        return self.runs[count]
 
     def _element(self, number: Polynomial) -> Spelling | None:
         """A vector of one element."""

@@ -1,22 +1,25 @@
-"""A linear layer as the fusing passes see it, and new weights computed from old ones when they are read."""
+"""Constants as the fusing passes read them, a MatMul by one of them, and new weights computed when they are read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from math import prod
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ...ir.constants import is_constant
-from ...ir.content import dimensions
+from ...ir.constants import is_constant, tensor_of
 from ..base import Miss
 from ..edit import Array, is_op, only_reader
 
 #: Element types whose products keep an exact pass's promise.
 PRECISE = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE})
+#: Constants outside 1 / RANGE .. RANGE could take a weight out of float32 that its product with an activation was in.
+RANGE = 1e12
+#: What the largest number of a folded weight may be, and at least is where the weight is not all zeros.
+_MOST, _LEAST = 1e30, 1e-30
+
+_LARGEST = "tersor.largest"
 
 
 @dataclass(frozen=True)
@@ -49,61 +52,56 @@ def dense_at(node: ir.Node) -> Dense | Miss:
     if len(weight.uses()) != 1 or weight.is_graph_output():
         return Miss("tied", weight.name or "", "a weight that nothing else reads")
     reader = only_reader(node.outputs[0])
-    if is_op(reader, "Add"):
+    if is_op(reader, "Add") and reader.graph is node.graph:
         bias = reader.inputs[1] if reader.inputs[0] is node.outputs[0] else reader.inputs[0]
         if bias is not None and is_constant(bias) and sizes(bias) == sizes(weight)[1:]:
             return Dense(node, x, weight, reader, bias)
     return Dense(node, x, weight, None, None)
 
 
-def dense_of(value: ir.Value | None) -> Dense | Miss:
-    """The linear layer whose result, bias and all, is `value`."""
-    node = None if value is None else value.producer()
-    if value is None or node is None:
-        return Miss("layer", "" if value is None else value.name or "", "the result of a linear layer")
-    if is_op(node, "Add"):
-        products = [item.producer() for item in node.inputs if item is not None and not is_constant(item)]
-        node = products[0] if len(products) == 1 and is_op(products[0], "MatMul") else node
-    found = dense_at(node) if is_op(node, "MatMul") else Miss("layer", value.name or "", "the result of a linear layer")
-    if isinstance(found, Dense) and found.output is not value:
-        return Miss("layer", value.name or "", "the result of a linear layer, its bias added")
-    return found
-
-
 def sizes(value: ir.Value) -> tuple[int, ...]:
     """The shape of a constant."""
-    assert value.const_value is not None
-    return tuple(int(dim) for dim in value.const_value.shape.numpy())
+    tensor = tensor_of(value)
+    assert tensor is not None
+    return tuple(int(dim) for dim in tensor.shape.numpy())
 
 
 def numbers(value: ir.Value) -> NDArray[np.float64]:
     """The numbers of a constant in float64."""
-    assert value.const_value is not None
-    return np.asarray(value.const_value.numpy(), np.float64)
+    tensor = tensor_of(value)
+    assert tensor is not None
+    return np.asarray(tensor.numpy(), np.float64)
+
+
+def largest(value: ir.Value) -> float:
+    """The largest magnitude in a constant, NaN where one of its numbers is none, 0 where it has none.
+
+    What is mapped is read in place and once: the answer is kept beside the tensor.
+    """
+    tensor = tensor_of(value)
+    assert tensor is not None
+    found = tensor.meta.get(_LARGEST)
+    if not isinstance(found, float):
+        array = tensor.numpy()
+        found = float(max(array.max(), -array.min())) if array.size else 0.0
+        tensor.meta[_LARGEST] = found
+    return found
+
+
+def unfit(value: ir.Value | None, least: float = 1.0, most: float = 1.0) -> Miss | None:
+    """Why a weight times factors between `least` and `most` is not surely what its product with an activation would be.
+
+    0 * inf is NaN, and what leaves the range of float32 is inf or 0.
+    """
+    size = 0.0 if value is None else largest(value)
+    if value is None or size == 0.0 or (size * least >= _LEAST and size * most <= _MOST):
+        return None
+    return Miss(
+        "numbers", f"{value.name}: up to {size:g}", f"finite ones, between {_LEAST:g} and {_MOST:g} when folded"
+    )
 
 
 def cast(array: NDArray[np.float64], dtype: ir.DataType) -> Array:
     """The numbers rounded to a type."""
     rounded: Array = array.astype(dtype.numpy())
     return rounded
-
-
-def fits(factor: ir.Value, x: ir.Value, layer: Dense, *, before: bool) -> Miss | None:
-    """Why a constant beside a layer is not one number, or one for each of its outputs (`before`: of its inputs)."""
-    length = sizes(layer.weight)[0 if before else 1]
-    count = prod(sizes(factor))
-    if count not in (1, length) or layer.weight.dtype is not factor.dtype:
-        return Miss("width", f"{factor.name}: {list(sizes(factor))}", f"one number, or {length}, of the weight's type")
-    dims = dimensions(x)
-    if before and count != 1 and (dims is None or dims[-1:] != [length]):
-        return Miss(
-            "broadcast", f"{x.name}: {dims}", f"a value whose last axis is {length} before it meets the constant"
-        )
-    return None
-
-
-def derived(name: str, shape: tuple[int, ...], dtype: ir.DataType, compute: Callable[[], Array]) -> ir.LazyTensor:
-    """A tensor that is computed when its bytes are read."""
-    return ir.LazyTensor(
-        lambda: ir.Tensor(np.ascontiguousarray(compute()), dtype=dtype), dtype=dtype, shape=ir.Shape(shape), name=name
-    )

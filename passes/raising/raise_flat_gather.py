@@ -45,7 +45,7 @@ class RaiseFlatGather(Rewrite):
         table = source.inputs[0] if is_op(source, "Flatten", "Reshape") else None
         sizes = dimensions(table)
         if table is None or flat is None or sizes is None or len(sizes) != 2 or None in sizes:
-            return Miss("table", data.name or "", "a flattened table of known sizes")
+            return Miss("table", data.name or "", "a flattened table of known sizes", far=table is None)
         if not flat or any(dim != 1 for dim in flat[1:]) or attribute(node, "axis", 0) not in (0, -len(flat)):
             return Miss("flat", f"{data.name}: {flat}", "all places of the table along the first axis")
         add = indices.producer()
@@ -55,8 +55,6 @@ class RaiseFlatGather(Rewrite):
         if places is None:
             return Miss("indices", indices.name or "", f"rows and columns that count to {sizes}, row by row")
         ones = [axis for axis in range(len(grid)) if axis not in places]
-        if any(grid[axis] != 1 for axis in ones):
-            return Miss("grid", str(grid), "size one at every axis that no index runs over")
         return Flat(node=node, table=table, axes=(*ones, *range(len(grid), len(grid) + len(flat) - 1)))
 
     def rewrite(self, found: Match) -> None:

@@ -121,4 +121,4 @@ def test_an_export_that_fails_is_a_row_that_says_why(tmp_path: Path) -> None:
     cell.failure(tmp_path).write_text("RuntimeError: no")
     (found,) = measured([cell], tmp_path)
     assert found.error == "export: RuntimeError: no"
-    assert list(explained([found])) == ["bert, error (dynamo18 eager): export: RuntimeError: no"]
+    assert list(explained([found])) == ["bert; error (dynamo18 eager): export: RuntimeError: no"]

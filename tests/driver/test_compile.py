@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import erf, sqrt
 from pathlib import Path
 from typing import ClassVar
 
@@ -139,6 +140,16 @@ def test_the_artifact_computes_what_the_model_did(tmp_path: Path) -> None:
     assert np.linalg.norm(found - expected) <= allowed(Exact()) * np.linalg.norm(expected)
     reopened = tersor.open(tmp_path / "out").run(feeds)["y"]
     np.testing.assert_array_equal(reopened, found)
+
+
+def test_a_model_of_contrib_ops_alone_needs_no_standard_opset(tmp_path: Path) -> None:
+    bias = np.linspace(-1, 1, 4, dtype=np.float32)
+    model = graph("y = com.microsoft.BiasGelu(x, b)", inputs={"x": "float[batch, 4]"}, b=bias)
+    del model.opset_imports[""]
+    artifact = tersor.compile(model, target="onnxruntime", output=tmp_path / "out")
+    x = np.ones((3, 4), np.float32)
+    gelu = [value / 2 * (1 + erf(value / sqrt(2))) for value in map(float, x[0] + bias)]
+    np.testing.assert_allclose(artifact.session.run({"x": x})["y"], [gelu] * 3, rtol=allowed(Exact()))
 
 
 def test_the_files_run_without_tersor(tmp_path: Path) -> None:

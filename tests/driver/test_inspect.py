@@ -10,7 +10,7 @@ import pytest
 from tersor.driver.explain import explain
 from tersor.driver.inspect import inspect
 from tersor.ir.cost import cost
-from tersor.ir.errors import OptionError
+from tersor.ir.errors import OptionError, PassError
 from tersor.ir.text import graph
 from tersor.passes.presets import RAISING
 from tersor.passes.raising.activation.raise_gelu import RaiseGelu
@@ -123,7 +123,7 @@ class TestExplain:
         missed = ran.document["missed"]
         assert isinstance(missed, list)
         assert missed, "the second Erf is no GELU"
-        assert {"rule", "value", "need", "near", "reached"} == set(missed[0]["miss"])
+        assert {"rule", "value", "need", "near", "far", "reached"} == set(missed[0]["miss"])
         assert (tmp_path / "gelu.onnx").read_bytes() == before
 
     def test_shows_the_graph_around_the_first_miss_of_a_kind_and_verbose_around_all(
@@ -143,6 +143,34 @@ class TestExplain:
         ran = cli("explain", "scores.onnx", "raise-attention")
         assert "scores: needs Mul, Div, Add or the MatMul of queries and keys (1 place)" in ran.out
         assert "came through Mul at d, Relu at r" in ran.out
+
+    def test_what_is_whole_already_is_told(self, cli: Cli, tmp_path: Path) -> None:
+        sizes = dict.fromkeys(("q", "k", "v"), "float[2, 4, 3, 8]")
+        onnx_ir.save(graph("y = Attention(q, k, v)", inputs=sizes, opset=23), tmp_path / "whole.onnx")
+        ran = cli("explain", "whole.onnx", "raise-attention")
+        assert "raise-attention has no candidate place, 1 is whole already (after " in ran.out
+
+    def test_places_are_in_the_modules_that_they_were_exported_from(self, cli: Cli, tmp_path: Path) -> None:
+        model = graph("a = Erf(x)", "b = Erf(a)", "y = Exp(b)", inputs={"x": "float[4]"})
+        first, second = (node for node in model.graph if node.op_type == "Erf")
+        first.name, second.name = "node_erf", "/layers.7/mlp/Erf"
+        first.metadata_props["pkg.torch.onnx.name_scopes"] = "['', 'layers.6', 'layers.6.mlp', 'erf']"
+        onnx_ir.save(model, tmp_path / "erf.onnx")
+        ran = cli("explain", "erf.onnx", "raise-gelu", "--imported")
+        assert "  Erf at node_erf in layers.6.mlp: a\n" in ran.out
+        assert "  Erf at /layers.7/mlp/Erf: b\n" in ran.out
+
+    def test_a_pass_that_fails_is_named(self, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def broken(self: RaiseGelu, node: onnx_ir.Node) -> None:
+            raise ValueError(f"{node.op_type} is not what I wanted")
+
+        onnx_ir.save(gelu(), tmp_path / "gelu.onnx")
+        monkeypatch.setattr(RaiseGelu, "match", broken)
+        ran = cli("explain", "gelu.onnx", "raise-gelu")
+        assert ran.code == PassError.exit_code
+        assert "the pass raise-gelu failed on Erf at " in ran.err
+        assert "ValueError: Erf is not what I wanted (test_inspect.py, line " in ran.err
+        assert "unexpected" not in ran.err
 
     def test_no_candidate(self, cli: Cli, dense_onnx: Path) -> None:
         assert "raise-gelu has no candidate place" in cli("explain", dense_onnx, "raise-gelu").out

@@ -5,11 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import tersor
 from tersor.driver.scaffold import Scaffold
+from tersor.ir.errors import PassError
+from tersor.ir.text import graph
+from tersor.passes.base import Context, Pass
 from tersor.passes.catalogue import find
 from tersor.tests.driver.support import Cli
+
+INPUTS = {"x": "float[batch, 4]"}
 
 
 def test_it_writes_a_pass_and_its_test(cli: Cli, tmp_path: Path) -> None:
@@ -47,6 +54,54 @@ def test_the_pass_is_found_where_it_was_written(tmp_path: Path, monkeypatch: pyt
     del sys.modules["fold_found_scale"]
 
 
+def test_its_first_edit_is_another_op(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = edited(tmp_path, monkeypatch, "fold-other-ops", '("Mul",)', '("Erf", "Clip", "Mul")')
+    model = graph("e = Erf(x)", "c = Clip(e, zero, one)", "m = Mul(c, two)", inputs=INPUTS, zero=0.0, one=1.0, two=2.0)
+    rules = [finding.miss.rule for finding in made.explain(model, Context()).misses if finding.miss is not None]
+    assert rules == ["inputs", "inputs", "factor"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words", "command"),
+    [
+        ("len(node.inputs) != 2", "node.width != 2", "AttributeError: ", "explain"),
+        ("len(node.inputs) != 2", "node.width != 2", "AttributeError: ", "compile"),
+        ("replace(Tape(), found", "replace(tape, found", "NameError: name 'tape' is not defined", "compile"),
+        (
+            "if len(node.inputs) != 2:",
+            "if True:\n            return None",
+            "match answered None; expected a ",
+            "explain",
+        ),
+    ],
+)
+def test_a_mistake_in_it_is_named_with_its_node_and_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, words: str, command: str
+) -> None:
+    made = edited(tmp_path, monkeypatch, "fold-wrong-scale", old, new)
+    model = graph("s = Mul(x, one)", "y = Relu(s)", inputs=INPUTS, one=1.0)
+    with pytest.raises(PassError, match=r"^the pass fold-wrong-scale failed on Mul at ") as caught:
+        made.explain(model, Context()) if command == "explain" else tersor.run_passes(model, made, verify="off")
+    assert words in str(caught.value)
+    assert "> s = Mul(x, one)" in caught.value.__notes__[0]
+    line = 1 + (tmp_path / "fold_wrong_scale.py").read_text(encoding="utf-8").split(new)[0].count("\n")
+    assert "match answered" in words or str(caught.value).endswith(f" (fold_wrong_scale.py, line {line})")
+
+
+def edited(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, old: str, new: str) -> Pass:
+    """The pass that the command writes, with one edit."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    scaffold = Scaffold(name, Path())
+    written, _ = scaffold.write()
+    text = written.read_text(encoding="utf-8")
+    assert old in text
+    written.write_text(text.replace(old, new), encoding="utf-8")
+    monkeypatch.setitem(sys.modules, scaffold.module, ModuleType(scaffold.module))
+    del sys.modules[scaffold.module]  # and no trace of it is left behind
+    return find(f"{scaffold.module}:{scaffold.kind}")()
+
+
 def test_json_names_the_files(cli: Cli, tmp_path: Path) -> None:
     document = cli("new-pass", "swap-sums", "--folder", str(tmp_path), "--json").document
     assert document == {
@@ -69,6 +124,9 @@ def test_json_names_the_files(cli: Cli, tmp_path: Path) -> None:
         ("raise-gelu", "there is a pass 'raise-gelu' already"),
         ("json", "'json' is a module that can be imported already"),
         ("lambda", "'lambda' is a word of Python"),
+        ("test-scale", "pytest would take test_scale.py for tests"),
+        ("scale-test", "pytest would take scale_test.py for tests"),
+        ("conftest", "pytest would take conftest.py for tests or for its own settings"),
     ],
 )
 def test_names_that_it_refuses(cli: Cli, tmp_path: Path, name: str, words: str) -> None:

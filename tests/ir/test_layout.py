@@ -7,10 +7,11 @@ from math import prod
 import numpy as np
 import onnx_ir as ir
 import pytest
-from tersor.ir.layout import ONE, Atom, Axis, View, after, exactly, fresh, regroup, scaling, size_of, views, whole
+from tersor.ir.atoms import ONE, Atom, Axis, exactly, fresh, regroup, size_of
+from tersor.ir.layout import View, after, scaling, views, whole
 from tersor.ir.polynomial import Polynomial
 from tersor.ir.text import graph
-from tersor.tests.ir.chains import CHAINS, SIZES, Chain, annotate, elements
+from tersor.tests.ir.chains import ALL_SIZES, CHAINS, SIZES, Chain, annotate, elements
 
 
 def shown(view: View) -> list[list[str]]:
@@ -132,15 +133,17 @@ class TestViews:
 
 @pytest.mark.parametrize("chain", CHAINS, ids=str)
 def test_views_say_what_numpy_computes(chain: Chain) -> None:
-    """Every view of a random chain, gathered element by element from its root, is the value."""
-    model, values = chain.model, chain.values
-    seen = [*views(model.graph.outputs[0], scalars=True, repeats=True)]
-    expected = values[model.graph.outputs[0].name or ""]
+    """Every view of a random chain, gathered element by element from its root, is the value: at every size."""
+    seen = [*views(chain.model.graph.outputs[0], scalars=True, repeats=True)]
     assert seen[-1].root.name == "x", "a chain without unknown sizes is followed to its start"
-    for view in seen:
-        root = values[view.root.name or ""]
-        places, shape = elements(view.axes, root.shape)
-        np.testing.assert_allclose((root.reshape(-1)[places] * view.scale).reshape(shape), expected, rtol=1e-6)
+    for sizes in (SIZES, *ALL_SIZES):
+        values = chain.at(sizes)
+        for view in seen if values is not None else ():
+            assert values is not None
+            root = values[view.root.name or ""]
+            places, shape = elements(view.axes, root.shape, sizes)
+            found = (root.reshape(-1)[places] * view.scale).reshape(shape)
+            np.testing.assert_allclose(found, values[chain.name], rtol=1e-6, strict=True)
 
 
 class TestRegroup:

@@ -75,6 +75,27 @@ def test_what_some_sizes_do_not_bear_out(text: list[str], inputs: dict[str, str]
     assert found is not None and str(found[axis]).startswith("unk__"), why
 
 
+TARGET = ("a = Shape{start=1, end=2}(x)", "b = Mul(a, a)", "t = Concat{axis=0}(a, b)")
+
+
+@pytest.mark.parametrize(
+    ("text", "x", "expected"),
+    [
+        # a zero in the target is the dimension at its place: (1, 0) of (1, 0, 4)
+        ([*TARGET, "y = Reshape(x, t)"], "float[n, m, 4]", ["unk__0", "unk__1"]),
+        ([*TARGET, "y = Reshape{allowzero=1}(x, t)"], "float[n, m, 4]", ["m", "m*m"]),
+        (["a = Shape(p)", "y = Reshape(x, a)"], "float[n, 4]", ["unk__0", 4]),
+        (["a = Shape{end=1}(p)", "t = Concat{axis=0}(a, [4])", "y = Reshape(x, t)"], "float[n*m, 4]", ["m", 4]),
+        (["a = Shape(p)", "t = Concat{axis=0}(a, [-1])", "y = Reshape(x, t)"], "float[n, 4]", ["unk__0", 4, "unk__1"]),
+        # what has the elements of x is as empty as it
+        (["a = Shape{start=1, end=2}(x)", "t = Concat{axis=0}([4], a, [-1])", "y = Reshape(x, t)"], "float[n, m, 4]",
+         [4, "m", "n"]),
+    ],
+)  # fmt: skip
+def test_a_computed_target_that_may_be_zero(text: list[str], x: str, expected: list[Element]) -> None:
+    assert last(*text, inputs={"x": x, "p": "float[m, 4]"}) == expected
+
+
 def test_squeezing_whatever_is_one_has_no_rank() -> None:
     assert last("y = Squeeze(x)") is None
 

@@ -317,11 +317,27 @@ def flat_mask() -> ir.Model:
     )  # fmt: skip
 
 
+def typed_embedding() -> ir.Model:
+    """Words, positions, types that nobody passed, and types chosen by a product with one-hot vectors of flat ids."""
+    return graph(
+        "n = Shape{start=1}(ids)", "at = Slice(places, [0], n, [1])", "zero = GatherElements{axis=1}(zeros, at)",
+        "s = Shape(ids)", "none = Expand(zero, s)", "words = Gather(t, ids)", "types = Gather(k, none)",
+        "other = Mul(ids, 0)", "more = Gather(k, other)", "some = Add(words, more)", "a = Add(some, types)",
+        "own = GatherElements{axis=1}(steps, at)", "p = Gather(v, own)", "c = Add(a, p)", "b = Add(c, bias)",
+        "kind = Cast{to=int64}(mask)", "flat = Reshape(kind, [-1])", "hot = OneHot(flat, 2, [0.0, 1.0])",
+        "m = MatMul(hot, k)", "w = Concat{axis=0}(s, [32])", "r = Reshape(m, w)", "y = Add(b, r)",
+        inputs={"ids": "int64[batch, sequence]", "mask": "bool[batch, sequence]"},
+        t=normal(64, 32), k=normal(2, 32), v=normal(48, 32), bias=normal(32), places=np.arange(48)[None],
+        zeros=np.zeros((1, 48), np.int64), steps=np.arange(48)[None] // 2,
+    )  # fmt: skip
+
+
 CORPUS: Mapping[str, Callable[[], ir.Model]] = {
     made.__name__: made
     for made in (
-        attention.exported_attention, attention.split_attention, attention.repeated_attention,
-        attention.whole_attention, attention.floored_attention, attention.causal_attention, attention.future_mask,
+        attention.exported_attention, attention.filled_attention, attention.split_attention,
+        attention.repeated_attention, attention.whole_attention, attention.scaled_attention,
+        attention.floored_attention, attention.causal_attention, attention.future_mask,
         attention.cached_attention, attention.turned_heads, attention.shared_tables,
         feed_forward, tanh_gelu, lstm, gru, convolution, shape_chain, swapped_axes, channels_last,
         grouped_channels, masks, tied_table,
@@ -329,5 +345,6 @@ CORPUS: Mapping[str, Callable[[], ir.Model]] = {
         constants, normalizations, gated, sentence, rotary_positions, optimized_encoder, linear_layers, integer_product,
         einsums,
         lstm_cell, scanned_gru, unrolled_rnn, two_directions, turned_rnn, looped_rnn, settled_branch, flat_mask,
+        typed_embedding,
     )
 }  # fmt: skip

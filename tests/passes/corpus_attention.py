@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 from tersor.ir.text import graph
+from tersor.passes.base import Context
+from tersor.passes.clean.infer_shapes import InferShapes
 
 WIDTH, HEADS = 32, 4
 X = {"x": "float[batch, sequence, 32]"}
@@ -47,6 +49,16 @@ def exported_attention() -> ir.Model:
     )  # fmt: skip
 
 
+def filled_attention() -> ir.Model:
+    """As people write it by hand: scores filled with a number, which a query may meet at every key."""
+    text, weights = projections()
+    return graph(
+        *text, *split("q"), *split("k"), *split("v"), "kt = Transpose{perm=[0, 1, 3, 2]}(kh)", "s = MatMul(qh, kt)",
+        "d = Div(s, 2.8284271)", "u = Unsqueeze(keep, [1, 2])", "f = Where(u, d, -1e9)", "p = Softmax(f)",
+        "yh = MatMul(p, vh)", *JOIN, inputs=X | KEEP, **weights,
+    )  # fmt: skip
+
+
 def split_attention() -> ir.Model:
     """ai.onnx Attention over heads that nodes split and join."""
     text, weights = projections()
@@ -74,6 +86,16 @@ def whole_attention() -> ir.Model:
     )  # fmt: skip
 
 
+def scaled_attention() -> ir.Model:
+    """Queries and keys that are scaled one by one, values before and behind."""
+    text, weights = projections()
+    return graph(
+        *text, "qs = Mul(q, 0.25)", "ks = Div(k, 0.5)", "vs = Mul(v, c)",
+        "a = Attention{q_num_heads=4, kv_num_heads=4}(qs, ks, vs)", "b = Mul(a, 2.0)", "y = MatMul(b, w)",
+        inputs=X, w=normal(32, 32), c=normal(32) + 2, **weights,
+    )  # fmt: skip
+
+
 def floored_attention() -> ir.Model:
     """A bias and a mask of the lowest float, which a query may meet at every key."""
     text, weights = projections()
@@ -97,7 +119,10 @@ def future_mask() -> ir.Model:
     count = ["n = Shape{start=1, end=2}(x)", "n0 = Squeeze(n)", "r = Range(0, n0, 1)", "i = Unsqueeze(r, [1])"]
     mask = ["c = LessOrEqual(r, i)", "u = Unsqueeze(keep, [1, 2])", "a = And(c, u)", "m = Where(a, 0.0, -inf)"]
     last = "y = Attention{q_num_heads=4, kv_num_heads=4}(q, k, v, m)"
-    return graph(*text, *count, *mask, last, inputs=X | KEEP, **weights)
+    made = graph(*text, *count, *mask, last, inputs=X | KEEP, **weights)
+    # that the mask has a place for each query and key
+    InferShapes().apply(made, Context())
+    return made
 
 
 def turned_heads() -> ir.Model:

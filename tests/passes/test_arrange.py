@@ -8,12 +8,14 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from tersor.ir.arrangement import Arrangement, Kept, Target, arrange, spelled
-from tersor.ir.layout import ONE, Atom, Axis, regroup, size_of, views, whole
+from tersor.ir.atoms import ONE, Atom, Axis, regroup, size_of
+from tersor.ir.layout import views, whole
 from tersor.ir.polynomial import Polynomial
+from tersor.ir.runner import runner
 from tersor.ir.text import graph, lines
 from tersor.passes.arrange import arranged
 from tersor.passes.edit import Tape, replace
-from tersor.tests.ir.chains import CHAINS, SIZES, Chain, elements
+from tersor.tests.ir.chains import ALL_SIZES, CHAINS, SIZES, Chain, elements
 from tersor.tests.support import on_onnxruntime
 
 Sizes = tuple[int | str, ...]
@@ -123,6 +125,29 @@ class TestPlans:
         assert lines(model) == ["y = Unsqueeze(x, y/axes)"]
         np.testing.assert_array_equal(on_onnxruntime(model, {"x": x[0]})[0], x[:, :, None])
 
+    def test_a_zero_harms_no_plan_where_there_is_another(self) -> None:
+        """A mask `[:, None, None, :]` at batch 0, with an axis of size one moved, with all of them moved."""
+        batch, sequence = ((0, "batch", 1),), ((1, "sequence", 1),)
+        plans = [
+            planned("float[batch, sequence]", batch, (), (), sequence),
+            planned("float[batch, 1, 1, sequence]", batch, (), ((3, "sequence", 1),), ()),
+            planned("float[batch, 1, sequence]", (), batch, ((2, "sequence", 1),), ()),
+        ]
+        found = [[(step.unsqueezed, step.perm, step.squeezed) for step in plan.steps] for plan in plans if plan]
+        assert found == [[((1, 2), None, ())], [((), (0, 1, 3, 2), ())], [((), None, (1,)), ((0, 3), None, ())]]
+
+    def test_what_a_zero_harms_is_the_last_resort(self) -> None:
+        x = ir.val("x", ir.DataType.FLOAT, ["4*batch", "sequence"])
+        axes = whole(x)
+        assert axes is not None
+        split = regroup(
+            [atom for axis in axes for atom in axis], [polynomial(size) for size in ("batch", 4, "sequence")]
+        )
+        assert split is not None
+        assert ops(arrange(x, axes, split)) == [(-1, 4, Kept(1))]
+        assert arrange(x, axes, split, positive=frozenset({"batch"})) is None
+        assert ops(arrange(x, axes, split, positive=frozenset({"sequence"}))) == [(-1, 4, Kept(1))]
+
     def test_repeats_are_left_out_of_what_is_wanted(self) -> None:
         model = graph("y = Relu(x)", inputs={"x": "float[2, 3]"})
         value = model.graph.inputs[0]
@@ -179,12 +204,16 @@ def test_a_chain_in_at_most_three_steps_is_what_numpy_computes(chain: Chain) -> 
     *_, view = views(chain.model.graph.outputs[0], scalars=True)
     root = whole(view.root)
     assert root is not None
-    plan = arrange(view.root, root, view.axes)
-    if plan is None:  # two sizes that only arithmetic gives
+    plan = arrange(view.root, root, view.axes, positive=view.positive)
+    if plan is None:  # sizes that only arithmetic gives, or that a zero would harm
         return
     assert len(plan.steps) <= min(3, len(chain.lines))
-    (found,) = on_onnxruntime(emit(typed(view.root), plan), chain.feeds)
-    np.testing.assert_allclose(found * view.scale, chain.now, rtol=1e-6)
+    run = runner(emit(typed(view.root), plan))
+    for sizes in (SIZES, *ALL_SIZES):
+        values = chain.at(sizes)
+        if values is not None:
+            (found,) = run({"x": values["x"]}).values()
+            np.testing.assert_allclose(found * view.scale, values[chain.name], rtol=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(40))

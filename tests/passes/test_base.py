@@ -9,7 +9,7 @@ from typing import ClassVar
 import onnx_ir as ir
 import pytest
 from tersor.ir.errors import PassError
-from tersor.ir.level import Level, violations
+from tersor.ir.level import SEMANTIC_OPSET, Level, violations
 from tersor.ir.text import graph, lines
 from tersor.passes.base import Context, Exact, Finding, Lossy, Match, Miss, Outcome, Pass, Rewrite
 from tersor.passes.edit import Tape, replace
@@ -120,6 +120,14 @@ def test_the_domains_of_new_nodes_are_imported() -> None:
     assert violations(model, Level.LOWERED) == []
 
 
+def test_standard_ops_come_at_the_semantic_opset_into_a_model_that_had_none() -> None:
+    model = graph("y = com.test.Add(x)")
+    del model.opset_imports[""]
+    DoubleDown().apply(model, Context())
+    assert lines(model) == ["y = Sin(x)"]
+    assert model.opset_imports[""] == SEMANTIC_OPSET
+
+
 def test_an_op_of_another_domain_is_another_op() -> None:
     model = graph("a = com.test.Neg(x)", "y = com.test.Neg(a)")
     assert HalveNegations().apply(model, Context()).findings == ()
@@ -133,6 +141,34 @@ def test_a_miss_says_where_and_why_and_goes_when_the_place_is_rewritten() -> Non
     assert fired.miss is None
     assert missed.place.startswith("Neg at v")
     assert str(missed.miss).endswith("needed another Neg")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownAndAway(DoubleDown):
+    """A Neg of a new node is a place that is missed; any other shares its op with such a place and no more."""
+
+    anchors: ClassVar[tuple[str, ...]] = (*DoubleDown.anchors, "Neg")
+
+    def match(self, node: ir.Node) -> Match | Miss:
+        if node.op_type != "Neg":
+            return Match(node=node)
+        ASKED.append(node)
+        before = node.inputs[0].producer() if node.inputs[0] is not None else None
+        return Miss("operand", node.name or "", "a Sin", far=before is None or not before.domain)
+
+
+def test_a_place_that_shares_only_its_op_is_told_of_when_asked_and_not_reported() -> None:
+    model = graph("a = Neg(x)", "b = com.other.Exp(a)", "y = Neg(b)")
+    assert [finding.place for finding in DownAndAway().explain(model, Context()).misses] == ["Neg at a", "Neg at y"]
+    assert [finding.place for finding in DownAndAway().apply(model, Context()).misses] == ["Neg at y"]
+
+
+def test_a_miss_goes_when_nothing_is_left_of_the_place_but_its_op() -> None:
+    model = graph("a = Add(x, x)", "y = Neg(a)")
+    outcome = DownAndAway().apply(model, Context())
+    assert lines(model) == ["a = Sin(x)", "y = Neg(a)"]
+    assert len(ASKED) == 2
+    assert outcome.misses == ()
 
 
 def test_explaining_leaves_the_model_alone() -> None:

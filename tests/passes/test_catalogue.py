@@ -90,6 +90,12 @@ def test_only_rewrites_have_anchors() -> None:
     assert all(kind.anchors for kind in every_pass() if issubclass(kind, Rewrite))
 
 
+def test_passes_stand_in_the_order_of_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(PASSES) == sorted(PASSES)
+    install(monkeypatch, ("a-pass-of-theirs", f"{HERE}:Theirs", "plugin"))
+    assert list(table()) == ["a-pass-of-theirs", *PASSES]
+
+
 def test_a_package_adds_its_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, ("theirs", f"{HERE}:Theirs", "plugin"))
     assert find("theirs") is Theirs

@@ -357,6 +357,7 @@ class TestReport:
             "value": "e",
             "need": "0.5 x (1 + erf(x / sqrt 2)) or its tanh approximation",
             "near": False,
+            "scope": "",
         }
 
     def test_as_data_it_says_everything(self) -> None:

@@ -40,7 +40,8 @@ class FuseDynamicMatMul(Rewrite):
     def match(self, node: ir.Node) -> Match | Miss:
         layer = _outermost(node)
         if layer is None or not layer.quantized or layer.quantizer is None:
-            return Miss("layer", node.name or "", "a MatMul of a dynamically quantized activation with int8 columns")
+            need = "a MatMul of a dynamically quantized activation with int8 columns"
+            return Miss("layer", node.name or "", need, far=layer is None or not layer.quantized)
         readers = {reader for value in layer.quantizer.outputs for reader in value.consumers()}
         back = layer.nodes[-2]
         return Quantized(node=node, layer=layer, alone=readers == {back} and len(back.outputs[0].consumers()) == 1)

@@ -39,7 +39,8 @@ class GatherQuantizedRows(Rewrite):
     def match(self, node: ir.Node) -> Match | Miss:
         source = node.inputs[0].producer() if node.inputs[0] is not None else None
         if not is_op(source, "DequantizeLinear") or attribute(node, "axis", 0) not in (0, -2):
-            return Miss("table", node.inputs[0].name or "" if node.inputs[0] else "", "a dequantized table, axis 0")
+            name = node.inputs[0].name or "" if node.inputs[0] else ""
+            return Miss("table", name, "a dequantized table, axis 0", far=not is_op(source, "DequantizeLinear"))
         table, scale = source.inputs[:2]
         zero = source.inputs[2] if len(source.inputs) > 2 else None
         if table is None or scale is None or table.const_value is None or zero is not None:

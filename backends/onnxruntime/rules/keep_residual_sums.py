@@ -30,7 +30,7 @@ class KeepResidualSums(Rewrite):
     def match(self, node: ir.Node) -> Match | Miss:
         result = node.outputs[0]
         if not any(is_op(reader, "LayerNormalization") for reader in result.consumers()):
-            return Miss("reader", result.name or "", "a LayerNormalization that reads the sum")
+            return Miss("reader", result.name or "", "a LayerNormalization that reads the sum", far=True)
         left, right = (dimensions(value) for value in node.inputs)
         if any(constant_of(value) is not None for value in node.inputs) or left != right:
             return Miss("operands", f"{left} and {right}", "two computed values of one shape")

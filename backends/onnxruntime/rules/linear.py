@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ....passes.edit import Array, constant_of, is_op
+from ....passes.edit import Array, constant_of, derived, is_constant, is_op
 
 DOMAIN = "com.microsoft"
 
@@ -59,9 +59,7 @@ def concatenate(arrays: list[Array], *, axis: int, name: str) -> ir.LazyTensor:
     shape = list(arrays[0].shape)
     shape[axis] = sum(array.shape[axis] for array in arrays)
     dtype = ir.DataType.from_numpy(arrays[0].dtype)
-    return ir.LazyTensor(
-        lambda: ir.Tensor(np.concatenate(arrays, axis=axis)), dtype=dtype, shape=ir.Shape(shape), name=name
-    )
+    return derived(name, shape, dtype, lambda: np.concatenate(arrays, axis=axis))
 
 
 def biases(layers: list[Linear]) -> Array | None:
@@ -87,7 +85,7 @@ def _product(value: ir.Value, node: ir.Node) -> Linear | None:
             return None
         weight, scale = dequantize.inputs[0], dequantize.inputs[1]
         nodes.append(dequantize)
-    if weight is None or weight.shape is None or len(weight.shape) != 2 or weight.const_value is None:
+    if weight is None or weight.shape is None or len(weight.shape) != 2 or not is_constant(weight):
         return None
     quantizer = None
     back = activation.producer()
@@ -105,7 +103,7 @@ def _product(value: ir.Value, node: ir.Node) -> Linear | None:
 def _per_column(node: ir.Node) -> bool:
     """Whether a DequantizeLinear scales the columns of a constant int8 matrix, or all of it, around zero."""
     data, scale = node.inputs[:2]
-    if data is None or data.dtype != ir.DataType.INT8 or scale is None or scale.shape is None:
+    if data is None or data.dtype != ir.DataType.INT8 or not is_constant(scale) or scale is None or scale.shape is None:
         return False
     zero = node.inputs[2] if len(node.inputs) > 2 else None
     centred = zero is None or ((array := constant_of(zero)) is not None and not array.any())
@@ -114,7 +112,7 @@ def _per_column(node: ir.Node) -> bool:
 
 
 def _is_vector(value: ir.Value) -> bool:
-    return value.const_value is not None and value.shape is not None and len(value.shape) == 1
+    return is_constant(value) and value.shape is not None and len(value.shape) == 1
 
 
 def _width(weight: ir.Value) -> int:

@@ -8,8 +8,7 @@ spelling of its arithmetic.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -50,6 +49,11 @@ _UNARY: Mapping[str, Callable[[Samples], Samples]] = {
 _OTHERS = ("Clip", "HardSigmoid", "Where")
 _OPS = (*_BINARY, *_UNARY, *_OTHERS)
 
+#: Beyond these e^x leaves what float32 holds, and a formula what it stands for.
+_FARTHEST = 80.0
+#: A bound so far out bounds nothing.
+_BOUNDLESS = 1e30
+
 #: What 1 + erf(x) leaves of zero in float64.
 _ZERO = 1e-14
 
@@ -57,17 +61,15 @@ _ZERO = 1e-14
 _REACH = 12
 
 
-@cache
-def gelu() -> Samples:
+def gelu(points: Samples) -> Samples:
     """x * Phi(x): Hendrycks & Gimpel, Gaussian Error Linear Units, 2016."""
-    return np.array([0.5 * x * (1.0 + math.erf(x / math.sqrt(2.0))) for x in POINTS])
+    return np.array([0.5 * x * (1.0 + math.erf(x / math.sqrt(2.0))) for x in points])
 
 
-@cache
-def gelu_tanh() -> Samples:
+def gelu_tanh(points: Samples) -> Samples:
     """0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))): the same paper, section 2."""
-    inner = math.sqrt(2.0 / math.pi) * (POINTS + 0.044715 * POINTS**3)
-    return 0.5 * POINTS * (1.0 + np.tanh(inner))
+    inner = math.sqrt(2.0 / math.pi) * (points + 0.044715 * points**3)
+    return 0.5 * points * (1.0 + np.tanh(inner))
 
 
 def cones(node: ir.Node) -> Iterator[tuple[ir.Value, ir.Value, Samples]]:
@@ -93,6 +95,21 @@ def numbers(x: ir.Value, y: ir.Value) -> list[float]:
         _evaluate(y, x, known, _REACH)
     found = (scalar_of(value) for value in known)
     return [number for number in found if number is not None]
+
+
+def around(numbers: Sequence[float]) -> Samples | None:
+    """A grid, and both sides of wherever a line through these numbers may meet one of them.
+
+    None where a number lies farther out than functions can be told apart.
+    """
+    if any(_FARTHEST < abs(number) < _BOUNDLESS for number in numbers):
+        return None
+    near = {0.0, *(number for number in numbers if abs(number) <= _FARTHEST)}
+    bends = {*near, *(-number for number in near)}
+    bends |= {a / b for a in near for b in near if b}
+    bends |= {(a - c) / b for a in near for b in near if b for c in near} if len(near) <= 8 else set()
+    ends = [bend + side for bend in bends if abs(bend) <= _FARTHEST for side in (-0.3, -1e-3, 1e-3, 0.3)]
+    return np.array([*np.linspace(-_FARTHEST, _FARTHEST, 81), *np.linspace(-6.7, 6.9, 41), *ends])
 
 
 def agrees(found: Samples, wanted: Samples, tolerance: float) -> bool:

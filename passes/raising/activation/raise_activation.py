@@ -37,9 +37,6 @@ SCALED_SWISH = Function(
 
 Parameters = Mapping[str, float]
 
-#: Beyond these e^x leaves what float32 holds, and the formula what it stands for.
-_FARTHEST = 80.0
-
 #: A parameter smaller than this is there to keep a number off zero.
 _LEAST = 1e-2
 
@@ -100,21 +97,11 @@ def _recognised(kind: Kind, x: ir.Value, y: ir.Value, values: Samples) -> Parame
         parameters = kind.parameters(dict(zip(POINTS.tolist(), values.tolist(), strict=True)))
         if parameters is None or not activation.agrees(values, kind.formula(POINTS, parameters), tolerance):
             return None
-        points = _around(activation.numbers(x, y))
-        found = activation.evaluate(x, y, points)
-        if found is None or not activation.agrees(found, kind.formula(points, parameters), tolerance):
+        points = activation.around(activation.numbers(x, y))
+        found = None if points is None else activation.evaluate(x, y, points)
+        if points is None or found is None or not activation.agrees(found, kind.formula(points, parameters), tolerance):
             return None
     return parameters
-
-
-def _around(numbers: list[float]) -> Samples:
-    """A grid, and both sides of wherever a line through these numbers may meet one of them."""
-    near = {0.0, *(number for number in numbers if abs(number) <= _FARTHEST)}
-    bends = {*near, *(-number for number in near)}
-    bends |= {a / b for a in near for b in near if b}
-    bends |= {(a - c) / b for a in near for b in near if b for c in near} if len(near) <= 8 else set()
-    ends = [bend + side for bend in bends if abs(bend) <= _FARTHEST for side in (-0.3, -1e-3, 1e-3, 0.3)]
-    return np.array([*np.linspace(-_FARTHEST, _FARTHEST, 81), *np.linspace(-6.7, 6.9, 41), *ends])
 
 
 def _sigmoid(x: Samples) -> Samples:

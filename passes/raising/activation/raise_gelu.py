@@ -8,6 +8,7 @@ Gaussian Error Linear Units, 2016). Left alone where a value between is read els
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,6 +17,10 @@ import onnx_ir as ir
 from ...base import Match, Miss, Rewrite
 from ...edit import Tape, replace
 from . import activation
+from .activation import Samples
+
+#: Functions no farther from a GELU than this are meant to be one.
+_NEAR = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,17 +38,30 @@ class RaiseGelu(Rewrite):
 
     name: ClassVar[str] = "raise-gelu"
     anchors: ClassVar[tuple[str, ...]] = ("Erf", "Tanh")
+    subject: ClassVar[str] = "gelu"
+    whole: ClassVar[tuple[str, ...]] = ("Gelu",)
 
     def match(self, node: ir.Node) -> Match | Miss:
-        wanted = activation.gelu() if node.op_type == "Erf" else activation.gelu_tanh()
+        formula = activation.gelu if node.op_type == "Erf" else activation.gelu_tanh
+        wanted = formula(activation.POINTS)
         approximate = "none" if node.op_type == "Erf" else "tanh"
         tolerance = activation.tolerance(node.outputs[0].dtype)
+        near = False
         for x, y, values in activation.cones(node):
-            if activation.agrees(values, wanted, tolerance):
+            near = near or activation.agrees(values, wanted, _NEAR)
+            if activation.agrees(values, wanted, tolerance) and _everywhere(formula, x, y, tolerance):
                 return Gelu(node=node, x=x, y=y, approximate=approximate)
-        return Miss("function", node.outputs[0].name or "", "0.5 x (1 + erf(x / sqrt 2)) or its tanh approximation")
+        need = "0.5 x (1 + erf(x / sqrt 2)) or its tanh approximation"
+        return Miss("function", node.outputs[0].name or "", need, near=near)
 
     def rewrite(self, found: Match) -> None:
         assert isinstance(found, Gelu)
         tape = Tape()
         replace(tape, [found.y], [tape("Gelu", found.x, approximate=found.approximate)], matched=[found.node])
+
+
+def _everywhere(formula: Callable[[Samples], Samples], x: ir.Value, y: ir.Value, tolerance: float) -> bool:
+    """Whether y = f(x) on both sides of wherever its constants may make it bend."""
+    points = activation.around(activation.numbers(x, y))
+    found = None if points is None else activation.evaluate(x, y, points)
+    return points is not None and found is not None and activation.agrees(found, formula(points), tolerance)

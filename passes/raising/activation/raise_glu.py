@@ -63,7 +63,8 @@ class RaiseGlu(Rewrite):
         gate, y = node.inputs[0], node.outputs[0]
         product = only_reader(y)
         if gate is None or not is_op(product, "Mul") or product.graph is not node.graph:
-            return Miss("reader", y.name or "", "a Mul that alone reads the activation")
+            alone = not any(is_op(user, "Mul") for user in y.consumers())
+            return Miss("reader", y.name or "", "a Mul that alone reads the activation", far=alone)
         up = product.inputs[1] if product.inputs[0] is y else product.inputs[0]
         if up is None or up is y or up is gate:
             return Miss("up", (up.name if up is not None else None) or "", "another value than the gate")

@@ -1,4 +1,22 @@
-"""Bring queries, keys, values and masks to the axes of ai.onnx Attention, [batch, heads, sequence, size]."""
+"""Bring queries, keys, values and masks to the axes of ai.onnx Attention, [batch, heads, sequence, size].
+
+GPT-2 with batch and heads as one axis of its products, as Bloom has them: b sequences of n tokens, 12 heads of 64.
+Behind each value its axes in *atoms* of another (`ir.layout`); `p0 / 12` and `p0 % 12` are the parts of axis 0 of p.
+
+    q   = Transpose(Reshape(x, [b, n, 12, 64]))       x: [b, n, 768]      (x0) (x2 / 64) (x1) (x2 % 64)
+    q3  = Reshape(q, [12*b, n, 64])                                       (x0, x2 / 64) (x1) (x2 % 64)
+    p   = MatMul(q3, Transpose(k3))                   [12*b, n, n]        (p0) (p1) (p2)
+    s   = Reshape(p, [b, 12, n, n])                                       (p0 / 12) (p0 % 12) (p1) (p2)
+    a   = Softmax(Where(c, s, low))                   c: [1, 1, n, n]     as s
+    a3  = Reshape(a, [12*b, n, n])                                        (p0) (p1) (p2)
+    y3  = MatMul(a3, v3)                              [12*b, n, 64]
+
+* `leading` are the axes of the product before the last two, here (p0): what queries and keys broadcast to.
+* a `Split` says how its atoms fall into batch and heads. `splits` takes b and 12 from the axes of s, which has four.
+* `operand` writes q3 in atoms of x, regroups its leading ones as (x0) and (x2 / 64), the sizes of the split, and has x
+  arranged as [batch, heads, sequence, size], in no steps where a nearer root already is: q itself.
+* `mask` broadcasts as [1, 1, n, n] already. Were it added to p, as [12*b, n, n], its leading atoms would be regrouped.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +26,13 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from ....ir.arrangement import Arrangement, arrange
+from ....ir.atoms import ONE, Atom, Axis, fresh, regroup, size_of
 from ....ir.content import dimensions
-from ....ir.layout import ONE, Atom, Axis, View, fresh, regroup, size_of, views, whole
+from ....ir.layout import View, views, whole
 from ....ir.polynomial import Polynomial
 from ...base import Miss
-from .scores import Bias
+from .origins import origin_of
+from .scores import Bias, shown
 
 
 @dataclass(frozen=True)
@@ -56,17 +76,17 @@ def mask(bias: Bias, split: Split) -> Arrangement | Miss:
     """A mask or bias as something that broadcasts to [batch, heads, queries, keys]."""
     dims = dimensions(bias.value)
     lead, columns = bias.axes[:-2], bias.axes[-1]
-    sizes = [size_of(axis) for axis in bias.axes]
-    shown = f"sizes that broadcast to [{', '.join(map(str, sizes))}]"
+    wanted = [size_of(axis) for axis in bias.axes]
+    need = f"sizes that broadcast to {shown(bias.axes)}"
     own = whole(bias.value)
-    if dims is None or own is None or not 1 <= len(dims) <= len(bias.axes):
-        return Miss("mask", f"{bias.value.name}: {dims}", shown)
+    if dims is None or own is None:
+        return Miss("mask", origin_of(bias.value), need)
     padded = [*([()] * (len(bias.axes) - len(own))), *own]
     given = [size_of(axis) for axis in padded]
     if given[-1] != size_of(columns):
-        return Miss("mask", f"{bias.value.name}: {dims}", f"{shown}, with a place for each key")
-    if any(mine not in (ONE, size) for mine, size in zip(given, sizes, strict=True)):
-        return Miss("mask", f"{bias.value.name}: {dims}", shown)
+        return Miss("mask", origin_of(bias.value), f"{need}, with a place for each key")
+    if any(mine not in (ONE, size) for mine, size in zip(given, wanted, strict=True)):
+        return Miss("mask", origin_of(bias.value), need)
     plain = len(lead) == 2 and [size_of(axis) for axis in lead] == [split.batch, split.heads]
     if 2 <= len(dims) <= 4 and (plain or all(size == ONE for size in given[:-2])):
         return Arrangement(bias.value)
@@ -77,11 +97,11 @@ def mask(bias: Bias, split: Split) -> Arrangement | Miss:
     if groups is None or any(len({atom.axis is None for atom in group}) > 1 for group in groups):
         return Miss(
             "mask",
-            f"{bias.value.name}: {dims}",
+            origin_of(bias.value),
             "a mask that is the same for all or none of the batch and of the heads",
         )
     plan = arrange(bias.value, own, [*groups, padded[-2], padded[-1]])
-    return plan if plan is not None else Miss("mask", f"{bias.value.name}: {dims}", shown)
+    return plan if plan is not None else Miss("mask", origin_of(bias.value), need)
 
 
 def splits(points: Sequence[Sequence[Axis]], leading: Sequence[Atom]) -> Iterator[Split]:

@@ -5,12 +5,14 @@ i = Unsqueeze(Range(past, past + s, 1), 1)      j = Range(0, keys, 1)       j <=
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
 
-from ....ir.content import Element, content
+from ....ir.constants import is_constant, tensor_of
+from ....ir.content import content
 from ....ir.layout import after, rearranges, whole
 from ....ir.polynomial import Polynomial
 from ...edit import Array, attribute, constant_of, is_op, scalar_of
@@ -20,6 +22,17 @@ _COUNTED = frozenset({ir.DataType.INT32, ir.DataType.INT64, ir.DataType.FLOAT, i
 
 #: (op, whether its sides are swapped, what it takes off the offset) for a <= b, a < b, b >= a, b > a.
 _COMPARES = {"LessOrEqual": (False, 0), "Less": (False, 1), "GreaterOrEqual": (True, 0), "Greater": (True, 1)}
+
+
+#: Constants of more elements than this are not read.
+_READ = 1 << 22
+_ANSWERS = "tersor.attention.answers"
+
+
+@dataclass
+class _Answers:
+    tensor: ir.TensorProtocol
+    given: dict[Hashable, bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -33,6 +46,33 @@ class Counter:
 def future_hidden(condition: ir.Value) -> Polynomial | None:
     """The offset d where a condition [.., queries, keys] says j <= i + d of positions i and j, else None."""
     return _hidden(condition, True, _REACH)
+
+
+def leaves_a_key(condition: ir.Value, hides: bool) -> bool:
+    """Whether a condition that hides keys where it equals `hides` leaves each query one: the first, as no past does."""
+    if is_constant(condition):
+        return once(condition, ("leaves", hides), lambda array: _any_in_each_row(array != hides))
+    offset = _hidden(condition, not hides, _REACH)
+    # names are sizes, which are not negative; what else a formula is made of may be
+    return offset is not None and all(
+        factor > 0 and all(isinstance(atom, str) for atom in names) for names, factor in offset.terms.items()
+    )
+
+
+def once(value: ir.Value, question: Hashable, answer: Callable[[Array], bool]) -> bool:
+    """What holds for a constant, read once for each question as layers share masks; False for what is not read.
+
+    Answers live with the value, and no longer than the constant in it.
+    """
+    tensor = tensor_of(value)
+    if tensor is None or tensor.size > _READ:
+        return False
+    known = value.meta.get(_ANSWERS)
+    if not isinstance(known, _Answers) or known.tensor is not tensor:
+        known = value.meta[_ANSWERS] = _Answers(tensor)
+    if question not in known.given:
+        known.given[question] = answer(tensor.numpy())
+    return known.given[question]
 
 
 def counter(value: ir.Value | None, depth: int = _REACH) -> Counter | None:
@@ -53,15 +93,17 @@ def counter(value: ir.Value | None, depth: int = _REACH) -> Counter | None:
     return None
 
 
+def _any_in_each_row(seen: Array) -> bool:
+    return seen.ndim > 0 and bool(np.all(np.any(seen, axis=-1)))
+
+
 def triangle(array: Array, offset: int, low: float) -> bool:
     """Whether every matrix of an array is a mask that hides exactly j > i + offset, as a truth value or by addition."""
-    if array.ndim < 2 or array.size == 0:
+    if array.ndim < 2:
         return False
     seen = np.tri(array.shape[-2], array.shape[-1], offset, dtype=bool)
     if array.dtype == bool:
         return bool((array == seen).all())
-    if array.dtype.kind != "f":
-        return False
     return bool(((array == 0) == seen).all() and (array[~np.broadcast_to(seen, array.shape)] <= low).all())
 
 
@@ -158,10 +200,4 @@ def _number(value: ir.Value | None) -> Polynomial | None:
     if found is None or len(found) != 1 or found[0] is None:
         array = scalar_of(value) if value is not None else None
         return Polynomial.of(int(array)) if array is not None and float(array).is_integer() else None
-    return _polynomial(found[0])
-
-
-def _polynomial(element: Element) -> Polynomial | None:
-    if element is None:
-        return None
-    return Polynomial.of(element) if isinstance(element, int) else Polynomial.parse(element)
+    return Polynomial.of(found[0]) if isinstance(found[0], int) else Polynomial.parse(found[0])

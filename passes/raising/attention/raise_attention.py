@@ -6,10 +6,10 @@
 Exact: softmax(scale Q K^T + mask) V, Vaswani et al., Attention Is All You Need, 2017, equation 1; grouped queries:
 Ainslie et al., GQA, 2023; soft caps: Gemma 2, 2024. The walk starts at the softmax (`scores`) and proves what lies
 between it and the two products that bracket it; heads that were split, merged, repeated or moved are followed through
-every rearrangement (`ir.layout`). Rows whose keys are all hidden by minus infinity become zero, as ONNX says; without
-a guard they were NaN. Left alone, with the reason: softmax over another axis, probabilities that are read elsewhere,
-scores that are no product of two computed values, scales that are not positive, and masks that broadcast in ways that
-Attention has no place for.
+every rearrangement (`ir.layout`); scores that are filled become a mask that is added (`terms`). Rows whose keys are all
+hidden by minus infinity become zero, as ONNX says; without a guard they were NaN. Left alone, with the reason: softmax
+over another axis, probabilities that are read elsewhere, scores that are no product of two computed values, scales that
+are not positive, masks that broadcast in ways that Attention has no place for, and fills that it cannot say.
 """
 
 from __future__ import annotations
@@ -23,25 +23,20 @@ import numpy as np
 import onnx_ir as ir
 
 from ....ir.arrangement import Arrangement, arrange
-from ....ir.constants import is_constant
+from ....ir.atoms import Atom, Axis, fresh, regroup, size_of
 from ....ir.content import dimensions
-from ....ir.layout import Atom, Axis, after, fresh, rearranges, regroup, size_of, whole
+from ....ir.layout import after, rearranges, whole
 from ....ir.text import place
 from ...arrange import arranged
 from ...base import Match, Miss, Rewrite
 from ...edit import Tape, attribute, is_op, only_reader, replace, scalar_of
-from .operands import Operand, Split, mask, operand, splits
-from .scores import LOW, Bias, Scores, is_guard, scores_of
+from .operands import Operand, Split, operand, splits
+from .origins import sizes
+from .scores import Scores, is_guard, scores_of, shown
+from .terms import Term, terms_of, total
+from .weighs import weighs
 
 _SMALLEST, _LARGEST = (float(limit) for limit in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
-
-
-@dataclass(frozen=True)
-class Term:
-    """A bias of the scores, and what brings it to the axes of Attention's mask."""
-
-    bias: Bias
-    plan: Arrangement
 
 
 @dataclass(frozen=True)
@@ -56,13 +51,14 @@ class Back:
 class Bracket(Match):
     """The operands of the two products around a softmax, and what lies between.
 
-    scale: of the product. cap: 0 for none.
+    kind: the type of queries and keys. scale: of the product. cap: 0 for none.
     """
 
     query: Operand
     key: Operand
     value: Operand
     terms: tuple[Term, ...]
+    kind: ir.DataType
     scale: float
     cap: float
     precision: ir.DataType | None
@@ -85,33 +81,23 @@ class RaiseAttention(Rewrite):
     name: ClassVar[str] = "raise-attention"
     anchors: ClassVar[tuple[str, ...]] = ("Softmax",)
     subject: ClassVar[str] = "attention"
+    whole: ClassVar[tuple[str, ...]] = ("Attention",)
 
     def match(self, node: ir.Node) -> Match | Miss:
-        dims = dimensions(node.outputs[0]) or dimensions(node.inputs[0])
-        if dims is None or len(dims) < 2:
-            return Miss("rank", node.outputs[0].name or "", "scores of known rank, at least 2")
-        if attribute(node, "axis", -1) not in (-1, len(dims) - 1):
-            return Miss("axis", f"axis {attribute(node, 'axis', -1)}", "softmax over the last axis")
-        scores = scores_of(node.inputs[0])
-        if isinstance(scores, Miss):
-            return dataclasses.replace(scores, near=_weighs(node.outputs[0]))
-        weighted = _weighted_sum(node.outputs[0], scores)
-        found = weighted if isinstance(weighted, Miss) else _bracket(node, scores, weighted)
-        if isinstance(found, Match):
-            return found
-        return dataclasses.replace(found, near=True, reached=tuple(map(place, scores.nodes[::-1])))
+        found = _found(node)
+        if isinstance(found, Miss) and not found.near and weighs(node.outputs[0]):
+            return dataclasses.replace(found, near=True)
+        return found
 
     def rewrite(self, found: Match) -> None:
         assert isinstance(found, Bracket)
         tape = Tape()
         inputs = [arranged(tape, item.plan) for item in (found.query, found.key, found.value)]
-        total: ir.Value | None = None
-        for term in found.terms:
-            total = _with(tape, total, term, inputs[0].dtype or found.back.old.dtype)
+        mask = total(tape, found.terms, found.kind)
         fused = tape(
             "Attention",
             *inputs,
-            *([] if total is None else [total]),
+            *([] if mask is None else [mask]),
             scale=found.scale,
             softcap=found.cap or None,
             softmax_precision=None if found.precision is None else int(found.precision),
@@ -120,18 +106,35 @@ class RaiseAttention(Rewrite):
         replace(tape, [found.back.old], [output], matched=[found.node])
 
 
+def _found(node: ir.Node) -> Match | Miss:
+    """What a softmax is the middle of."""
+    dims = dimensions(node.outputs[0]) or dimensions(node.inputs[0])
+    if dims is None or len(dims) < 2:
+        return Miss("rank", node.outputs[0].name or "", "scores of known rank, at least 2")
+    if attribute(node, "axis", -1) not in (-1, len(dims) - 1):
+        return Miss("axis", f"axis {attribute(node, 'axis', -1)}", "softmax over the last axis")
+    scores = scores_of(node.inputs[0])
+    if isinstance(scores, Miss):
+        return scores
+    weighted = _weighted_sum(node.outputs[0], scores)
+    found = weighted if isinstance(weighted, Miss) else _bracket(node, scores, weighted)
+    if isinstance(found, Match):
+        return found
+    return dataclasses.replace(found, near=True, reached=tuple(map(place, scores.nodes[::-1])))
+
+
 def _bracket(node: ir.Node, scores: Scores, weighted: _Weighted) -> Match | Miss:
     """Find a batch and heads in which queries, keys, values and masks all fit."""
     product = whole(scores.product.outputs[0])
     assert product is not None
     leading, rows, columns = product[:-2], product[-2], product[-1]
     if scores.axes[-1:] != (columns,):
-        return Miss("axis", _shown(scores.axes), "softmax over the keys alone")
+        return Miss("axis", shown(scores.axes), "softmax over the keys alone")
     if weighted.axes[-2:] != (rows, columns):
-        return Miss("layout", _shown(weighted.axes), "probabilities of shape [.., queries, keys]")
+        return Miss("layout", shown(weighted.axes), "probabilities of shape [.., queries, keys]")
     atoms = [atom for axis in weighted.axes[:-2] for atom in axis]
     if not _in_order(atoms, leading):
-        return Miss("layout", _shown(weighted.axes), "leading axes in the order of the product of queries and keys")
+        return Miss("layout", shown(weighted.axes), "leading axes in the order of the product of queries and keys")
     points = [product, *(bias.axes for bias in scores.biases), scores.axes, weighted.axes]
     ordered = [axes for axes in points if axes[-2:] == (rows, columns)]
     missed: Miss | None = None
@@ -145,77 +148,74 @@ def _bracket(node: ir.Node, scores: Scores, weighted: _Weighted) -> Match | Miss
 
 
 def _fit(node: ir.Node, scores: Scores, weighted: _Weighted, split: Split) -> Match | Miss:
-    if split.heads.constant is None:
-        return Miss("heads", str(split.heads), "a known number of heads")
-    query, key = scores.product.inputs
-    value = weighted.product.inputs[1]
-    assert query is not None and key is not None and value is not None
-    product = whole(scores.product.outputs[0])
-    assert product is not None
-    leading = product[:-2]
-    queries = operand(query, leading, split, turned=False, scalars=True, grouped=False)
-    if queries is None:
-        return Miss("queries", _sizes(query), f"[{split.batch}, {split.heads}, queries, size]")
-    for grouped in (True, False):
-        keys = operand(key, leading, split, turned=True, scalars=True, grouped=grouped)
-        values = operand(value, weighted.axes[:-2], split, turned=False, scalars=False, grouped=grouped)
-        if keys is not None and values is not None and keys.heads == values.heads:
-            break
-    else:
-        which = key if keys is None else value
-        return Miss("keys" if keys is None else "values", _sizes(which), f"[{split.batch}, {split.heads}, keys, size]")
-    # tanh(-x) == -tanh(x)
-    cap = abs(scores.capped or 0.0)
-    scale = scores.scale * queries.scale * keys.scale * (1.0 if scores.capped is None else scores.capped)
-    if scores.capped == 0.0 or not _SMALLEST <= scale <= _LARGEST:
-        return Miss("scale", f"{scale:g}", "a positive scale: Attention scales queries and keys by its root")
-    terms: list[Term] = []
-    for bias in scores.biases:
-        plan = mask(bias, split)
-        if isinstance(plan, Miss):
-            return plan
-        filled = _filled(bias, scores, weighted)
-        if isinstance(filled, Miss):
-            return filled
-        terms.append(Term(filled, plan))
+    """Queries, keys, values, scale, mask and output as Attention has them for one batch and heads."""
+    operands = _operands(scores, weighted, split)
+    if isinstance(operands, Miss):
+        return operands
+    scale = _scale(scores, operands[0].scale * operands[1].scale)
+    if isinstance(scale, Miss):
+        return scale
+    kind = scores.product.outputs[0].dtype or ir.DataType.FLOAT
+    terms = terms_of(scores, weighted.zeroed, split, kind)
+    if isinstance(terms, Miss):
+        return terms
     back = _back(weighted, split)
     if back is None:
-        return Miss("output", _sizes(weighted.product.outputs[0]), "axes that batch, heads and queries make up")
+        return Miss("output", sizes(weighted.product.outputs[0]), "axes that batch, heads and queries make up")
+    query, key, value = operands
     return Bracket(
         node=node,
-        query=queries,
-        key=keys,
-        value=values,
-        terms=tuple(terms),
+        query=query,
+        key=key,
+        value=value,
+        terms=terms,
+        kind=kind,
         scale=scale,
-        cap=cap,
+        # tanh(-x) == -tanh(x)
+        cap=abs(scores.capped or 0.0),
         precision=scores.precision,
         back=back,
     )
 
 
-def _filled(bias: Bias, scores: Scores, weighted: _Weighted) -> Bias | Miss:
-    """A bias as Attention's mask has it."""
-    if bias.low is None:
-        return bias
-    if not (bias.factor > 0.0 and bias.low * bias.factor <= LOW):
-        return Miss("mask", f"{bias.low:g} times {bias.factor:g}", f"less than {LOW:g} where scores are masked")
-    again = [fill for fill in scores.biases if (fill.value, fill.hides) in weighted.zeroed]
-    # hidden again behind the softmax, rows without keys are zero: what minus infinity says, if all fills say it
-    if again and any(fill.low not in (None, -np.inf) and fill not in again for fill in scores.biases):
-        return Miss("guard", bias.value.name or "", "zeros where any score is hidden, or minus infinity there")
-    return dataclasses.replace(bias, low=-np.inf) if bias in again else bias
+def _operands(scores: Scores, weighted: _Weighted, split: Split) -> tuple[Operand, Operand, Operand] | Miss:
+    """Queries with all heads; keys and values with as few as serve them, the same number of both."""
+    if split.heads.constant is None:
+        return Miss("heads", str(split.heads), "a known number of heads")
+    query, key = scores.product.inputs
+    value, product = weighted.product.inputs[1], whole(scores.product.outputs[0])
+    assert query is not None and key is not None and value is not None and product is not None
+    leading = product[:-2]
+    queries = operand(query, leading, split, turned=False, scalars=True, grouped=False)
+    if queries is None:
+        return Miss("queries", sizes(query), f"[{split.batch}, {split.heads}, queries, size]")
+    keys: Operand | None = None
+    for grouped in (True, False):
+        keys = operand(key, leading, split, turned=True, scalars=True, grouped=grouped)
+        values = operand(value, weighted.axes[:-2], split, turned=False, scalars=False, grouped=grouped)
+        if keys is not None and values is not None and keys.heads == values.heads:
+            return queries, keys, values
+    which, what = (key, "keys") if keys is None else (value, "values")
+    return Miss(what, sizes(which), f"[{split.batch}, {split.heads}, keys, size]")
+
+
+def _scale(scores: Scores, outside: float) -> float | Miss:
+    """What Attention multiplies the product with: behind a soft cap the cap takes part."""
+    scale = scores.scale * outside * (1.0 if scores.capped is None else scores.capped)
+    if scores.capped == 0.0 or not _SMALLEST <= scale <= _LARGEST:
+        return Miss("scale", f"{scale:g}", "a positive scale: Attention scales queries and keys by its root")
+    return scale
 
 
 def _weighted_sum(probabilities: ir.Value, scores: Scores) -> _Weighted | Miss:
     """The product with the values, behind a NaN guard, a second masking, a cast back or rearrangements."""
     value, axes = probabilities, scores.axes
     zeroed: list[tuple[ir.Value, bool]] = []
-    filled = {(bias.value, bias.hides) for bias in scores.biases if bias.low is not None}
+    filled = {(bias.value, bias.hides): bias.axes for bias in scores.biases if bias.low is not None}
     while True:
         readers = value.consumers()
         guard = next((node for node in readers if is_op(node, "Where")), None) if len(readers) > 1 else None
-        if guard is not None and not is_guard(guard, value):
+        if guard is not None and not (is_guard(guard, value) and _rank(guard.inputs[1]) <= len(axes)):
             return Miss("guard", f"Where at {guard.name}", "zeros where a probability is NaN")
         if len(readers) != (1 if guard is None else 2) or value.is_graph_output():
             return Miss("probabilities", value.name or "", "to be read by the product with the values alone")
@@ -223,12 +223,16 @@ def _weighted_sum(probabilities: ir.Value, scores: Scores) -> _Weighted | Miss:
         if is_op(node, "MatMul") and node.inputs[0] is value:
             if node.inputs[1] is value:
                 return Miss("values", f"MatMul at {node.name}", "MatMul(probabilities, values)")
+            kinds = {scores.product.outputs[0].dtype, node.outputs[0].dtype} - {None}
+            if len(kinds) > 1:
+                return Miss("precision", f"MatMul at {node.name}", "values of the type of queries and keys")
             return _Weighted(node, axes, tuple(zeroed))
         if guard is None and is_op(node, "Where"):
             hides = scalar_of(node.inputs[1]) == 0.0
             kept, other = (node.inputs[2], node.inputs[1]) if hides else (node.inputs[1], node.inputs[2])
             condition = node.inputs[0]
-            if condition is None or kept is not value or scalar_of(other) != 0.0 or (condition, hides) not in filled:
+            zero = kept is value and scalar_of(other) == 0.0 and _rank(other) <= len(axes)
+            if condition is None or not zero or filled.get((condition, hides)) != axes:
                 return Miss(
                     "guard", f"Where at {node.name}", "zeros where a probability is NaN, or where its score is hidden"
                 )
@@ -246,25 +250,18 @@ def _weighted_sum(probabilities: ir.Value, scores: Scores) -> _Weighted | Miss:
         value = node.outputs[0]
 
 
-def _weighs(probabilities: ir.Value) -> bool:
-    """Whether probabilities are multiplied with values that are computed."""
-    readers = (use.node for use in probabilities.uses() if use.idx == 0)
-    return any(is_op(reader, "MatMul") and not is_constant(reader.inputs[1]) for reader in readers)
+def _rank(value: ir.Value | None) -> int:
+    """Axes of a constant: more than those of what it meets would give that more."""
+    return len(dimensions(value) or ())
 
 
 def _back(weighted: _Weighted, split: Split) -> Back | None:
     """Where the output of Attention takes over: the product, or a rearrangement of it that comes nearer to its axes."""
-    product = whole(weighted.product.outputs[0])
-    leading, rows = weighted.axes[:-2], weighted.axes[-2]
-    groups = split.groups([atom for axis in leading for atom in axis])
-    if product is None or groups is None:
+    found = _as_product(weighted, split)
+    if found is None:
         return None
-    batch, heads = (fresh(index, group) for index, group in enumerate(groups))
-    lead = regroup([*batch, *heads], [size_of(axis) for axis in leading])
-    if lead is None:
-        return None
-    own = tuple(fresh(index, (Atom(index, size_of(axis)),)) for index, axis in enumerate((*groups, rows, product[-1])))
-    axes: tuple[Axis, ...] | None = (*lead, fresh(2, rows), fresh(3, product[-1]))
+    own, first = found
+    axes: tuple[Axis, ...] | None = first
     value, best = weighted.product.outputs[0], None
     while axes is not None:
         plan = arrange(value, own, axes)
@@ -275,6 +272,20 @@ def _back(weighted: _Weighted, split: Split) -> Back | None:
             break
         axes, value = after(reader, axes), reader.outputs[0]
     return best
+
+
+def _as_product(weighted: _Weighted, split: Split) -> tuple[tuple[Axis, ...], tuple[Axis, ...]] | None:
+    """The axes of Attention's output, [batch, heads, queries, size], and those of the product in atoms of it."""
+    product, leading, rows = whole(weighted.product.outputs[0]), weighted.axes[:-2], weighted.axes[-2]
+    groups = split.groups([atom for axis in leading for atom in axis])
+    if product is None or groups is None:
+        return None
+    named = [atom for index, group in enumerate(groups) for atom in fresh(index, group)]
+    lead = regroup(named, [size_of(axis) for axis in leading])
+    if lead is None:
+        return None
+    own = tuple(fresh(index, (Atom(index, size_of(axis)),)) for index, axis in enumerate((*groups, rows, product[-1])))
+    return own, (*lead, fresh(2, rows), fresh(3, product[-1]))
 
 
 def _in_order(atoms: Sequence[Atom], leading: Sequence[Axis]) -> bool:
@@ -289,27 +300,3 @@ def _in_order(atoms: Sequence[Atom], leading: Sequence[Axis]) -> bool:
                 return False
             end = atom.stride
     return True
-
-
-def _with(tape: Tape, total: ir.Value | None, term: Term, dtype: ir.DataType | None) -> ir.Value:
-    """The mask so far with one more term: what is filled in takes the place of all that was added before it."""
-    bias, value = term.bias, arranged(tape, term.plan)
-    if bias.low is None:
-        added = value if bias.factor == 1.0 else tape("Mul", value, _number(tape, bias.factor, "factor", dtype))
-        return added if total is None else tape("Add", total, added)
-    low = _number(tape, bias.low * bias.factor, "low", dtype)
-    kept = total if total is not None else _number(tape, 0.0, "zero", dtype)
-    return tape("Where", value, *((low, kept) if bias.hides else (kept, low)))
-
-
-def _number(tape: Tape, number: float, name: str, dtype: ir.DataType | None) -> ir.Value:
-    with np.errstate(over="ignore"):
-        return tape.constant(np.asarray(number, dtype=(dtype or ir.DataType.FLOAT).numpy()), name)
-
-
-def _sizes(value: ir.Value) -> str:
-    return f"{value.name}: {dimensions(value)}"
-
-
-def _shown(axes: Sequence[Axis]) -> str:
-    return f"[{', '.join(str(size_of(axis)) for axis in axes)}]"

@@ -46,7 +46,7 @@ class RaiseAttentionCache(Rewrite):
 
     def match(self, node: ir.Node) -> Match | Miss:
         if "q_num_heads" in node.attributes or any(value is not None for value in node.inputs[4:]):
-            return Miss("form", node.name or "", "an Attention over split heads that has no past yet")
+            return Miss("form", node.name or "", "an Attention over split heads that has no past yet", far=True)
         if any(value.uses() or value.is_graph_output() for value in node.outputs[1:]):
             return Miss("outputs", node.name or "", "one output, the attended values")
         key, value = (_joined(node, index) for index in (1, 2))
@@ -83,7 +83,9 @@ def _joined(node: ir.Node, index: int) -> Joined | Miss:
     what = ("keys", "values")[index - 1]
     join = None if value is None else value.producer()
     if value is None or not is_op(join, "Concat") or len(join.inputs) != 2 or join.graph is not node.graph:
-        return Miss("join", value.name or "" if value else "", f"{what} as Concat(past, new) in the same graph")
+        none = not any(is_op(side.producer(), "Concat") for side in node.inputs[1:3] if side is not None)
+        need = f"{what} as Concat(past, new) in the same graph"
+        return Miss("join", value.name or "" if value else "", need, far=none)
     past, new = join.inputs
     dims, before = dimensions(new), dimensions(past)
     if past is None or new is None or dims is None or before is None or len(dims) != 4 or len(before) != 4:

@@ -17,8 +17,9 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from ....ir.arrangement import Arrangement, arrange
+from ....ir.atoms import size_of
 from ....ir.content import dimensions
-from ....ir.layout import size_of, views, whole
+from ....ir.layout import views, whole
 from ...arrange import arranged
 from ...base import Match, Miss, Rewrite
 from ...edit import Attribute, Tape, replace
@@ -49,21 +50,23 @@ class RaiseAttentionGroups(Rewrite):
 
     def match(self, node: ir.Node) -> Match | Miss:
         if "q_num_heads" in node.attributes or any(value is not None for value in node.inputs[4:]):
-            return Miss("form", node.name or "", "an ai.onnx Attention over split heads without a past")
+            return Miss("form", node.name or "", "an ai.onnx Attention over split heads without a past", far=True)
         if any(value.uses() or value.is_graph_output() for value in node.outputs[1:3]):
             return Miss("outputs", node.name or "", "no present keys and values, whose heads are counted")
         query, key, value = (dimensions(item) for item in node.inputs[:3])
         if query is None or key is None or value is None or not len(query) == len(key) == len(value) == 4:
             return Miss("rank", node.name or "", "queries, keys and values of shape [batch, heads, sequence, size]")
         if not query[1] == key[1] == value[1] or query[1] is None:
-            return Miss(
-                "heads", f"{query[1]}, {key[1]}, {value[1]}", "as many keys and values as queries, a known number"
-            )
+            counts, grouped = f"{query[1]}, {key[1]}, {value[1]}", key[1] is not None and key[1] == value[1] != query[1]
+            return Miss("heads", counts, "as many keys and values as queries, a known number", far=grouped)
         shared = [_shared(item) for item in node.inputs[1:3]]
         keys, values = shared
         if keys is None or values is None:
             which = node.inputs[1 if keys is None else 2]
-            return Miss("copies", (which.name if which else None) or "", "heads whose copies lie side by side")
+            once = not any(_repeats(item) for item in node.inputs[1:3])
+            return Miss(
+                "copies", (which.name if which else None) or "", "heads whose copies lie side by side", far=once
+            )
         if keys.heads != values.heads:
             return Miss("heads", f"{keys.heads} keys, {values.heads} values", "as many heads of keys as of values")
         return Groups(node=node, key=keys, value=values)
@@ -76,6 +79,11 @@ class RaiseAttentionGroups(Rewrite):
         inputs = [node.inputs[0], key, value, *node.inputs[3:]]
         made = tape.node("Attention", inputs, attributes, outputs=len(node.outputs))
         replace(tape, node.outputs, made.outputs, matched=[node])
+
+
+def _repeats(value: ir.Value | None) -> bool:
+    """Whether anything of a value is there several times."""
+    return value is not None and any(view.repeats for view in views(value, repeats=True))
 
 
 def _shared(value: ir.Value | None) -> Shared | None:

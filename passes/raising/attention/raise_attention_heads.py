@@ -16,7 +16,8 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from ....ir.arrangement import Arrangement, arrange
-from ....ir.layout import Axis, after, rearranges, size_of, views, whole
+from ....ir.atoms import Axis, size_of
+from ....ir.layout import after, rearranges, views, whole
 from ...arrange import arranged
 from ...base import Match, Miss, Rewrite
 from ...edit import Attribute, Tape, only_reader, replace
@@ -41,7 +42,7 @@ class RaiseAttentionHeads(Rewrite):
 
     def match(self, node: ir.Node) -> Match | Miss:
         if node.domain or "q_num_heads" in node.attributes:
-            return Miss("form", node.name or "", "an ai.onnx Attention over split heads")
+            return Miss("form", node.name or "", "an ai.onnx Attention over split heads", far=True)
         split = [_before_split(value) for value in node.inputs[:3]]
         if any(item is None for item in split):
             stopped = (value for value, item in zip(node.inputs, split, strict=False) if item is None)
@@ -85,7 +86,7 @@ def _before_split(value: ir.Value | None) -> tuple[Arrangement, int] | None:
 def _after_join(value: ir.Value) -> ir.Value | None:
     """The value in which the heads lie side by side again."""
     axes = whole(value)
-    if axes is None or len(axes) != 4:
+    if axes is None:
         return None
     joined = (axes[0], axes[2], (*axes[1], *axes[3]))
     now: Sequence[Axis] | None = axes

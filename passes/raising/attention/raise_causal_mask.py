@@ -18,15 +18,14 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from ....ir.layout import size_of, whole
+from ....ir.atoms import size_of
+from ....ir.content import dimensions
+from ....ir.layout import whole
 from ....ir.polynomial import Polynomial
 from ...base import Match, Miss, Rewrite
-from ...edit import Attribute, Tape, attribute, constant_of, is_op, replace, scalar_of
-from .positions import future_hidden, triangle
+from ...edit import Attribute, Tape, attribute, is_op, replace, scalar_of
+from .positions import future_hidden, once, triangle
 from .scores import LOW
-
-#: Masks of more elements than this are not read.
-_READ = 1 << 22
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,21 +45,28 @@ class RaiseCausalMask(Rewrite):
     def match(self, node: ir.Node) -> Match | Miss:
         mask = node.inputs[3] if len(node.inputs) > 3 else None
         if mask is None or attribute(node, "is_causal", 0):
-            return Miss("mask", node.name or "", "an Attention with a mask, not causal yet")
+            return Miss("mask", node.name or "", "an Attention with a mask, not causal yet", far=True)
         wanted = _past(node)
         if wanted is None:
             return Miss("past", node.name or "", "a past of known length")
-        if _is_triangle(mask, wanted):
+        if _is_triangle(mask, wanted) and _covers(mask, node, wanted):
             return Causal(node=node, kept=())
         found = _conditions(mask)
         if isinstance(found, Miss):
             return found
         conditions, floor = found
         hiding = [future_hidden(condition) for condition in conditions]
-        kept = tuple(value for value, offset in zip(conditions, hiding, strict=True) if offset != wanted)
+        pairs = list(zip(conditions, hiding, strict=True))
+        narrow = [value for value, offset in pairs if offset == wanted and not _covers(value, node, wanted)]
+        if narrow:
+            return Miss("places", narrow[0].name or "", "a place for each query and key: one row would repeat itself")
+        kept = tuple(value for value, offset in pairs if offset != wanted)
         if len(kept) == len(conditions):
             offsets = [str(offset) for offset in hiding if offset is not None]
-            return Miss("future", ", ".join(offsets) or mask.name or "", f"keys up to the query's own, {wanted} behind")
+            # of keys alone: padding
+            flat = all((dimensions(value) or [None])[-2:-1] in ([], [1]) for value in conditions)
+            need = f"keys up to the query's own, {wanted} behind"
+            return Miss("future", ", ".join(offsets) or mask.name or "", need, far=flat)
         if kept and floor != -np.inf:
             return Miss("floor", f"{floor:g}", "minus infinity where other conditions hide keys too")
         if any(not _has_keys(value, node, wanted) for value in kept):
@@ -118,6 +124,20 @@ def _joined(condition: ir.Value) -> Iterator[ir.Value]:
         yield condition
 
 
+def _covers(mask: ir.Value, node: ir.Node, past: Polynomial) -> bool:
+    """Whether the last two axes of a mask run through queries and keys, and are not broadcast to them."""
+    axes, query, key = (None if value is None else whole(value) for value in (mask, *node.inputs[:2]))
+    if axes is None or query is None or key is None or len(axes) < 2:
+        return False
+    full = size_of(query[-2]), size_of(key[-2]) + past
+    sizes = [size_of(axis) for axis in axes[-2:]]
+    # a mask fits its Attention, so that a number of rows other than one is that of the queries
+    return all(
+        size == wanted or (size.constant is not None and size.constant > 1)
+        for size, wanted in zip(sizes, full, strict=True)
+    )
+
+
 def _has_keys(condition: ir.Value, node: ir.Node, past: Polynomial) -> bool:
     """Whether a condition can be a mask by itself: of rank 2 to 4, with a place for each key."""
     axes, key = whole(condition), None if node.inputs[1] is None else whole(node.inputs[1])
@@ -128,8 +148,5 @@ def _has_keys(condition: ir.Value, node: ir.Node, past: Polynomial) -> bool:
 
 def _is_triangle(mask: ir.Value, past: Polynomial) -> bool:
     """Whether a constant mask hides exactly the future."""
-    tensor = mask.const_value
-    if tensor is None or mask.is_graph_input() or tensor.size > _READ or past.constant is None:
-        return False
-    array = constant_of(mask)
-    return array is not None and triangle(array, past.constant, LOW)
+    offset = past.constant
+    return offset is not None and once(mask, ("triangle", offset), lambda array: triangle(array, offset, LOW))

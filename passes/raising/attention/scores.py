@@ -11,17 +11,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import onnx_ir as ir
 
+from ....ir.atoms import Axis, size_of
 from ....ir.constants import is_constant
-from ....ir.content import dimensions
-from ....ir.layout import Axis, after, rearranges, scaling, size_of, whole
+from ....ir.layout import after, rearranges, scaling, whole
 from ....ir.text import place
 from ...base import Miss
-from ...edit import constant_of, is_op, scalar_of
+from ...edit import is_op, scalar_of
+from .origins import origin_of, sizes
 
-#: A masked fill with a finite number at least this low leaves nothing of what it replaced: adding it rounds to itself.
+#: What is added to a score and leaves nothing of it: the sum rounds to this number, or to a lower one that was added.
 LOW = -1e30
 
 #: Nodes visited for one softmax.
@@ -74,21 +74,27 @@ def scores_of(value: ir.Value | None) -> Scores | Miss:
 
 
 class _Climb:
+    """Both sides of a sum are asked, and each value once."""
+
     def __init__(self) -> None:
-        self._left = _REACH
+        self._known: dict[ir.Value, Scores | Miss] = {}
 
     def up(self, value: ir.Value | None) -> Scores | Miss:
         node = None if value is None else value.producer()
-        found = self._step(value)
-        if node is None or not isinstance(found, Miss):
-            return found
-        return replace(found, reached=(place(node), *found.reached))
-
-    def _step(self, value: ir.Value | None) -> Scores | Miss:
-        node = None if value is None else value.producer()
-        self._left -= 1
-        if value is None or node is None or self._left < 0:
+        if value is None or node is None:
             return Miss("scores", _name(value), "the product of queries and keys")
+        if value not in self._known:
+            if len(self._known) == _REACH:
+                return Miss("scores", f"more than {_REACH} nodes between", "the product of queries and keys")
+            # a value on the way to itself
+            self._known[value] = Miss("scores", _name(value), "the product of queries and keys")
+            found = self._step(node)
+            if isinstance(found, Miss):
+                found = replace(found, reached=(place(node), *found.reached))
+            self._known[value] = found
+        return self._known[value]
+
+    def _step(self, node: ir.Node) -> Scores | Miss:
         if node.domain:
             return Miss("scores", _at(node), "Mul, Div, Add or the MatMul of queries and keys")
         if node.op_type == "MatMul":
@@ -131,7 +137,7 @@ class _Climb:
         if added is node.inputs[0] and added is node.inputs[1]:
             return _unmasked(node)
         if not _keeps_shape(node, found.axes):
-            return Miss("mask", _sizes(added), f"sizes that broadcast to {_shown(found.axes)}")
+            return Miss("mask", origin_of(added), f"sizes that broadcast to {shown(found.axes)}")
         bias = Bias(added, found.axes, -1.0 if node.op_type == "Sub" else 1.0)
         return replace(found, biases=(*found.biases, bias), nodes=(*found.nodes, node))
 
@@ -142,16 +148,13 @@ class _Climb:
         low, inner = (lows[0], no) if hides else (lows[1], yes)
         if condition is None or low is None or inner is None:
             return Miss("mask", _at(node), "a constant where scores are masked")
-        half = node.outputs[0].dtype in _HALVES
-        if not (low == -np.inf or (low <= LOW and not half)):
-            return Miss(
-                "mask", f"{low:g} at {node.name}", f"minus infinity or less than {LOW:g} where scores are masked"
-            )
+        if not low < 0.0:
+            return Miss("mask", f"{low:g} at {node.name}", "minus infinity or a large negative number where masked")
         found = self.up(inner)
         if isinstance(found, Miss):
             return found
         if not _keeps_shape(node, found.axes):
-            return Miss("mask", _sizes(condition), f"sizes that broadcast to {_shown(found.axes)}")
+            return Miss("mask", origin_of(condition), f"sizes that broadcast to {shown(found.axes)}")
         bias = Bias(condition, found.axes, 1.0, low, hides)
         return replace(found, biases=(*found.biases, bias), nodes=(*found.nodes, node))
 
@@ -168,8 +171,8 @@ class _Climb:
         if isinstance(found, Miss):
             return found
         before, behind = found.product.outputs[0].dtype, node.outputs[0].dtype
-        if before not in _HALVES or behind is not ir.DataType.FLOAT or found.precision is not None:
-            return Miss("precision", _at(node), "one cast, from half precision to float32")
+        if before not in _HALVES or behind is not ir.DataType.FLOAT:
+            return Miss("precision", _at(node), "a cast from half precision to float32")
         return replace(found, precision=behind, nodes=(*found.nodes, node))
 
     def _move(self, node: ir.Node) -> Scores | Miss:
@@ -182,26 +185,13 @@ class _Climb:
         return replace(found, axes=axes, nodes=(*found.nodes, node))
 
 
-def finite(value: ir.Value) -> bool:
-    """Whether an additive mask holds finite numbers only: Where over finite constants."""
-    array = constant_of(value)
-    if array is not None:
-        return bool(np.isfinite(array).all())
-    node = value.producer()
-    if node is None or node.domain:
-        return False
-    if node.op_type == "Where":
-        return all(item is not None and finite(item) for item in node.inputs[1:])
-    return node.op_type in ("Expand", "Unsqueeze", "Reshape") and node.inputs[0] is not None and finite(node.inputs[0])
-
-
 def _product(node: ir.Node) -> Scores | Miss:
     left, right = node.inputs
     if is_constant(left) or is_constant(right):
         return Miss("scores", f"MatMul at {node.name} with a constant", "the product of two computed values")
     axes = whole(node.outputs[0])
     if axes is None or len(axes) < 2:
-        return Miss("rank", _sizes(node.outputs[0]), "scores of known rank, at least 2")
+        return Miss("rank", sizes(node.outputs[0]), "scores of known rank, at least 2")
     return Scores(node, axes, nodes=(node,))
 
 
@@ -223,18 +213,13 @@ def _name(value: ir.Value | None) -> str:
     return "" if value is None else value.name or ""
 
 
-def _sizes(value: ir.Value) -> str:
-    return f"{value.name}: {dimensions(value)}"
-
-
-def _shown(axes: Sequence[Axis]) -> str:
+def shown(axes: Sequence[Axis]) -> str:
+    """Sizes of axes, for a miss."""
     return f"[{', '.join(str(size_of(axis)) for axis in axes)}]"
 
 
-def is_guard(node: ir.Node | None, value: ir.Value) -> bool:
-    """Where(IsNaN(value), 0, value)"""
-    if not is_op(node, "Where"):
-        return False
+def is_guard(node: ir.Node, value: ir.Value) -> bool:
+    """Whether a Where is Where(IsNaN(value), 0, value)."""
     test = node.inputs[0].producer() if node.inputs[0] is not None else None
     asks = is_op(test, "IsNaN") and test.inputs[0] is value
     return bool(asks and scalar_of(node.inputs[1]) == 0.0 and node.inputs[2] is value)

@@ -1,6 +1,6 @@
 """ONNX Runtime's own ops and what each stands for, by theme.
 
-`TABLE[domain, op]` expands, `KEPT[domain, op]` says what lacks.
+`TABLE[domain, op]` expands, `why_kept` says of every other op outside of ONNX why it stays.
 """
 
 from __future__ import annotations
@@ -13,17 +13,21 @@ from .bits import BITS
 from .call import Expansion
 from .grouped import GROUPED
 from .integer import INTEGER
-from .kept import KEPT
+from .kept import KEPT, why_kept
 from .norms import NORMS
+from .older import OLDER
+from .positions import POSITIONS
 from .products import PRODUCTS
 from .qlinear import QLINEAR
 
-__all__ = ["KEPT", "TABLE"]
+__all__ = ["KEPT", "TABLE", "why_kept"]
 
 TABLE: Mapping[tuple[str, str], Expansion] = {
     **ACTIVATIONS,
     **PRODUCTS,
+    **OLDER,
     **NORMS,
+    **POSITIONS,
     **ATTENTION,
     **GROUPED,
     **BITS,

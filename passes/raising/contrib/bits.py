@@ -88,13 +88,7 @@ def _derived(
     """A constant computed from another when its bytes are read, in the type of that or another."""
     tensor = tensor_of(value)
     assert tensor is not None
-    into = dtype or tensor.dtype
-
-    def evaluate() -> ir.TensorProtocol:
-        array = np.ascontiguousarray(function(tensor.numpy()))
-        return ir.Tensor(array if dtype is None else array.astype(_numpy(dtype)), dtype=into, name=name)
-
-    return tape.lazy(ir.LazyTensor(evaluate, dtype=into, shape=ir.Shape(shape), name=name))
+    return tape.derived(name, shape, dtype or tensor.dtype, lambda: function(tensor.numpy()))
 
 
 def _gather_block_quantized(call: Call) -> Build | Miss:

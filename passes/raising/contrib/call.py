@@ -143,11 +143,7 @@ def derived(
     tape: Tape, tensor: ir.TensorProtocol, shape: Sequence[int], function: Callable[[Array], Array], name: str
 ) -> ir.Value:
     """A constant of the same type, computed from a stored one when its bytes are read."""
-
-    def evaluate() -> ir.TensorProtocol:
-        return ir.Tensor(np.ascontiguousarray(function(tensor.numpy())), dtype=tensor.dtype, name=name)
-
-    return tape.lazy(ir.LazyTensor(evaluate, dtype=tensor.dtype, shape=ir.Shape(shape), name=name))
+    return tape.derived(name, shape, tensor.dtype, lambda: function(tensor.numpy()))
 
 
 def _piece(tape: Tape, value: ir.Value, start: int, end: int) -> ir.Value:
@@ -162,6 +158,12 @@ def ends(tape: Tape, x: ir.Value, axis: int) -> ir.Value:
     if axis == -1:
         return tape("Shape", x, start=-1)
     return tape("Shape", x, start=axis, end=axis + 1)
+
+
+def counted(tape: Tape, count: ir.Value) -> ir.Value:
+    """0, 1, ... count - 1 for a count [1]"""
+    zero, one = tape.constant(np.array(0, np.int64), "zero"), tape.constant(np.array(1, np.int64), "one")
+    return tape("Range", zero, tape("Squeeze", count, tape.constant([0], "axes")), one)
 
 
 def small(value: ir.Value | None, most: int = 64) -> Array | None:

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
 from ...base import Miss
 from ...edit import Attribute, Tape
-from .call import Build, Call, Table, ends, like, named, one, pieces, rank, size
+from .call import Build, Call, Table, counted, ends, like, named, one, pieces, rank, size
 
 
 def _rotary_embedding(call: Call) -> Build | Miss:
@@ -37,7 +36,7 @@ def _rotary_embedding(call: Call) -> Build | Miss:
     def build(tape: Tape) -> list[ir.Value]:
         places = positions
         if rank(positions) == 1:
-            rows = _counted(tape, ends(tape, x, axes - 2 if axes == 4 else 1))
+            rows = counted(tape, ends(tape, x, axes - 2 if axes == 4 else 1))
             row = tape("Unsqueeze", tape("Add", positions, rows), tape.constant([0], "axes"))
             lead = tape("Concat", ends(tape, x, 0), tape.constant([1], "one"), axis=0)
             places = tape("Expand", row, lead)
@@ -49,12 +48,6 @@ def _rotary_embedding(call: Call) -> Build | Miss:
         return [one(tape, "RotaryEmbedding", [x, cosines, sines, places], attributes)]
 
     return build
-
-
-def _counted(tape: Tape, count: ir.Value) -> ir.Value:
-    """0, 1, ... count - 1 for a count [1]"""
-    zero, one = tape.constant(np.array(0, np.int64), "zero"), tape.constant(np.array(1, np.int64), "one")
-    return tape("Range", zero, tape("Squeeze", count, tape.constant([0], "axes")), one)
 
 
 @dataclass(frozen=True)
@@ -144,7 +137,7 @@ def _to_heads(tape: Tape, x: ir.Value, heads: int) -> ir.Value:
 
 def _places(tape: Tape, call: Call, query: ir.Value) -> _Places:
     count = ends(tape, query, 1)
-    row = _counted(tape, count)
+    row = counted(tape, count)
     past = call[3]
     if past is None:
         lead = tape("Concat", ends(tape, query, 0), tape.constant([1], "one"), axis=0)
@@ -164,7 +157,7 @@ def _written(tape: Tape, past: ir.Value, fresh: ir.Value, places: _Places) -> ir
     pads = tape("Concat", none, more, tape.constant([0], "zero"), axis=0)
     longer = tape("Pad", past, pads, like(tape, 0.0, past))
     # place j of the cache is row j - start of what is new, where there is such a row
-    row = tape("Sub", _counted(tape, places.longest), places.start)
+    row = tape("Sub", counted(tape, places.longest), places.start)
     zero, one = tape.constant([0], "zero"), tape.constant([1], "one")
     new = tape("And", tape("GreaterOrEqual", row, zero), tape("Less", row, count))
     nearest = tape("Min", tape("Max", row, zero), tape("Sub", count, one))
@@ -180,7 +173,7 @@ def _mask(tape: Tape, call: Call, places: _Places, window: int) -> ir.Value | No
     if bias is None and places.longest is None and window < 0:
         return None
     count = places.longest if places.longest is not None else ends(tape, call.need(0), 1)
-    column = _counted(tape, count)
+    column = counted(tape, count)
     row = tape("Unsqueeze", places.of_rows, tape.constant([1, 3], "axes"))
     seen = tape("LessOrEqual", column, row)
     if window > 0:

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from ...base import Miss
 from ...edit import Tape
-from .call import Build, Call, Table, added, alike, named, rank
+from .call import Build, Call, Table, added, alike, named, rank, size
 
 
 def _layer_norm(call: Call) -> Build:
@@ -143,28 +143,85 @@ def _lengths(tape: Tape, ids: ir.Value, mask: ir.Value | None) -> ir.Value:
 
 
 def _group_norm(call: Call) -> Build | Miss:
-    """Group norm of x (+ skip + bias), and SiLU where asked for."""
-    if call.node.op_type == "SkipGroupNorm":
-        return Miss("op", "SkipGroupNorm", "a CPU kernel of ONNX Runtime to hold the result to")
+    """Group norm, and SiLU where asked for."""
+    refused = _grouped(call)
+    if refused is not None:
+        return refused
+    return lambda tape: [_by_group(tape, call, call.need(0), call.need(0))]
+
+
+def _grouped(call: Call) -> Miss | None:
     x = call.need(0)
-    axes, last = rank(x), bool(call.integer("channels_last", 1))
-    if axes is None:
+    if rank(x) is None:
         return Miss("rank", x.name or "", "an input of known rank, to move its channels")
     if call.integer("activation") not in (0, 1):
         return Miss("activation", str(call.integer("activation")), "0 for none or 1 for SiLU")
+    return None
+
+
+def _by_group(tape: Tape, call: Call, total: ir.Value, x: ir.Value) -> ir.Value:
+    """What is normalized, of the type and number of axes of x."""
+    axes, last = rank(x) or 0, bool(call.integer("channels_last", 1))
+    inner = tape("Transpose", total, perm=[0, axes - 1, *range(1, axes - 1)]) if last else total
+    scale, shift = call.need(1), call.need(2)
+    wide = inner if x.dtype == scale.dtype else tape("CastLike", inner, scale)
+    groups, epsilon = call.integer("groups"), call.number("epsilon", 1e-5)
+    y = tape("GroupNormalization", wide, scale, shift, num_groups=groups, epsilon=epsilon)
+    y = tape("Mul", y, tape("Sigmoid", y)) if call.integer("activation") else y
+    y = y if x.dtype == scale.dtype else tape("CastLike", y, x)
+    return tape("Transpose", y, perm=[0, *range(2, axes), 1]) if last else y
+
+
+def _skip_group_norm(call: Call) -> Build | Miss:
+    """Group norm of x + skip + bias, skip [batch, channels] where it has two axes; the sum is its second output."""
+    refused = _grouped(call)
+    if refused is not None:
+        return refused
+    x, skip, axes = call.need(0), call.need(3), rank(call[0]) or 0
+    if rank(skip) not in (2, axes):
+        return Miss("skip", f"{skip.name}: rank {rank(skip)}", f"{axes} axes, or batch and channels alone")
+    last = bool(call.integer("channels_last", 1))
+    places = [axis for axis in range(1, axes) if axis != (axes - 1 if last else 1)]
 
     def build(tape: Tape) -> list[ir.Value]:
-        inner = tape("Transpose", x, perm=[0, axes - 1, *range(1, axes - 1)]) if last else x
-        scale, shift = call.need(1), call.need(2)
-        wide = inner if x.dtype == scale.dtype else tape("CastLike", inner, scale)
-        groups, epsilon = call.integer("groups"), call.number("epsilon", 1e-5)
-        y = tape("GroupNormalization", wide, scale, shift, num_groups=groups, epsilon=epsilon)
-        y = tape("Mul", y, tape("Sigmoid", y)) if call.integer("activation") else y
-        y = y if x.dtype == scale.dtype else tape("CastLike", y, x)
-        return [tape("Transpose", y, perm=[0, *range(2, axes), 1]) if last else y]
+        inner = skip if rank(skip) == axes else tape("Unsqueeze", skip, tape.constant(places, "axes"))
+        bias = call[4]
+        if bias is not None and not last:
+            bias = tape("Unsqueeze", bias, tape.constant([*range(1, axes - 1)], "axes"))
+        total = added(tape, x, inner, bias)
+        return [_by_group(tape, call, total, x), total]
 
     return build
 
+
+def _gated_rms_norm(call: Call) -> Build | Miss:
+    """RMS norm over runs of the scale's length, times silu(gate) or sigmoid(gate), in float32 at least."""
+    x, scale, gate = (call.need(index) for index in range(3))
+    run, width, axes, opened = size(scale, 0), size(x, -1), rank(x), call.text("activation", "silu")
+    if opened not in ("silu", "swish", "sigmoid"):
+        return Miss("activation", opened, "silu, swish or sigmoid")
+    if axes is None or not isinstance(run, int) or not isinstance(width, int) or not run or width % run:
+        return Miss("scale", f"{scale.name} [{run}] over {width}", "a length that divides the last axis, both known")
+    epsilon = call.number("epsilon", 1e-5)
+
+    def widened(tape: Tape, value: ir.Value) -> ir.Value:
+        return value if x.dtype in _WIDE else tape("Cast", value, to=ir.DataType.FLOAT)
+
+    def build(tape: Tape) -> list[ir.Value]:
+        wide, weight, door = (widened(tape, value) for value in (x, scale, gate))
+        if run != width:
+            wide = tape("Reshape", wide, tape.constant([0] * (axes - 1) + [width // run, run], "shape"))
+        y = tape("RMSNormalization", wide, weight, axis=-1, epsilon=epsilon)
+        if run != width:
+            y = tape("Reshape", y, tape.constant([0] * (axes - 1) + [width], "shape"))
+        factor = tape("Sigmoid", door)
+        y = tape("Mul", y, factor if opened == "sigmoid" else tape("Mul", door, factor))
+        return [alike(y if x.dtype in _WIDE else tape("CastLike", y, x), x)]
+
+    return build
+
+
+_WIDE = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
 
 NORMS: Table = {
     # ONNX Runtime reads this one in the standard domain
@@ -177,6 +234,8 @@ NORMS: Table = {
             "SkipSimplifiedLayerNormalization": _skip_rms_norm,
             "EmbedLayerNormalization": _embed_layer_norm,
             "GroupNorm": _group_norm,
+            "SkipGroupNorm": _skip_group_norm,
+            "GatedRMSNorm": _gated_rms_norm,
         }
     ),
 }

@@ -25,9 +25,12 @@ from numpy.typing import NDArray
 from ....ir.constants import is_constant, tensor_of
 from ....ir.content import dimensions
 from ...base import Match, Miss, Rewrite
-from ...edit import Array, Tape, attribute, constant_of, is_op, only_reader, replace
+from ...edit import Tape, attribute, constant_of, is_op, only_reader, replace
 
 _Float = NDArray[np.float64]
+
+#: A factor beyond may take a weight out of what float32 holds where the product with a small input is inside.
+_LARGEST = 1e12
 
 
 @dataclass(frozen=True)
@@ -87,9 +90,11 @@ class FoldBatchNormalization(Rewrite):
                 return np.zeros(found.channels)
             return np.broadcast_to(old.numpy().astype(np.float64).reshape(-1), (found.channels,))
 
-        new_weight = _lazy(tape, tensor, tensor.shape.numpy(), lambda: found.weight(wide()), weight.name or "weight")
+        new_weight = tape.derived(
+            weight.name or "weight", tensor.shape.numpy(), tensor.dtype, lambda: found.weight(wide())
+        )
         name = (bias.name if bias is not None else f"{weight.name}_bias") or "bias"
-        new_bias = _lazy(tape, tensor, (found.channels,), lambda: found.bias(wide, row()), name)
+        new_bias = tape.derived(name, (found.channels,), tensor.dtype, lambda: found.bias(wide, row()))
         if target.op_type == "MatMul":
             product = tape("MatMul", found.x, new_weight)
             product.type, product.shape = target.outputs[0].type, target.outputs[0].shape
@@ -122,9 +127,14 @@ def _normalization(node: ir.Node) -> _Affine | Miss:
     with np.errstate(all="ignore"):
         scale = gain / np.sqrt(variance + (1e-5 if epsilon is None else np.float64(epsilon.as_float())))
         moved = shift - scale * mean
-    if not (np.isfinite(scale).all() and np.isfinite(moved).all()):
-        return Miss("statistics", f"BatchNormalization at {node.name}", "a finite scale and shift for each channel")
+    if not (_bounded(scale) and _bounded(moved)):
+        need = f"a scale and a shift of at most {_LARGEST:g} for each channel"
+        return Miss("statistics", f"BatchNormalization at {node.name}", need)
     return _Affine(scale, moved, x, node.outputs[0])
+
+
+def _bounded(array: NDArray[np.generic]) -> bool:
+    return bool((np.abs(array.astype(np.float64)) <= _LARGEST).all())
 
 
 def _arithmetic(node: ir.Node) -> _Affine | Miss:
@@ -133,6 +143,8 @@ def _arithmetic(node: ir.Node) -> _Affine | Miss:
         made = None if inner is None else inner.producer()
         if inner is None or not is_op(made, "Conv", "ConvTranspose"):
             continue
+        if not is_constant(other):
+            return Miss("constant", f"{node.op_type} at {node.name}", "a finite constant", far=True)
         dims, own = dimensions(inner), dimensions(other)
         if dims is None or own is None or len(own) > len(dims) or not isinstance(dims[1], int):
             return Miss("channels", f"{node.op_type} at {node.name}", "one number for each channel")
@@ -140,13 +152,13 @@ def _arithmetic(node: ir.Node) -> _Affine | Miss:
         if [dim for axis, dim in enumerate(full) if axis != 1] != [1] * (len(dims) - 1) or full[1] not in (1, dims[1]):
             return Miss("channels", f"{node.op_type} at {node.name}", "one number for each channel")
         array = constant_of(other)
-        if array is None or not np.isfinite(array).all():
-            return Miss("constant", f"{node.op_type} at {node.name}", "a finite constant")
+        if array is None or not _bounded(array):
+            return Miss("constant", f"{node.op_type} at {node.name}", f"a constant of at most {_LARGEST:g}")
         row = np.broadcast_to(array.astype(np.float64).reshape(-1), (dims[1],))
         zeros, ones = np.zeros(dims[1]), np.ones(dims[1])
         scale, shift = (row, zeros) if node.op_type == "Mul" else (ones, row)
         return _Affine(scale, shift, inner, node.outputs[0])
-    return Miss("producer", f"{node.op_type} at {node.name}", "a convolution's result")
+    return Miss("producer", f"{node.op_type} at {node.name}", "a convolution's result", far=True)
 
 
 def _behind(node: ir.Node, affine: _Affine) -> Folded | Miss:
@@ -190,8 +202,6 @@ def _before(node: ir.Node, affine: _Affine) -> Folded | Miss:
     target = only_reader(affine.outer)
     if not is_op(target, "Conv", "Gemm", "MatMul") or target.graph is not node.graph:
         return Miss("reader", affine.outer.name or "", "Conv, Gemm or MatMul alone")
-    if target.inputs[0] is not affine.outer:
-        return Miss("reader", affine.outer.name or "", "to be the activation, not the weight")
     refused = _foldable(target)
     if refused is not None:
         return refused
@@ -274,15 +284,3 @@ def _integers(node: ir.Node, name: str) -> Sequence[int]:
 def _text(node: ir.Node, name: str) -> str:
     found = node.attributes.get(name)
     return "" if found is None else found.as_string()
-
-
-def _lazy(
-    tape: Tape, like: ir.TensorProtocol, shape: Sequence[int], function: Callable[[], _Float], name: str
-) -> ir.Value:
-    """A constant of the type of another, computed when its bytes are read."""
-
-    def evaluate() -> ir.TensorProtocol:
-        array: Array = np.ascontiguousarray(function()).astype(like.dtype.numpy())
-        return ir.Tensor(array, dtype=like.dtype, name=name)
-
-    return tape.lazy(ir.LazyTensor(evaluate, dtype=like.dtype, shape=ir.Shape(shape), name=name))

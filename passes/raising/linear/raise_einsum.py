@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import onnx_ir as ir
 
 from ....ir.constants import tensor_of
@@ -169,8 +168,7 @@ def _brought(tape: Tape, side: _Side) -> ir.Value:
 def _turned(tape: Tape, x: ir.Value, tensor: ir.TensorProtocol, perm: Sequence[int], shape: Sequence[int]) -> ir.Value:
     """A constant with its axes moved and joined when its bytes are read."""
 
-    def evaluate() -> ir.TensorProtocol:
-        array: Array = np.ascontiguousarray(tensor.numpy().transpose(perm)).reshape(shape)
-        return ir.Tensor(array, dtype=tensor.dtype, name=x.name)
+    def turned() -> Array:
+        return tensor.numpy().transpose(perm).reshape(shape)
 
-    return tape.lazy(ir.LazyTensor(evaluate, dtype=tensor.dtype, shape=ir.Shape(shape), name=x.name))
+    return tape.derived(x.name or "weight", shape, tensor.dtype, turned)

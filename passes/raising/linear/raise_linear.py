@@ -142,7 +142,7 @@ def _matmul(node: ir.Node) -> Linear | Miss:
             node=node, x=left, weight=weight, flipped=True, alpha=1.0, bias=None, beta=1.0, outputs=(node.outputs[0],)
         )
     if not is_constant(right):
-        return Miss("weight", f"MatMul at {node.name}", "a constant side")
+        return Miss("weight", f"MatMul at {node.name}", "a constant side", far=True)
     found = _unflattened(node, left)
     if isinstance(found, Miss):
         return found
@@ -183,7 +183,8 @@ def _conv(node: ir.Node) -> Linear | Miss:
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     dims = dimensions(weight)
     if x is None or weight is None or not is_constant(weight) or dims is None or len(dims) != 3 or dims[2] != 1:
-        return Miss("kernel", f"{dims}", "one tap along one axis, constant")
+        larger = is_constant(weight) and dims is not None and dims[2:] != [1]
+        return Miss("kernel", f"{dims}", "one tap along one axis, constant", far=larger)
     strides, pads = (_integers(node, name) for name in ("strides", "pads"))
     if attribute(node, "group", 1) != 1 or any(step != 1 for step in strides) or any(pads):
         return Miss("kernel", f"Conv at {node.name}", "all channels together, at each place, without padding")
@@ -204,11 +205,13 @@ def _unflattened(node: ir.Node, flat: ir.Value) -> _Flat | Miss:
     """What was flattened to rank 2, and the reshapes behind."""
     before = flat.producer()
     if not is_op(before, "Reshape") or before.inputs[0] is None:
-        return Miss("spelling", f"{node.op_type} at {node.name}", "an activation that is flattened, or a weight turned")
+        need = "an activation that is flattened, or a weight turned"
+        return Miss("spelling", f"{node.op_type} at {node.name}", need, far=True)
     x, result = before.inputs[0], node.outputs[0]
     wide, narrow, out = dimensions(x), dimensions(flat), dimensions(result)
     if wide is None or narrow is None or out is None or len(narrow) != 2 or len(out) != 2 or len(wide) < 2:
-        return Miss("rank", flat.name or "", "an activation of known rank, flattened to rank 2")
+        deeper = narrow is not None and len(narrow) != 2
+        return Miss("rank", flat.name or "", "an activation of known rank, flattened to rank 2", far=deeper)
     lead = _features(wide, narrow[-1])
     if lead is None:
         return Miss("features", f"{wide} as {narrow}", "the last axes of the activation joined as features")
@@ -300,24 +303,22 @@ def _derived(tape: Tape, weight: ir.Value, flipped: bool, alpha: float) -> ir.Va
         view = tensor.numpy().reshape(shape[::-1]).T
         return tape.lazy(ir.Tensor(view, dtype=tensor.dtype, name=weight.name))
 
-    def evaluate() -> ir.TensorProtocol:
+    def scaled() -> Array:
         array: Array = tensor.numpy()
-        array = array.reshape(shape[::-1]).T if flipped else array
-        if alpha != 1.0:
-            array = np.multiply(array, alpha, dtype=np.float64).astype(array.dtype)
-        return ir.Tensor(np.ascontiguousarray(array), dtype=tensor.dtype, name=weight.name)
+        return _times(array.reshape(shape[::-1]).T if flipped else array, alpha)
 
-    return tape.lazy(ir.LazyTensor(evaluate, dtype=tensor.dtype, shape=ir.Shape(shape), name=weight.name))
+    return tape.derived(weight.name or "weight", shape, tensor.dtype, scaled)
 
 
 def _vector(tape: Tape, bias: ir.Value, beta: float) -> ir.Value:
     tensor = tensor_of(bias)
     assert tensor is not None
 
-    def evaluate() -> ir.TensorProtocol:
-        array: Array = tensor.numpy().reshape(-1)
-        if beta != 1.0:
-            array = np.multiply(array, beta, dtype=np.float64).astype(array.dtype)
-        return ir.Tensor(array, dtype=tensor.dtype, name=bias.name)
+    def scaled() -> Array:
+        return _times(tensor.numpy().reshape(-1), beta)
 
-    return tape.lazy(ir.LazyTensor(evaluate, dtype=tensor.dtype, shape=ir.Shape([tensor.size]), name=bias.name))
+    return tape.derived(bias.name or "bias", [tensor.size], tensor.dtype, scaled)
+
+
+def _times(array: Array, factor: float) -> Array:
+    return array if factor == 1.0 else np.multiply(array, factor, dtype=np.float64).astype(array.dtype)

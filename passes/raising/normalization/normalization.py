@@ -64,7 +64,7 @@ def find(node: ir.Node) -> Norm | Miss:
     name = node.outputs[0].name or ""
     below = list(values_below(node))
     if not any(is_root(value.producer()) for value in below):
-        return Miss("root", name, "a square root of a mean of squares")
+        return Miss("root", name, "a square root of a mean of squares", far=True)
     axes = reduced(node)
     if axes is None:
         return Miss("axes", f"{node.inputs[0].name if node.inputs[0] else ''}: unknown", "known axes of known sizes")
@@ -88,9 +88,10 @@ def find(node: ir.Node) -> Norm | Miss:
 
 def _checked(found: Norm, axes: Axes) -> Norm | Miss:
     if found.x.dtype not in _DTYPES:
-        return Miss("dtype", str(found.x.dtype), "float, float16 or bfloat16")
+        return Miss("dtype", str(found.x.dtype), "float, float16 or bfloat16", near=True)
     if found.centred and _cancels(found, axes):
-        return Miss("cancellation", found.y.name or "", "the mean subtracted before squaring, not E[x^2] - E[x]^2")
+        need = "the mean subtracted before squaring, not E[x^2] - E[x]^2"
+        return Miss("cancellation", found.y.name or "", need, near=True)
     return found
 
 

@@ -20,8 +20,10 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from ....ir.atoms import Axis, size_of
+from ....ir.constants import tensor_of
 from ....ir.content import dimensions
-from ....ir.layout import Axis, View, after, rearranges, size_of, views, whole
+from ....ir.layout import View, after, rearranges, views, whole
 from ...base import Match, Miss, Rewrite
 from ...edit import Array, Tape, constant_of, is_op, only_reader, replace
 
@@ -147,11 +149,8 @@ def _factor(value: ir.Value, op: str, channels: int) -> tuple[ir.Value, Factor |
 
 
 def _is_all(value: ir.Value | None, number: float) -> bool:
-    dims = dimensions(value)
-    if value is None or dims is None or not isinstance(dims[0], int) or dims[0] > _CHANNELS:
-        return False
-    array = constant_of(value)
-    return array is not None and bool((array == number).all())
+    tensor = tensor_of(value)
+    return tensor is not None and tensor.size <= _CHANNELS and bool((tensor.numpy() == number).all())
 
 
 def _between(found: Groups) -> list[ir.Node]:

@@ -36,13 +36,16 @@ class RaiseLayerNormalization(Rewrite):
 
     name: ClassVar[str] = "raise-layer-normalization"
     anchors: ClassVar[tuple[str, ...]] = REDUCTIONS
+    subject: ClassVar[str] = "norms"
+    whole: ClassVar[tuple[str, ...]] = ("LayerNormalization",)
 
     def match(self, node: ir.Node) -> Match | Miss:
         found = find(node)
         if isinstance(found, Miss):
             return found
         if not found.centred:
-            return Miss("function", f"x / sqrt(mean(x^2) + epsilon) at {found.y.name}", "x - mean(x) for x")
+            value = f"x / sqrt(mean(x^2) + epsilon) at {found.y.name}"
+            return Miss("function", value, "x - mean(x) for x", far=True)
         return Normalized(node=node, norm=found)
 
     def rewrite(self, found: Match) -> None:

@@ -49,13 +49,17 @@ class RaiseNormalizationScale(Rewrite):
             return Miss("statistics", y.name or "", "mean and deviation that nobody reads")
         reader = only_reader(y)
         if not is_op(reader, "Mul", "Add") or reader.graph is not node.graph:
-            return Miss("reader", y.name or "", "a Mul or an Add that alone reads it")
-        if reader.op_type == "Add" and node.op_type != "LayerNormalization":
-            return Miss("reader", f"Add at {reader.name}", "a Mul, for the op takes no bias")
+            scaled = any(is_op(user, "Mul") for user in y.consumers()) and _holds(node.inputs[1], 1.0)
+            return Miss("reader", y.name or "", "a Mul or an Add that alone reads it", far=not scaled)
         operand = reader.inputs[1] if reader.inputs[0] is y else reader.inputs[0]
         assert operand is not None
+        # what a residual stream adds to it is no bias
+        residual = reader.op_type == "Add" and not _is_row(operand, known)
+        if reader.op_type == "Add" and node.op_type != "LayerNormalization":
+            return Miss("reader", f"Add at {reader.name}", "a Mul, for the op takes no bias", far=residual)
         if not _is_row(operand, known) or operand.dtype != y.dtype or operand.dtype is None:
-            return Miss("factors", f"{operand.name}: {dimensions(operand)}", f"one for each element of {list(known)}")
+            need = f"one for each element of {list(known)}"
+            return Miss("factors", f"{operand.name}: {dimensions(operand)}", need, far=residual)
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         if bias is not None and not _holds(bias, 0.0):
             return Miss("bias", bias.name or "", "zeros")

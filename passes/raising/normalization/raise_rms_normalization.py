@@ -37,13 +37,16 @@ class RaiseRmsNormalization(Rewrite):
 
     name: ClassVar[str] = "raise-rms-normalization"
     anchors: ClassVar[tuple[str, ...]] = REDUCTIONS
+    subject: ClassVar[str] = "norms"
+    whole: ClassVar[tuple[str, ...]] = ("RMSNormalization",)
 
     def match(self, node: ir.Node) -> Match | Miss:
         found = find(node)
         if isinstance(found, Miss):
             return found
         if found.centred:
-            return Miss("function", f"(x - mean(x)) / sqrt(variance + epsilon) at {found.y.name}", "x itself")
+            value = f"(x - mean(x)) / sqrt(variance + epsilon) at {found.y.name}"
+            return Miss("function", value, "x itself", far=True)
         return Normalized(node=node, norm=found)
 
     def rewrite(self, found: Match) -> None:

@@ -160,9 +160,16 @@ class Rows:
         dims = dimensions(value)
         if dims is None or not self.axes.row_wise(dims):
             return None
-        sizes = [dim for dim in dims if isinstance(dim, int)]
-        self.parameters[value] = self._random.uniform(0.5, 2.0, sizes).astype(self.samples.dtype)
+        self.parameters[value] = self._drawn([dim for dim in dims if isinstance(dim, int)])
         return self.parameters[value]
+
+    def _drawn(self, sizes: Sequence[int]) -> Floats:
+        """Numbers for a parameter; with a seed of either sign, so that none passes for its absolute value."""
+        found = self._random.uniform(0.5, 2.0, sizes)
+        if self.seed:
+            found *= self._random.choice([-1.0, 1.0], sizes)
+            found.reshape(-1)[:1] = -np.abs(found.reshape(-1)[:1])
+        return np.asarray(found, self.samples.dtype)
 
     def _made(self, node: ir.Node, depth: int) -> Floats | None:
         if not _is_float(node.outputs[0].dtype):
@@ -181,7 +188,9 @@ class Rows:
             if node.op_type in _BINARY and len(found) == 2:
                 return _BINARY[node.op_type](found[0], found[1])
             if node.op_type in CLAMPS and len(found) == 2:
-                return np.maximum(found[0], found[1])
+                bounded = np.maximum(found[0], found[1])
+                # a bound on the elements of a row lies where no row was tried
+                return None if bounded.size > len(self.samples) else bounded
             return _UNARY[node.op_type](found[0]) if node.op_type in _UNARY and len(found) == 1 else None
         except ValueError:  # shapes that do not broadcast
             return None

@@ -11,13 +11,14 @@ side. Left alone: integer products that are read as integers, scales for each ro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
-from ....ir.content import dimensions
+from ....ir.content import Element, dimensions
 from ...base import Match, Miss, Rewrite
 from ...edit import Tape, is_op, only_reader, replace
 from ..contrib.call import Build, Call, one
@@ -59,6 +60,9 @@ def _qlinear_matmul(call: Call) -> Build | Miss:
     for index, side in ((1, "left side"), (6, "result")):
         if call.need(index).shape is None or not alone(call.need(index)):
             return Miss("scale", call.need(index).name or "", f"one scale for the whole {side}")
+    for value in (call.need(4), call[5]):
+        if not _in_columns(value):
+            return Miss("columns", "" if value is None else value.name or "", "one number, or one for each column")
 
     def build(tape: Tape) -> list[ir.Value]:
         left = dequantized(tape, call.need(0), call.need(1), call[2])
@@ -74,6 +78,8 @@ def _integer(call: Call) -> Quantized | Miss:
     zero = call[2]
     if zero is not None and (zero.shape is None or not alone(zero)):
         return Miss("zeros", zero.name or "", "one zero point for the whole left side")
+    if not _in_columns(call[3]):
+        return Miss("zeros", (call[3].name if call[3] else None) or "", "one zero point, or one for each column")
     cast = only_reader(node.outputs[0])
     if not is_op(cast, "Cast") or cast.attributes["to"].as_int() != ir.DataType.FLOAT or cast.graph is not node.graph:
         return Miss("result", node.outputs[0].name or "", "to be read as float32 alone")
@@ -111,16 +117,22 @@ def _scaled(cast: ir.Node) -> tuple[ir.Value, list[ir.Value]]:
         if not is_op(reader, "Mul") or reader.graph is not cast.graph:
             break
         other = reader.inputs[1] if reader.inputs[0] is value else reader.inputs[0]
-        if other is None or other is value or other.shape is None or not _is_scale(other):
+        if other is None or other is value or other.shape is None or not _is_scale(other, dimensions(value)):
             break
         factors += _factors(other)
         value = reader.outputs[0]
     return value, factors
 
 
-def _is_scale(value: ir.Value) -> bool:
-    """Whether it is one number, or as many as one axis is long."""
-    return sum(dim != 1 for dim in dimensions(value) or ()) <= 1
+def _in_columns(value: ir.Value | None) -> bool:
+    """Whether it is one number or a vector: in a batch of weights each may have its own, which no axis names."""
+    return value is None or alone(value) or len(dimensions(value) or ()) == 1
+
+
+def _is_scale(value: ir.Value, product: Sequence[Element] | None) -> bool:
+    """Whether it is one number, or as many as one axis of the product is long, and gives that no more axes."""
+    dims = dimensions(value) or ()
+    return sum(dim != 1 for dim in dims) <= 1 and len(dims) <= (1 if product is None else len(product))
 
 
 def _factors(value: ir.Value) -> list[ir.Value]:
@@ -147,9 +159,9 @@ def _fits(factor: ir.Value, call: Call) -> bool:
     if dims is None or weight is None:
         return False
     if call.node.op_type == "MatMulInteger":
-        return len(weight) >= 2 and dims[-1] == weight[-1] is not None and len(weight) == 2
+        return len(weight) == 2 and dims[-1] == weight[-1] not in (None, 1)
     place = len(dims) - (len(weight) - 1)
-    return place >= 0 and dims[place] == weight[0] is not None
+    return place >= 0 and dims[place] == weight[0] not in (None, 1)
 
 
 def _multiplied(tape: Tape, factors: list[ir.Value]) -> ir.Value:

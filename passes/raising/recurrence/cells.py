@@ -110,7 +110,7 @@ def rnn(node: ir.Node, state: ir.Value | None = None) -> Cell | Miss:
     value = node.inputs[0]
     size = width(value)
     if value is None or size is None:
-        return Miss("size", _named(node.outputs[0]), "a known number of features")
+        return Miss("size", _named(node.outputs[0]), "a known number of features", far=True)
     share = _share(Gate(node.outputs[0], value, (0, size)))
     stray = _no_scaled(share)
     if stray is not None:

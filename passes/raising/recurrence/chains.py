@@ -85,7 +85,9 @@ def chain(last: Cell) -> Chain | Miss:
     while (earlier := _previous(cells[0])) is not None:
         cells.insert(0, earlier)
     if len(cells) < 2:
-        return Miss("steps", last.output.name or "", "a state that a cell with the same weights made")
+        # one tanh or relu of a layer is a cell only by what comes before it
+        plain = last.op_type == "RNN"
+        return Miss("steps", last.output.name or "", "a state that a cell with the same weights made", far=plain)
     final = layer(last, cells[-2].output)
     if isinstance(final, Miss):
         return final

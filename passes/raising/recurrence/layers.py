@@ -193,11 +193,11 @@ def _weights(tape: Tape, found: Layer, owner: str) -> list[ir.Value | None]:
     def bias() -> Array:
         return np.concatenate([_vector(items, hidden, dtype.numpy()) for items in halves])[None]
 
-    weight = _lazy(tape, f"{owner}/W", inputs, dtype, (1, gates * hidden, sum(sizes)))
-    recurrence = _lazy(tape, f"{owner}/R", states, dtype, (1, gates * hidden, hidden))
+    weight = tape.derived(f"{owner}/W", (1, gates * hidden, sum(sizes)), dtype, inputs, weight=True)
+    recurrence = tape.derived(f"{owner}/R", (1, gates * hidden, hidden), dtype, states, weight=True)
     if not any((*found.input_bias, *found.hidden_bias)):
         return [weight, recurrence, None]
-    return [weight, recurrence, _lazy(tape, f"{owner}/B", bias, dtype, (1, 2 * gates * hidden))]
+    return [weight, recurrence, tape.derived(f"{owner}/B", (1, 2 * gates * hidden), dtype, bias, weight=True)]
 
 
 def _peepholes(tape: Tape, found: Layer, owner: str) -> ir.Value:
@@ -208,14 +208,7 @@ def _peepholes(tape: Tape, found: Layer, owner: str) -> ir.Value:
     def array() -> Array:
         return np.concatenate([_vector(part, hidden, dtype.numpy()) for part in parts])[None]
 
-    return _lazy(tape, f"{owner}/P", array, dtype, (1, 3 * hidden))
-
-
-def _lazy(tape: Tape, name: str, array: Callable[[], Array], dtype: ir.DataType, shape: tuple[int, ...]) -> ir.Value:
-    tensor = ir.LazyTensor(lambda: ir.Tensor(np.ascontiguousarray(array())), dtype, ir.Shape(shape), name=name)
-    value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape), const_value=tensor)
-    tape.weights.append(value)
-    return value
+    return tape.derived(f"{owner}/P", (1, 3 * hidden), dtype, array, weight=True)
 
 
 def _sum(parts: Sequence[Read]) -> Array:

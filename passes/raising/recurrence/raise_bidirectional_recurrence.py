@@ -4,8 +4,8 @@
     after    Reshape(Transpose(LSTM{direction=bidirectional}(x)))
 
 Exact: the outputs of the two directions lie side by side on Y's second axis. Left alone where the two differ in size,
-options or lengths, their weights are computed, their outputs are not joined, or their first states do not come from
-the same place.
+options or lengths, their weights are computed, their outputs are not joined, or the first state of one is computed
+after the other.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import onnx_ir as ir
 
 from ....ir.content import dimensions
 from ...base import Match, Miss, Rewrite
-from ...edit import Attribute, Tape, attribute, integers_of, is_op, replace, sweep
+from ...edit import Array, Attribute, Ledger, Tape, attribute, integers_of, is_op, replace, sweep
 from .blocks import constant, reader
 from .raise_reversed_recurrence import direction_of, has_lengths
 
@@ -147,15 +147,22 @@ def _misfit(node: ir.Node, other: ir.Node) -> Miss | None:
             return Miss("weights", name, "weights of the same shape")
         if first is not None and (constant(first) is None or constant(second) is None):
             return Miss("weights", name, "constant weights")
-    homes = {home for index in _STATES if (home := _home(_input(node, index))) is not None}
     for index in _STATES:
-        first, second = _input(node, index), _input(other, index)
-        if (first is None) != (second is None):
+        states = _input(node, index), _input(other, index)
+        if (states[0] is None) != (states[1] is None):
             return Miss("state", name, "first states in both directions, or in none")
-        home = _home(second)
-        if home is not None and home.producer() is not None and home not in homes:
-            return Miss("state", second.name or "" if second else "", "first states that come from the same place")
+        for state in states:
+            if state is not None and not _is_before(_home(state), (node, other)):
+                return Miss("state", state.name or "", "first states that are there before either direction runs")
     return None
+
+
+def _is_before(value: ir.Value | None, nodes: Sequence[ir.Node]) -> bool:
+    """Whether a value is made before any of these nodes of one graph."""
+    made, graph = None if value is None else value.producer(), nodes[0].graph
+    if made is None or made.graph is not graph or not isinstance(graph, ir.Graph):
+        return True
+    return made not in nodes and Ledger.of(graph).earliest([made, *nodes]) is made
 
 
 def _activations(pair: Sequence[ir.Node]) -> dict[str, Attribute]:
@@ -225,10 +232,7 @@ def _both(tape: Tape, first: ir.Value | None, second: ir.Value | None) -> ir.Val
     arrays = [reader(view) for view in views]
     shape = [2, *views[0].shape[1:]]
 
-    name = first.name or "weight"
-    tensor = ir.LazyTensor(
-        lambda: ir.Tensor(np.concatenate([read() for read in arrays])), views[0].dtype, ir.Shape(shape), name=name
-    )
-    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(shape), const_value=tensor)
-    tape.weights.append(value)
-    return value
+    def both() -> Array:
+        return np.concatenate([read() for read in arrays])
+
+    return tape.derived(first.name or "weight", shape, views[0].dtype, both, weight=True)

@@ -102,11 +102,7 @@ def _outside(tape: Tape, value: ir.Value | None, body: ir.Graph) -> ir.Value | N
     view = None if value is None or value.graph is not body else constant(value)
     if value is None or view is None:
         return value
-    read, shape = reader(view), ir.Shape(view.shape)
-    tensor = ir.LazyTensor(lambda: ir.Tensor(read()), view.dtype, shape, name=value.name)
-    made = ir.Value(name=value.name, type=ir.TensorType(view.dtype), shape=shape, const_value=tensor)
-    tape.weights.append(made)
-    return made
+    return tape.derived(value.name or "weight", view.shape, view.dtype, reader(view), weight=True)
 
 
 def _row(value: ir.Value | None) -> ir.Value | None:

@@ -85,9 +85,8 @@ def _cell(node: ir.Node) -> Cell | Miss:
     if isinstance(found, Cell) or isinstance(other, Cell):
         return found if isinstance(found, Cell) else other
     if found.rule == "output" and other.rule == "update":
-        return Miss(
-            "use", node.outputs[0].name or "", "a sigmoid times it, or (1 - z) * n + z * h of it with a sigmoid z"
-        )
+        need = "a sigmoid times it, or (1 - z) * n + z * h of it with a sigmoid z"
+        return Miss("use", node.outputs[0].name or "", need, far=True)
     return found if other.rule == "update" else other
 
 

@@ -47,10 +47,11 @@ class RaisePartialRotary(Rewrite):
 
     def match(self, node: ir.Node) -> Match | Miss:
         if node.domain or attribute(node, "rotary_embedding_dim", 0):
-            return Miss("form", node.name or "", "an ai.onnx RotaryEmbedding of whole heads")
+            return Miss("form", node.name or "", "an ai.onnx RotaryEmbedding of whole heads", far=True)
         dims = dimensions(node.inputs[0])
         if dims is None or len(dims) != 4 or not isinstance(dims[1], int):
-            return Miss("heads", str(dims), "[batch, heads, sequence, size] with a known number of heads")
+            need, joined = "[batch, heads, sequence, size] with a known number of heads", len(dims or ()) == 3
+            return Miss("heads", str(dims), need, far=joined)
         part = _part(node.inputs[0])
         if part is None or part.start:
             return Miss(

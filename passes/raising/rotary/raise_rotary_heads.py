@@ -16,7 +16,8 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from ....ir.arrangement import Arrangement, arrange
-from ....ir.layout import size_of, views, whole
+from ....ir.atoms import size_of
+from ....ir.layout import views, whole
 from ...arrange import arranged
 from ...base import Match, Miss, Rewrite
 from ...edit import Attribute, Tape, is_op, replace
@@ -42,7 +43,8 @@ class RaiseRotaryHeads(Rewrite):
         x = node.inputs[0]
         own = None if x is None or node.domain else whole(x)
         if x is None or own is None or len(own) != 4:
-            return Miss("form", node.name or "", "an ai.onnx RotaryEmbedding over [batch, heads, sequence, size]")
+            need, joined = "an ai.onnx RotaryEmbedding over [batch, heads, sequence, size]", own is not None
+            return Miss("form", node.name or "", need, far=joined)
         heads, size = size_of(own[1]).constant, size_of(own[3]).constant
         if heads is None or size is None:
             return Miss("heads", f"{size_of(own[1])} of size {size_of(own[3])}", "a known number and size of heads")

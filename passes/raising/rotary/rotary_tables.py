@@ -256,7 +256,7 @@ def _spread(value: ir.Value) -> _Spread | None:
     if node.op_type == "Gather" and attribute(node, "axis", 0) in (-1, last) and len(before) == len(dims):
         indices = content(node.inputs[1])
         wanted = [index for index in indices or () if isinstance(index, int)]
-        if indices is None or len(wanted) != size or not isinstance(before[-1], int) or before[-1] >= size:
+        if len(wanted) != size or not isinstance(before[-1], int):
             return None
         return _Spread(source, np.asarray(wanted) % before[-1])
     return _interleaved(node, dims) if node.op_type == "Reshape" else None

@@ -276,8 +276,6 @@ def _reshape(reader: Reader, node: ir.Node, value: ir.Value) -> Planes | None:
 
 
 def _trailing(reader: Reader, planes: Planes, axis: int | str | None) -> int | None:
-    if not isinstance(axis, int):
-        return None
     return _place(axis, reader.rank + planes[0].sign.ndim, reader.rank)
 
 

@@ -59,7 +59,8 @@ class RaiseMeanPooling(Rewrite):
         name = node.outputs[0].name or ""
         quotient = only_reader(node.outputs[0])
         if not is_op(quotient, "Div") or quotient.inputs[0] is not node.outputs[0] or quotient.graph is not node.graph:
-            return Miss("quotient", name, "a Div that alone reads the sum")
+            undivided = not any(is_op(user, "Div") for user in node.outputs[0].consumers())
+            return Miss("quotient", name, "a Div that alone reads the sum", far=undivided)
         product = node.inputs[0].producer() if node.inputs[0] is not None else None
         if not is_op(product, "Mul"):
             return Miss("product", name, "the sum of x * mask")

@@ -60,7 +60,7 @@ class RaiseNormalize(Rewrite):
         name = node.outputs[0].name or ""
         below = list(values_below(node, (*ARITHMETIC, *CLAMPS)))
         if not any(is_root(value.producer()) for value in below):
-            return Miss("root", name, "a square root of a sum of squares")
+            return Miss("root", name, "a square root of a sum of squares", far=node.op_type != "ReduceL2")
         axes = reduced(node)
         if axes is None:
             return Miss("axes", f"{name}: unknown", "known axes of known sizes")

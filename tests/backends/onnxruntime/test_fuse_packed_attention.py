@@ -114,6 +114,14 @@ def test_leaves_alone(rule: str, model: ir.Model) -> None:
     assert apply(FusePackedAttention(), model) == before
 
 
+@pytest.mark.parametrize("name", ["wq", "bk"])
+def test_leaves_alone_weights_that_the_caller_may_override(name: str) -> None:
+    model = projected()
+    model.graph.inputs.append(model.graph.initializers[name])
+    (miss,) = misses(FusePackedAttention(), model)
+    assert miss.rule == "projections"
+
+
 @pytest.mark.parametrize(("stored", "rule"), [("q", "precision"), ("k", "precision"), ("qkv", "precision")])
 def test_leaves_alone_int8_weights_without_int8_activations(stored: str, rule: str) -> None:
     """A layer of int8 columns whose activation stays float is no QAttention, whichever of the three it is."""

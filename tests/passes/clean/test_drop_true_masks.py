@@ -101,6 +101,8 @@ class TestRewrites:
         (graph("i = my.Range(0, n, 1)", "t = GreaterOrEqual(i, 0)", "a = And(t, m)", "y = Not(a)", inputs=N), "true"),
         (graph("a = And(t, m)", "y = Not(a)", inputs={"m": "bool"}, t=TRUE), "shape"),
         (graph("a = And(t, m)", "y = Not(a)", inputs=MASK, t=np.ones((5, 1, 1), bool)), "broadcast"),
+        (graph("a = And(t, m)", "y = Not(a)", inputs={"m": "bool[keys]"}, t=TRUE), "broadcast"),
+        (wide("c = Cast{to=9}(a)", "y = Or(a, c)"), "broadcast"),
         (counted(), "broadcast"),
         (wide(), "broadcast"),
         (wide("y = Cast{to=float}(a)"), "broadcast"),
@@ -143,3 +145,9 @@ def test_leaves_the_and_of_another_domain() -> None:
 )
 def test_holds(model: ir.Model) -> None:
     assert holds(DropTrueMasks(), model) == 0.0
+
+
+def test_an_and_of_two_computed_masks_is_no_miss_to_report() -> None:
+    model = graph("y = And(a, b)", inputs={"a": "bool[n]", "b": "bool[n]"})
+    (miss,) = misses(DropTrueMasks(), model)
+    assert miss.far

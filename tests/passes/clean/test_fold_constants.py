@@ -77,6 +77,84 @@ class TestRewrites:
         assert FoldConstants().apply(model, Context()).matches == 0
 
 
+HALF = np.linspace(-2, 2, 512 * 1024, dtype=np.float16).reshape(512, 1024)
+ROW = np.linspace(1, 2, 1024, dtype=np.float16)
+DEFERRED = {
+    "cast": (["v = Cast{to=1}(w)"], lambda: HALF.astype(np.float32)),
+    "cast down": (["a = Cast{to=1}(w)", "v = Cast{to=10}(a)"], lambda: HALF),
+    "product": (["v = Mul(w, r)"], lambda: HALF * ROW),
+    "sum": (["v = Add(w, w)"], lambda: HALF + HALF),
+    "quotient": (["v = Div(w, r)"], lambda: HALF / ROW),
+    "difference": (["v = Sub(w, r)"], lambda: HALF - ROW),
+    "concatenation": (["v = Concat{axis=-2}(w, w)"], lambda: np.concatenate([HALF, HALF])),
+    "layouts of what is computed": (
+        ["c = Cast{to=1}(w)", "t = Transpose{perm=[1, 0]}(c)", "u = Unsqueeze(t, [0])", "v = Reshape(u, [-1, 512])"],
+        lambda: HALF.T.astype(np.float32),
+    ),
+}
+
+
+def folded(*text: str) -> ir.Model:
+    """One application to these lines and `y = Mul(x, v)`."""
+    known = {"w": HALF} | ({"r": ROW} if any("r)" in line for line in text) else {})
+    model = graph(*text, "y = Mul(x, v)", inputs={"x": "float"}, **known)
+    FoldConstants().apply(model, Context())
+    return model
+
+
+class TestDefers:
+    @pytest.mark.parametrize("case", DEFERRED)
+    def test_large_results_until_they_are_read(self, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        text, wanted = DEFERRED[case]
+        with monkeypatch.context() as unread:
+            unread.setattr(ir.LazyTensor, "_evaluate", None)
+            model = folded(*text)
+        assert lines(model) == ["y = Mul(x, v)"]
+        tensor = model.graph.initializers["v"].const_value
+        assert isinstance(tensor, ir.LazyTensor)
+        found = tensor.numpy()
+        assert (found.dtype, found.shape) == (wanted().dtype, wanted().shape) == (tensor.dtype.numpy(), tensor.shape)
+        np.testing.assert_array_equal(found, wanted())
+
+    def test_the_same_twice_is_one(self) -> None:
+        model = folded(
+            "a = Cast{to=1}(w)",
+            "b = Cast{to=1}(w)",
+            "c = Cast{to=11}(w)",
+            "t = MatMul(a, x)",
+            "v = MatMul(t, b)",
+            "u = MatMul(v, c)",
+        )
+        assert sorted(model.graph.initializers) == ["a", "c"]
+
+    @pytest.mark.parametrize("size", [8, 1 << 10])
+    def test_what_is_small_is_computed(self, size: int) -> None:
+        model = graph("v = Cast{to=1}(w)", "y = Mul(x, v)", inputs={"x": "float[n]"}, w=np.ones(size, np.float16))
+        FoldConstants().apply(model, Context())
+        assert not isinstance(model.graph.initializers["v"].const_value, ir.LazyTensor)
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            ["v = Cast{to=6}(w)"],
+            ["v = Add(w, [1.0, 2.0, 3.0])"],
+            ["c = Cast{to=1}(w)", "v = Reshape(c, [7, -1])"],
+            ["v = Concat{axis=2}(w, w)"],
+            ["v = Concat{axis=0}(w, r)"],
+        ],
+    )
+    def test_what_is_not_certain_is_computed_or_left_alone(self, text: list[str]) -> None:
+        model = folded(*text)
+        assert not any(
+            isinstance(value.const_value, ir.LazyTensor) for value in [model.graph.initializers.get("v")] if value
+        )
+
+    def test_what_contradicts_its_annotation_stays(self) -> None:
+        model = graph("v = Cast{to=1}(w)", "y = Mul(x, v)", inputs={"x": "float[n]"}, w=HALF)
+        model.graph.node(0).outputs[0].shape = ir.Shape([5])
+        assert apply(FoldConstants(), model) == ["v = Cast{to=1}(w)", "y = Mul(x, v)"]
+
+
 class TestLeavesAlone:
     @pytest.mark.parametrize(
         "text",

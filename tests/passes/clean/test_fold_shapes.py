@@ -126,3 +126,9 @@ def test_leaves_a_reshape_of_another_domain() -> None:
 @pytest.mark.parametrize("sizes", [{}, {"batch": 1, "sequence": 1}, {"batch": 3, "sequence": 7}])
 def test_holds(model: ir.Model, sizes: dict[str, int]) -> None:
     assert holds(FoldShapes(), model, sizes) == 0.0
+
+
+def test_a_known_target_that_no_constant_spells_is_no_miss_to_report() -> None:
+    (known,) = misses(FoldShapes(), graph("s = Shape(x)", "t = Gather(s, [1, 0, 2])", "y = Reshape(x, t)", inputs=X))
+    (unknown,) = misses(FoldShapes(), to("lead", "k", inputs={**X, "k": "int64[2]"}))
+    assert (known.far, unknown.far) == (True, False)

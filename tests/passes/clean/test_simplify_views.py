@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 from tersor.ir.provenance import sources
+from tersor.ir.runner import runner
 from tersor.ir.text import graph, lines
 from tersor.passes.clean.simplify_views import SimplifyViews
-from tersor.tests.ir.chains import CHAINS, Chain, annotate
+from tersor.tests.ir.chains import ALL_SIZES, CHAINS, Chain, annotate
 from tersor.tests.support import apply, holds, inside_if, misses, parse
 
 X = "float[batch, 3, 4, 5]"
@@ -97,6 +99,61 @@ class TestRewrites:
         made = model("v0 = Neg(x)", *text, "y = Relu(v101)", x="float[n, 3]")
         assert apply(SimplifyViews(), made) == ["v0 = Neg(x)", "v101 = Transpose{perm=[1, 0]}(v0)", "y = Relu(v101)"]
 
+    def test_a_step_that_is_read_for_its_size_by_the_next_alone(self) -> None:
+        made = model(
+            "a = Reshape(x, [-1, 1, 0])", "n = Shape{start=2, end=3}(a)", "t = Concat{axis=0}([-1, 4, 1], n)",
+            "z = Reshape(a, t)", LAST,
+            x="float[batch, 4, sequence]",
+        )  # fmt: skip
+        assert apply(SimplifyViews(), made) == ["z = Unsqueeze(x, z/axes)", LAST]
+
+    def test_an_axis_of_size_one_for_a_target_that_is_computed(self) -> None:
+        """Both results are one step from the input, and need no size of what they share."""
+        text = [
+            line.replace("#", end)
+            for end in "pq"
+            for line in (
+                "n# = Shape{start=2, end=3}(a)", "t# = Concat{axis=0}([-1, 4, 1], n#)", "z# = Reshape(a, t#)",
+                "# = Relu(z#)",
+            )
+        ]  # fmt: skip
+        made = model("a = Reshape(x, [-1, 1, 0])", *text, x="float[batch, 4, sequence]", outputs=("p", "q"))
+        assert apply(SimplifyViews(), made) == [
+            "zp = Unsqueeze(x, zp/axes)",
+            "p = Relu(zp)",
+            "zq = Unsqueeze(x, zq/axes)",
+            "q = Relu(zq)",
+        ]
+
+    def test_an_axis_of_size_one_for_a_target_that_others_read_too(self) -> None:
+        made = model(
+            "n = Shape{start=2, end=3}(x)", "t = Concat{axis=0}([-1, 4, 1], n)", "z = Reshape(x, t)", LAST,
+            x="float[batch, 4, sequence]", outputs=("y", "t"),
+        )  # fmt: skip
+        assert apply(SimplifyViews(), made)[2:] == ["z = Unsqueeze(x, z/axes)", LAST]
+
+    def test_a_size_that_somebody_else_reads_keeps_the_step(self) -> None:
+        made = model(
+            "a = Reshape(x, [-1, 1, 0])", "n = Shape{start=2, end=3}(a)", "t = Concat{axis=0}([-1, 4, 1], n)",
+            "z = Reshape(a, t)", LAST,
+            x="float[batch, 4, sequence]", outputs=("y", "n"),
+        )  # fmt: skip
+        assert apply(SimplifyViews(), made) == [
+            "a = Reshape(x, const_0)",
+            "n = Shape{end=3, start=2}(a)",
+            "z = Unsqueeze(x, z/axes)",
+            LAST,
+        ]
+
+    def test_a_size_is_left_open_where_it_was(self) -> None:
+        """Of no elements neither finds the size of an axis; a mask that gets axes of size one needs none."""
+        made = model("a = Reshape(x, [0, -1])", "z = Reshape(a, [0, 1, -1])", LAST, x="float[batch, sequence, 4]")
+        assert apply(SimplifyViews(), made) == ["z = Reshape(x, z/shape)", LAST]
+        made = model("a = Unsqueeze(x, [1])", "z = Unsqueeze(a, [2])", LAST, x="float[batch, sequence]")
+        assert apply(SimplifyViews(), made) == ["z = Unsqueeze(x, z/axes)", LAST]
+        made = model("a = Flatten(x)", "z = Unsqueeze(a, [1])", LAST, x="float[batch, sequence, 4]")
+        assert apply(SimplifyViews(), made) == ["a = Flatten(x)", "z = Unsqueeze(a, const_0)", LAST]
+
     def test_what_others_read_stays(self) -> None:
         made = turned(outputs=("y", "m"))
         assert apply(SimplifyViews(), made) == [
@@ -157,6 +214,17 @@ def test_leaves_alone_what_takes_its_steps(text: tuple[str, ...]) -> None:
     assert len(apply(SimplifyViews(), made)) == len(text) + 1
 
 
+def test_a_target_that_has_to_be_computed_stays() -> None:
+    made = model(
+        "n = Shape{start=2, end=3}(x)", "m = Shape{start=0, end=1}(x)", "t = Concat{axis=0}([1], n, [2, 2], m)",
+        "a = Transpose{perm=[2, 1, 0]}(x)", "z = Reshape(a, t)", LAST,
+        x="float[batch, 4, sequence]",
+    )  # fmt: skip
+    before = lines(made)
+    assert {miss.rule for miss in misses(SimplifyViews(), made)} == {"steps"}
+    assert apply(SimplifyViews(), made) == before
+
+
 def test_a_step_that_has_to_be_made_anyway_is_built_upon() -> None:
     """Both results are one step from the value they share, and one from the input: nothing is gained."""
     made = model("a = Reshape(x, [0, 12, 5])", "p = Reshape(a, [0, 60])", "q = Relu(a)", outputs=("p", "q"))
@@ -199,6 +267,10 @@ def test_random_chains_hold(chain: Chain) -> None:
     assert apply(SimplifyViews(), made) == again
     if len(after) < before:
         assert holds(SimplifyViews(), chain.model) == 0.0
+        run = runner(made)
+        for values in filter(None, map(chain.at, ALL_SIZES)):
+            (found,) = run({"x": values["x"]}).values()
+            np.testing.assert_allclose(found, values[chain.name], rtol=1e-6)
 
 
 @pytest.mark.parametrize("made", [turned(), inside_if(turned()), turned(outputs=("y", "m"))])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
+from tersor.ir.polynomial import Polynomial
 from tersor.ir.text import graph, lines
 from tersor.passes.base import Context
 from tersor.passes.clean.source_shapes import SourceShapes
@@ -110,3 +111,33 @@ def test_is_idempotent() -> None:
     before = lines(model)
     assert not SourceShapes().apply(model, Context()).matches
     assert lines(model) == before
+
+
+def layers(count: int) -> ir.Model:
+    """Each layer views its values as its own past keys are shaped."""
+    text, inputs = [], dict[str, str]()
+    for index in range(count):
+        inputs |= {f"k{index}": f"float[batch, 4, past{index}, 16]", f"v{index}": f"float[batch, 4, past{index}, 16]"}
+        text += [
+            *(f"r{index} = Relu(k{index})", f"s{index} = Shape{{start=1, end=3}}(r{index})"),
+            *(f"t{index} = Concat{{axis=0}}(s{index}, [-1])", f"y{index} = Reshape(v{index}, t{index})"),
+        ]
+    return graph(*text, inputs=inputs)
+
+
+def test_the_work_is_linear_in_the_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = 0
+    equal = Polynomial.__eq__
+
+    def counted(self: Polynomial, other: object) -> bool:
+        nonlocal compared
+        compared += 1
+        return equal(self, other)
+
+    monkeypatch.setattr(Polynomial, "__eq__", counted)
+    took = []
+    for count in (20, 80):
+        compared = 0
+        assert SourceShapes().apply(layers(count), Context()).matches == count
+        took.append(compared)
+    assert took[1] <= 5 * took[0]

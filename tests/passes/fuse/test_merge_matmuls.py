@@ -59,6 +59,21 @@ class TestRewrites:
         found = apply(MergeMatMuls(most=8), made)
         assert [line.split(" = ")[0] for line in found] == ["a/MatMul", "(a, b)", "c"]
 
+    def test_in_groups_that_fit(self) -> None:
+        more = ("c = MatMul(x, wc)", "d = MatMul(x, wd)")
+        made = graph(*PLAIN, *more, inputs=X, **weights(wa=7, wb=5, wc=3, wd=1))
+        found = apply(MergeMatMuls(most=8), made)
+        assert [line.split(" = ")[0] for line in found] == ["a/MatMul", "(a, d)", "b/MatMul", "(b, c)"]
+        assert apply(MergeMatMuls(most=8), made) == found
+
+
+@pytest.mark.parametrize("widths", [{"wa": 5, "wb": 4}, {"wa": 9, "wb": 4}])
+def test_layers_too_wide_are_told_so(widths: dict[str, int]) -> None:
+    made = graph(*PLAIN, inputs=X, **weights(**widths))
+    assert "width" in {miss.rule for miss in misses(MergeMatMuls(most=8), made)}
+    before = lines(made)
+    assert apply(MergeMatMuls(most=8), made) == before
+
 
 REFUSED = [
     ("siblings", graph(PLAIN[0], inputs=X, **weights(wa=3))),

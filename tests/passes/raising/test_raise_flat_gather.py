@@ -24,13 +24,14 @@ def mask(
     flat: str = FLAT,
     gather: str = "Gather{axis=0}(flat, at)",
     m: str = "bool[batch, keys]",
+    **more: str,
 ) -> ir.Model:
     """The mask of padding as TorchScript exports it."""
     model = graph(
         "s = Shape(m)", "n = Gather(s, 0)", "k = Gather(s, 1)", f"i = {rows}", f"j = {columns}",
         f"row = Unsqueeze(i, {row_axes})", f"column = Unsqueeze(j, {column_axes})", f"f = Identity({factor})",
         f"start = {product}", f"at = {index}", flat, f"g = {gather}", "y = Not(g)",
-        inputs={"m": m},
+        inputs={"m": m, **more},
     )  # fmt: skip
     annotate(model)
     return model
@@ -73,6 +74,7 @@ class TestRewrites:
         (mask(rows="Range(0, k, 1)"), "indices"),
         (mask(columns="Range(0, n, 1)"), "indices"),
         (mask(columns="Range(0, k, 2)"), "indices"),
+        (mask(index="Add(other, start)", other="int64[1, 1, 1, keys]"), "indices"),
         (mask(row_axes="[0, 1, 2]", column_axes="[1, 2, 3]"), "indices"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
+from tersor.ir.shape_annotate import annotate
 from tersor.ir.text import graph, lines
 from tersor.passes.raising.raise_grid_gather import RaiseGridGather
 from tersor.tests.support import apply, holds, inside_if, misses
@@ -77,6 +78,8 @@ class TestRewrites:
         (grid(axes=("[1, 2, 3]", "[1, 2, 3]"), mask="bool[n, n]", extents=("b", "b")), "order"),
         (grid(last="[0]", joined=0), "indices"),
         (grid(joined=0), "indices"),
+        (grid(axes=("[1, 2]", "[0, 2]"), expand="[b1, k1, one]", last="[0]"), "stacking"),
+        (grid(expand="[b1, h1, 1, k1]", h1="int64[1]"), "grid"),
         (graph("y = GatherND(m, n)", inputs={**MASK, "n": "int64[batch, 2]"}), "indices"),
         (graph("y = GatherND{batch_dims=1}(m, n)", inputs={**MASK, "n": "int64[batch, 1]"}), "data"),
         (graph("y = GatherND(m, n)", inputs={"m": "bool", "n": "int64[batch, 2]"}), "data"),
@@ -96,6 +99,14 @@ def test_leaves_alone_an_index_tensor_that_is_no_range() -> None:
     for node in model.graph:
         if node.op_type == "Range":
             node.domain = "my"
+    (miss,) = misses(RaiseGridGather(), model)
+    assert miss.rule == "index"
+
+
+def test_leaves_alone_an_index_tensor_of_one_element() -> None:
+    """Along which of its axes it counts, none can say."""
+    model = grid(mask="bool[1, keys]")
+    annotate(model)
     (miss,) = misses(RaiseGridGather(), model)
     assert miss.rule == "index"
 

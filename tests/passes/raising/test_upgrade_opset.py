@@ -8,6 +8,7 @@ import pytest
 from tersor.ir.level import SEMANTIC_OPSET, Signature
 from tersor.ir.text import graph, lines
 from tersor.passes.base import Context
+from tersor.passes.clean.infer_shapes import InferShapes
 from tersor.passes.raising.upgrade_opset import UpgradeOpset
 from tersor.tests.support import apply, holds, inside_if, parse
 
@@ -89,3 +90,19 @@ def test_the_bodies_of_functions_come_along() -> None:
     body = '<domain: "pkg", opset_import: ["": 15]> M (a) => (b) { b = ReduceMean <axes = [1], keepdims = 0> (a) }'
     model = parse("g (float[2, 3] x) => (float[2] y) { y = pkg.M (x) }", opset=15, functions=body)
     assert holds(UpgradeOpset(), model) == 0.0
+
+
+def test_leaves_a_scan_over_batches_alone() -> None:
+    """The converters take the axis of the batch from the inputs and outputs."""
+    made = parse(
+        """g (float[1, 2] h, float[1, 3, 2] x) => (float[1, 2] y, float[1, 3, 2] z) {
+            n, s = Scan <num_scan_inputs = 1, body = step (float[2] a, float[2] b) => (float[2] c, float[2] d) {
+                c = Add (a, b)  d = Identity (c) }> ("", h, x)
+            y = Relu (n)  z = Relu (s) }""",
+        opset=8,
+    )
+    before, signature = lines(made), Signature.of(made)
+    (finding,) = UpgradeOpset().apply(made, Context()).findings
+    assert finding.miss is not None and finding.miss.rule == "convertible"
+    InferShapes().apply(made, Context())
+    assert (lines(made), Signature.of(made)) == (before, signature)

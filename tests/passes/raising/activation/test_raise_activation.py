@@ -65,6 +65,7 @@ ALIKE = {
     "a threshold the other way": ["l = Softplus(x)", "c = Greater(x, 20.0)", "y = Where(c, l, x)"],
     "another value beyond the threshold": ["l = Softplus(x)", "c = Greater(x, 20.0)", "y = Where(c, 20.0, l)"],
     "clipped far out": ["s = Sigmoid(x)", "c = Clip(x, _, 50.0)", "y = Mul(c, s)"],
+    "clipped farther out": ["s = Sigmoid(x)", "c = Clip(x, _, 100.0)", "y = Mul(c, s)"],
     "hard swish of seven": ["a = Add(x, 3.0)", "c = Clip(a, 0.0, 7.0)", *arithmetic("y = x * c / 6")],
     "hard swish of no bottom": ["a = Add(x, 3.0)", "c = Clip(a, _, 6.0)", *arithmetic("y = x * c / 6")],
     "softsign of two": arithmetic("y = x / (2 + Abs(x))"),
@@ -129,3 +130,9 @@ def test_in_branches() -> None:
     made = inside_if(graph(*SPELLED["silu"][0], inputs=X))
     assert sum("Swish" in line for line in apply(RaiseActivation(), made)) == 2
     holds(RaiseActivation(), inside_if(graph(*SPELLED["silu"][0], inputs=X)))
+
+
+def test_a_bound_that_is_computed_is_one() -> None:
+    text = ["t = Mul(x, 0.2)", "u = Add(t, 0.5)", "c = Clip(u, 0.0, 1.0)", "y = Clip(c, least)"]
+    found = apply(RaiseActivation(), graph(*text, inputs=X | {"least": "float[]"}))
+    assert [line.split("{")[0] for line in found] == ["c = HardSigmoid", "y = Clip(c, least)"]

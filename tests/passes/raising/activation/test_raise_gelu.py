@@ -146,6 +146,12 @@ def test_leaves_alone_a_constant_that_adds_axes() -> None:
     left_alone(graph(*text))
 
 
+@pytest.mark.parametrize("bound", [10.0, 60.0, 200.0])
+def test_leaves_alone_what_is_clipped_far_out(bound: float) -> None:
+    text = [f"c = Clip(x, _, {bound})", *arithmetic("y = c * 0.5 * (Erf(x / 1.4142135623730951) + 1)")]
+    left_alone(graph(*text, inputs=X))
+
+
 def test_leaves_an_erf_of_another_domain_alone() -> None:
     assert misses(RaiseGelu(), model(TORCH.replace("Erf", "my.Erf"))) == []
 

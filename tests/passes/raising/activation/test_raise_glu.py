@@ -60,6 +60,7 @@ def test_raises(text: list[str], last: str) -> None:
         ([*LAYERS, "a = Relu(g)", "y = Mul(a, g)", "z = Neg(u)"], "up"),
         (["g = MatMul(x, w)", "a = Relu(g)", "y = Mul(a, b)"], "shape"),
         (["g = MatMul(x, w)", "a = Relu(g)", "y = Mul(a, m)"], "shape"),
+        (["g = MatMul(x, w)", "a = Relu(g)", "y = Mul(a, unknown)"], "shape"),
         (["g = MatMul(x, w)", "t = MatMul(x, v)", "u = Tanh(t)", "a = Sigmoid(g)", "y = Mul(a, u)"], "linear"),
         (["a = Sigmoid(x)", "u = MatMul(x, q)", "y = Mul(a, u)"], "linear"),
         (["(p, _) = Split{axis=1, num_outputs=2}(x)", "(r, _) = Split{axis=1, num_outputs=2}(z)", "a = Relu(p)",
@@ -67,7 +68,7 @@ def test_raises(text: list[str], last: str) -> None:
     ],
 )  # fmt: skip
 def test_leaves_alone(text: list[str], rule: str) -> None:
-    kinds = {"m": "float[batch, 1]", "q": "float[4, 4]", "z": X["x"]}
+    kinds = {"m": "float[batch, 1]", "q": "float[4, 4]", "z": X["x"], "unknown": "float"}
     more = {name: kind for name, kind in kinds.items() if any(f"{name})" in line and f"{name} =" not in line
                                                              for line in text)}  # fmt: skip
     defined = {line.split(" = ")[0] for line in text}

@@ -178,6 +178,19 @@ class TestRewrites:
         sizes = {"q": "float[2, 8, 6, 8]", "k": "float[2, 1, 2, 5, 8]", "v": "float[2, 8, 5, 16]"}
         assert ops(apply(RaiseAttention(), model(*text, **sizes))) == ["Expand", "Reshape", "Attention"]
 
+    @pytest.mark.parametrize(
+        ("text", "one"),
+        [
+            (("e = Expand(k, [1, 1, 5, 1])", "r = Expand(v, [1, 1, 5, 1])"), {"k": (2, 4, 1, 8), "v": (2, 4, 1, 16)}),
+            (("e = Expand(k, [1, 1, 1, 8])", "r = Expand(v, [1, 1, 1, 16])"), {"k": (2, 4, 5, 1), "v": (2, 4, 5, 1)}),
+        ],
+    )
+    def test_copies_of_keys_and_within_a_key_stay(self, text: tuple[str, ...], one: dict[str, tuple[int, ...]]) -> None:
+        attend = ("t = Transpose{perm=[0, 1, 3, 2]}(e)", "s = MatMul(q, t)", "p = Softmax(s)", "y = MatMul(p, r)")
+        made = model(*text, *attend, q="float[2, 4, 6, 8]", **{name: f"float{[*dims]}" for name, dims in one.items()})
+        holds(RaiseAttention(), made)
+        assert ops(apply(RaiseAttention(), made)) == ["Expand", "Expand", "Attention"]
+
     def test_groups_as_an_axis_of_their_own(self) -> None:
         text = (
             "q5 = Reshape(q, [0, 2, 2, 6, 8])", "ku = Unsqueeze(k, [2])", "vu = Unsqueeze(v, [2])",

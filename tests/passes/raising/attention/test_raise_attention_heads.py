@@ -136,6 +136,15 @@ def test_leaves_a_contrib_attention_alone() -> None:
     assert misses(RaiseAttentionHeads(), graph("y = com.microsoft.Attention{num_heads=4}(x, w, b)")) == []
 
 
+def test_leaves_values_of_unknown_rank_alone() -> None:
+    made = model(*SPLITS, ATTEND, *joined())
+    for node in made.graph:
+        if node.op_type == "Attention":
+            node.outputs[0].shape = None
+    (miss,) = misses(RaiseAttentionHeads(), made)
+    assert miss.rule == "join"
+
+
 @pytest.mark.parametrize("sizes", [{"batch": 1, "queries": 1, "keys": 1}, {"batch": 3, "queries": 5, "keys": 7}])
 @pytest.mark.parametrize(
     "made",

@@ -6,6 +6,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from tersor.ir.text import graph, lines
+from tersor.passes.base import Context
+from tersor.passes.clean.infer_shapes import InferShapes
+from tersor.passes.raising.attention import raise_causal_mask
 from tersor.passes.raising.attention.raise_causal_mask import RaiseCausalMask
 from tersor.tests.support import apply, holds, inside_if, misses
 
@@ -24,9 +27,11 @@ ATTEND = "y = Attention(q, k, v, m)"
 
 def model(*text: str, **inputs: str) -> ir.Model:
     read = " ".join(text).replace("(", " ").replace(",", " ").replace(")", " ").split()
-    made = {line.split(" = ")[0] for line in text}
-    known = {name: kind for name, kind in (SIZES | PAST | inputs).items() if name in read and name not in made}
-    return graph(*text, inputs=known, outputs=["y"])
+    computed = {line.split(" = ")[0] for line in text}
+    known = {name: kind for name, kind in (SIZES | PAST | inputs).items() if name in read and name not in computed}
+    made = graph(*text, inputs=known, outputs=["y"])
+    InferShapes().apply(made, Context())
+    return made
 
 
 def last(found: list[str]) -> str:
@@ -107,7 +112,21 @@ REFUSED = [
     ("mask", model(*COUNT, "c = LessOrEqual(j, i)", "m = Where(c, 0.0, -10000.0)", ATTEND)),
     ("mask", model(*COUNT, "c = LessOrEqual(j, i)", "m = Where(c, -inf, 0.0)", ATTEND)),
     ("mask", model(*COUNT, "c = LessOrEqual(j, i)", "m = Where(c, bias, -inf)", ATTEND)),
+    ("past", model(*COUNT, "m = LessOrEqual(j, i)", "y = Attention(q, k, v, m, pk, pv)", pk="float")),
     ("future", model("y = Attention(q, k, v, pad)")),
+    ("future", graph(ATTEND, inputs=FIXED, m=np.ones(5, bool))),
+    (
+        "future",
+        model(
+            "r = Range(0, 5, 1)",
+            "i = Unsqueeze(r, [1])",
+            "e = Expand(r, [6, 5])",
+            "j = Reshape(e, [5, 6])",
+            "m = LessOrEqual(j, i)",
+            ATTEND,
+            **FIXED | dict.fromkeys("kv", "float[2, 2, 6, 4]"),
+        ),
+    ),
     ("future", model(*COUNT, "m = Less(j, i)", ATTEND)),
     ("future", model(*COUNT, "m = LessOrEqual(i, j)", ATTEND)),
     ("future", model(*COUNT, "m = GreaterOrEqual(j, i)", ATTEND)),
@@ -140,13 +159,51 @@ REFUSED = [
     ),
     ("future", model(*COUNT, "m = LessOrEqual(j, i)", "y = Attention(q, k, v, m, pk, pv)")),
     ("floor", model(*COUNT, "c = LessOrEqual(j, i)", "a = And(c, pad)", f"m = Where(a, 0.0, {LOW!r})", ATTEND)),
+    ("keys", model(*COUNT, "c = LessOrEqual(j, i)", "m = And(c, row)", ATTEND, row="bool[n]")),
     ("keys", model(*COUNT, "c = LessOrEqual(j, i)", "m = And(c, row)", ATTEND, row="bool[batch, 1, n, 1]")),
     ("future", graph(ATTEND, inputs=FIXED, m=np.tri(5, 5, 1, dtype=bool))),
     ("future", graph(ATTEND, inputs=FIXED, m=np.tri(5, 5, dtype=bool).T)),
+    ("future", graph(ATTEND[:-1] + ", pk, pv)", inputs=FIXED | PAST, m=np.tri(5, 9, 4, dtype=bool))),
+    # more elements than are read
+    ("future", graph(ATTEND, inputs=dict.fromkeys("qkv", "float[1, 1, 2049, 1]"), m=np.tri(2049, dtype=bool))),
     ("mask", graph(ATTEND, inputs=FIXED, m=np.where(np.tri(5, 5), 0.0, -1.0).astype(np.float32))),
     ("future", graph("m = Trilu{upper=0}(ones, 1)", ATTEND, inputs=FIXED, ones=np.ones((5, 5), bool))),
     ("future", graph("m = Trilu{upper=1}(ones)", ATTEND, inputs=FIXED, ones=np.ones((5, 5), bool))),
     ("future", graph("m = Trilu{upper=0}(w)", ATTEND, inputs=FIXED | {"w": "bool[5, 5]"})),
+    ("future", graph(ATTEND, inputs=FIXED, m=np.ones((1, 1), bool))),
+    ("mask", graph(ATTEND, inputs=FIXED, m=np.array([[0.0, *[-np.inf] * 4]], np.float32))),
+    ("future", graph(ATTEND, inputs=FIXED, m=np.ones((5, 1), bool))),
+    # one row or column that Attention repeats
+    ("future", graph(ATTEND, inputs=FIXED, m=np.tri(1, 5, dtype=bool))),
+    (
+        "places",
+        graph("c = Trilu{upper=0}(ones)", "m = Where(c, 0.0, -inf)", ATTEND, inputs=FIXED, ones=np.ones((1, 5), bool)),
+    ),
+    (
+        "places",
+        graph(
+            "r = Range(0, 5, 1)",
+            "i = Unsqueeze(r, [1])",
+            "j = Range(0, 1, 1)",
+            "m = LessOrEqual(j, i)",
+            ATTEND,
+            inputs=FIXED,
+        ),
+    ),
+    ("places", graph("m = Trilu{upper=0}(ones)", ATTEND, inputs=FIXED, ones=np.ones((1, 5), bool))),
+    (
+        "places",
+        model(
+            *COUNT,
+            "t = Shape(other)",
+            "o = Squeeze(t)",
+            "l = Range(0, o, 1)",
+            "h = Unsqueeze(l, [1])",
+            "m = LessOrEqual(j, h)",
+            ATTEND,
+            other="bool[one]",
+        ),
+    ),
 ]
 
 
@@ -156,6 +213,31 @@ def test_leaves_alone(rule: str, made: ir.Model) -> None:
     assert miss.rule == rule, miss
     before = lines(made)
     assert apply(RaiseCausalMask(), made) == before
+
+
+def test_leaves_a_triangle_that_the_caller_may_override_alone() -> None:
+    made = graph(ATTEND, inputs=FIXED, m=np.tri(5, dtype=bool))
+    made.graph.inputs.append(made.graph.initializers["m"])
+    (miss,) = misses(RaiseCausalMask(), made)
+    assert miss.rule == "future"
+
+
+def test_a_mask_that_layers_share_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[object] = []
+    compare = raise_causal_mask.triangle
+    monkeypatch.setattr(raise_causal_mask, "triangle", lambda *args: [read.append(args), compare(*args)][1])
+    layers = [f"y{index} = Attention(q, k, v, m)" for index in range(3)]
+    made = graph(*layers, inputs=FIXED, m=np.tri(5, 5, dtype=bool))
+    assert sum("is_causal=1" in line for line in apply(RaiseCausalMask(), made)) == 3
+    assert len(read) == 1
+
+
+def test_a_mask_that_was_given_other_numbers_is_read_again() -> None:
+    made = graph(ATTEND, inputs=FIXED, m=np.ones((5, 5), bool))
+    (miss,) = misses(RaiseCausalMask(), made)
+    assert miss.rule == "future"
+    made.graph.initializers["m"].const_value = ir.Tensor(np.tri(5, 5, dtype=bool))
+    assert apply(RaiseCausalMask(), made) == ["y = Attention{is_causal=1}(q, k, v)"]
 
 
 @pytest.mark.parametrize("n", [1, 5])

@@ -78,6 +78,7 @@ REFUSED = [
     ("statistics", model("h = Conv(x, k)", f"(y, mm, vv) = {BN[:-1]}, training_mode=1}}(h, s, c, m, v)", k=K)),
     ("statistics", behind("Conv(x, k)", k=K, v=np.full(6, -1.0, np.float32))),
     ("statistics", behind("Conv(x, k)", k=K, s=np.full(6, np.nan, np.float32))),
+    ("statistics", behind("Conv(x, k)", k=K * np.float32(1e20), s=np.full(6, 1e30, np.float32))),
     ("statistics", model("h = Conv(x, k)", f"y = {BN}(h, w, c, m, v)", inputs=IMAGE | {"w": "float[6]"}, k=K)),
     ("result", behind("Conv(x, k)", more="z = Neg(h)", k=K)),
     ("weight", behind("Conv(x, k)", more="z = Neg(k)", k=K)),
@@ -87,13 +88,20 @@ REFUSED = [
     ("channels", behind("MatMul(x, w)", inputs={"x": "float[batch, 6, 8]"}, w=normal(8, 6))),
     ("bias", behind("Gemm{beta=2.0}(x, w, b)", inputs=FLAT, w=normal(8, 6), b=B)),
     ("bias", behind("Gemm(x, w, b)", inputs=FLAT | {"b": "float[6]"}, w=normal(8, 6))),
+    ("weight", model(f"h = {BN}(x, s, c, m, v)", "y = MatMul(w, h)", inputs={"x": "float[2, 6]"}, w=normal(3, 2))),
+    # of three axes: MatMul sums over the last, which the normalization leaves alone
+    ("channels", before("MatMul(h, w)", channels=8, inputs={"x": "float[batch, 8, 8]"}, w=normal(8, 6))),
+    ("channels", before("Conv(h, k)", channels=4, k=normal(6, 3, 3, 3))),
+    ("channels", behind("Conv(x, k)", channels=4, k=K)),
     ("padding", before("Conv{pads=[1, 1, 1, 1]}(h, k)", channels=4, k=K)),
     ("padding", before("Conv{auto_pad=SAME_UPPER}(h, k)", channels=4, k=K)),
     ("channels", model("h = Conv(x, k)", "y = Mul(h, g)", k=K, g=normal(4))),
+    ("channels", model("h = Conv(x, k)", "y = Mul(h, g)", inputs={"x": "float"}, k=K, g=normal(6, 1, 1))),
     ("channels", model("h = Conv(x, k)", "y = Add(h, g)", k=K, g=normal(6, 1, 4))),
     ("channels", model("h = Conv(x, k)", "y = Add(h, g)", k=K, g=normal(3, 1, 1, 1, 1))),
     ("constant", model("h = Conv(x, k)", "y = Mul(h, g)", inputs=IMAGE | {"g": "float[6, 1, 1]"}, k=K)),
     ("constant", model("h = Conv(x, k)", "y = Mul(h, inf)", k=K)),
+    ("constant", model("h = Conv(x, k)", "y = Mul(h, 1e30)", k=K * np.float32(1e20))),
     ("result", model("h = Conv(x, k)", "y = Mul(h, 0.5)", "z = Neg(h)", k=K)),
 ]  # fmt: skip
 
@@ -104,6 +112,11 @@ def test_leaves_alone(rule: str, made: ir.Model) -> None:
     assert miss.rule == rule, miss
     before_ = lines(made)
     assert apply(FoldBatchNormalization(), made) == before_
+
+
+def test_statistics_that_are_no_constants_are_named() -> None:
+    made = model("h = Conv(x, k)", f"y = {BN}(h, w, c, m, v)", inputs=IMAGE | {"w": "float[6]"}, k=K)
+    assert [miss.need for miss in misses(FoldBatchNormalization(), made)] == ["constants"]
 
 
 def test_two_branches_that_share_a_weight_are_left_alone() -> None:

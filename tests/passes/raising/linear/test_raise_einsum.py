@@ -69,6 +69,8 @@ REFUSED = [
     ("equation", einsum("...i,ij->...j", "a, 4", "4, b")),
     ("equation", einsum("ij,jk", "a, 4", "4, b")),
     ("equation", einsum("ii,ij->ij", "4, 4", "4, b")),
+    ("equation", einsum("iij,jk->ik", "4, 4, 5", "5, b")),
+    ("equation", einsum("ij,jkk->ik", "a, 5", "5, 4, 4")),
     ("equation", einsum("ij,jk->i", "a, 4", "4, b")),
     ("equation", einsum("i,j->ij", "a", "b")),
     ("equation", einsum("ij,ij->ij", "a, b", "a, b")),

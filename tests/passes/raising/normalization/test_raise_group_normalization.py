@@ -15,6 +15,7 @@ X = "float[batch, 6, 4, 5]"
 G = np.arange(6, dtype=np.float32).reshape(6, 1, 1) + 1
 HELD: dict[str, object] = {"g": G, "b": -G, "one": np.ones(2, np.float32), "zero": np.zeros(2, np.float32)}
 FLAT: dict[str, object] = {"g": G[:, :, 0]}
+THREE: dict[str, object] = {"one": np.ones(3, np.float32), "zero": np.zeros(3, np.float32)}
 INSTANCE = "i = InstanceNormalization{epsilon=0.001}(r, one, zero)"
 BACK = "n = Reshape(i, [0, 6, 4, 5])"
 RAISED = "GroupNormalization{epsilon=0.001, num_groups=2}"
@@ -110,6 +111,22 @@ class TestRewrites:
                 "t = Transpose{perm=[0, 2, 3, 1]}(x)", "r = Reshape(t, [0, 2, -1])", INSTANCE, BACK, "y = Relu(n)",
             ),
             "back",
+        ),
+        # each channel by itself; a matrix; groups of every second channel
+        (spelled("[4, 3, -1]", x="float[2, 6, 4, 5]", held=THREE), "groups"),
+        (spelled("[0, 2, 3]", x="float[batch, 6]", back="n = Reshape(i, [0, 6])", held=FLAT), "groups"),
+        (
+            model(
+                "a = Reshape(x, [0, 3, 2, 4, 5])", "r = Transpose{perm=[0, 2, 1, 3, 4]}(a)", INSTANCE,
+                "c = Transpose{perm=[0, 2, 1, 3, 4]}(i)", "n = Reshape(c, [0, 6, 4, 5])", "y = Relu(n)",
+            ),
+            "groups",
+        ),
+        # more channels than are looked at
+        (
+            spelled("[0, 65537, -1]", "y = Relu(n)", x="float[1, 65537, 2]", back="n = Reshape(i, [0, 65537, 2])",
+                    held={"one": np.ones(65537, np.float32), "zero": np.zeros(65537, np.float32)}),
+            "parameters",
         ),
     ],
 )  # fmt: skip

@@ -147,6 +147,16 @@ class TestRewrites:
         assert sorted(found) == sorted([MEAN, "z = Neg(m)", *WHOLE]) or "ReduceMean" in found[0]
         assert sum("LayerNormalization" in line for line in found) == 1
 
+    def test_what_is_cast_to_and_fro_is_one_with_the_scale_behind(self) -> None:
+        text = ["c = Cast{to=float}(x)", *(line.replace("(x,", "(c,") for line in UNIT), "h = Cast{to=float16}(u)"]
+        made = graph(
+            *text, "f = Cast{to=float}(h)", "y = Mul(f, w)", inputs={"x": "float16[batch, 8]", "w": "float[8]"}
+        )
+        assert apply(RaiseLayerNormalization(), made) == [
+            "c = Cast{to=1}(x)",
+            "y = LayerNormalization{axis=-1, epsilon=1e-05}(c, w)",
+        ]
+
     def test_in_branches(self) -> None:
         found = apply(RaiseLayerNormalization(), inside_if(model(*UNIT, *arithmetic("y = u * w + b"))))
         assert sum("LayerNormalization" in line for line in found) == 2 and len(found) == 5
@@ -213,6 +223,11 @@ def test_leaves_alone_shapes_and_types_that_do_not_do(kind: str, rule: str) -> N
     text = [*VARIANCE, "a = Add(v, e)", "r = Sqrt(a)", "y = Div(d, r)"]
     dtype = np.float64 if "double" in kind else np.float32
     left_alone(graph(*text, inputs={"x": kind}, e=dtype(1e-5)), rule)
+
+
+def test_leaves_alone_another_axis_of_known_size() -> None:
+    text = [line.replace("[-1]", "[1]") for line in UNIT]
+    left_alone(graph(*text, inputs={"x": "float[batch, 3, 8]"}), "axes")
 
 
 def test_leaves_alone_an_epsilon_that_the_caller_may_override() -> None:

@@ -7,6 +7,7 @@ import onnx_ir as ir
 import pytest
 from tersor.ir.text import graph, lines
 from tersor.passes.raising.normalization.raise_rms_normalization import RaiseRmsNormalization
+from tersor.passes.raising.normalization.rows import reduced
 from tersor.tests.support import apply, arithmetic, holds, inside_if, misses
 
 X = {"x": "float[batch, sequence, 8]"}
@@ -105,6 +106,12 @@ ALIKE = {
     "computed axes": ("axes", ["q = Mul(x, x)", "v = ReduceMean(q, a)", *arithmetic("y = x / Sqrt(v + 1e-06)")]),
     "epsilon of the caller": ("function", [*SQUARES, *arithmetic("y = x / Sqrt(v + e)")]),
     "a row of epsilons": ("function", [*SQUARES, *arithmetic("y = x / Sqrt(v + w)")]),
+    "an epsilon for each row": ("function", [
+        *SQUARES, "e1 = Unsqueeze(rows, [-1])", *arithmetic("y = x / Sqrt(v + e1)"),
+    ]),
+    "rounded to integers": ("function", [
+        *SQUARES, "t = Cast{to=int64}(v)", "f = Cast{to=float}(t)", *arithmetic("y = x / Sqrt(f + 1e-06)"),
+    ]),
     "nan": ("function", [*SQUARES, *arithmetic("y = x / Sqrt(v * nan + 1e-06)")]),
     "the inverse": ("function", [*SQUARES, *arithmetic("y = x * Sqrt(v + 1e-06)")]),
     "another domain": ("axes", ["q = my.Mul(x, x)", "v = ReduceMean(q, [-1])", *arithmetic("y = x / Sqrt(v)")]),
@@ -114,12 +121,23 @@ ALIKE = {
 @pytest.mark.parametrize("name", ALIKE)
 def test_leaves_look_alikes_alone(name: str) -> None:
     rule, text = ALIKE[name]
-    kinds = X | {"z": X["x"], "e": "float[1]", "w": "float[8]", "a": "int64[1]"}
+    kinds = X | {"z": X["x"], "e": "float[1]", "w": "float[8]", "a": "int64[1]", "rows": "float[batch, sequence]"}
     used = {key: kind for key, kind in kinds.items() if any(f"({key}," in line or f" {key})" in line for line in text)}
     made = graph(*text, inputs=used)
     assert rule in {miss.rule for miss in misses(RaiseRmsNormalization(), made)}
     before = lines(made)
     assert apply(RaiseRmsNormalization(), made) == before
+
+
+def test_a_scale_of_no_sign_is_not_its_own_root() -> None:
+    text = [*SQUARES, *arithmetic("n = x / Sqrt(v + 1e-06)"), "s = Mul(w, w)", "r = Sqrt(s)", "y = Mul(n, r)"]
+    assert apply(RaiseRmsNormalization(), graph(*text, inputs=X | W))[-1] == "y = Mul(n, r)"
+
+
+def test_leaves_alone_another_axis_of_known_size() -> None:
+    text = [line.replace("[-1]", "[1]") for line in SPELLED["root"][:-1]]
+    made = graph(*text, inputs={"x": "float[batch, 3, 8]"})
+    assert [miss.rule for miss in misses(RaiseRmsNormalization(), made)] == ["axes"]
 
 
 @pytest.mark.parametrize(
@@ -130,6 +148,19 @@ def test_leaves_alone_shapes_and_types_that_do_not_do(kind: str, rule: str) -> N
     made = graph(*SQUARES, "a = Sqrt(v)", "y = Div(x, a)", inputs={"x": kind})
     (miss,) = misses(RaiseRmsNormalization(), made)
     assert miss.rule == rule
+
+
+def test_leaves_alone_means_whose_place_is_computed() -> None:
+    """Exporters may declare the shape of what they compute; where the axis of the means goes is not known for that."""
+    text = ["q = Mul(x, x)", "v0 = ReduceMean{keepdims=0}(q, [-1])", "v = Unsqueeze(v0, a)"]
+    made = graph(*text, *arithmetic("y = x / Sqrt(v + 1e-06)"), inputs={"x": "float[8, 8]", "a": "int64[1]"})
+    made.graph.outputs[0].shape = ir.Shape([8, 8])
+    (miss,) = misses(RaiseRmsNormalization(), made)
+    assert miss.rule == "function"
+
+
+def test_axes_out_of_range_are_none_of_it() -> None:
+    assert reduced(graph("v = ReduceMean(x, [5])", inputs=X).graph.node(0)) is None
 
 
 @pytest.mark.parametrize("text", SPELLED.values(), ids=SPELLED)

@@ -138,6 +138,8 @@ class TestRewrites:
 
 
 REFUSED = [
+    ("scale", graph("m = MatMulInteger(a, w)", "c = Cast{to=1}(m)", "y = Mul(c, ws)",
+                    inputs={"a": "uint8[5, 8]", "w": "int8"}, ws=scales(6))),
     ("result", model(*DYNAMIC[:2])),
     ("result", model(*DYNAMIC[:2], "y = Cast{to=1}(m)", "n = Neg(m)")),
     ("result", model(*DYNAMIC[:2], "y = Cast{to=11}(m)")),
@@ -148,6 +150,14 @@ REFUSED = [
     ("scale", model(*DYNAMIC, "y = Mul(c, r)", r=scales(5, 1))),
     ("zeros", model("m = MatMulInteger(a, w, az)", "c = Cast{to=1}(m)", "y = Mul(c, ws)", inputs={"a": "uint8[5, 8]"},
                     az=np.arange(5, dtype=np.uint8))),
+    ("scale", model("m = MatMulInteger(a, w)", "c = Cast{to=1}(m)", "y = Mul(c, r)", inputs={"a": "uint8[5, 8]"},
+                    r=np.ones((1, 1, 1), np.float32))),
+    ("scale", model("m = MatMulInteger(a, w)", "c = Cast{to=1}(m)", "y = Mul(c, r)", inputs={"a": "uint8[5, 8]"},
+                    w=integers(8, 1), r=scales(5, 1))),
+    ("zeros", model("m = MatMulInteger(a, w, _, wz)", "c = Cast{to=1}(m)", "y = Mul(c, r)",
+                    inputs={"a": "uint8[2, 5, 8]"}, w=integers(2, 8, 6), wz=integers(2, 1, 6), r=np.float32(2))),
+    ("columns", model(QLINEAR, inputs={"a": "uint8[2, 5, 8]"},
+                      **(SIDES | {"b": integers(2, 8, 6), "bz": integers(2, 1, 6), "bs": scales(2, 1, 6)}))),
     ("scale", model(QLINEAR, inputs={"a": "uint8[5, 8]"}, **(SIDES | {"as": scales(5), "az": np.zeros(5, np.uint8)}))),
 ]  # fmt: skip
 

@@ -103,6 +103,11 @@ REFUSED = [
     ("state", model(FIRST[0], AHEAD.replace("b)", "b, _, s0)"), BEHIND, *WIDE)),
     ("state", model(FIRST[0], AHEAD.replace("b)", "b, _, s0)"), "a = Relu(s)", "a1 = Slice(a, [1], [2], [0])",
                     BEHIND.replace("d)", "d, _, a1)"), *WIDE)),
+    ("state", model(FIRST[0], BEHIND.replace("d)", "d, _, s0)"), AHEAD.replace("b)", "b, _, k)"), *WIDE)),
+    ("state", model(FIRST[0], BEHIND.replace("d)", "d, _, s0)"), "g = Gather{axis=0}(f, 0)",
+                    AHEAD.replace("b)", "b, _, g)"), *WIDE)),
+    ("state", model(FIRST[0], BEHIND.replace("d)", "d, _, s0)"), "g = Relu(k)",
+                    AHEAD.replace("b)", "b, _, g)"), *WIDE)),
 ]  # fmt: skip
 
 

@@ -51,6 +51,7 @@ REFUSED = [
     ("form", model("y = RotaryEmbedding{rotary_embedding_dim=4, num_heads=4}(x, c, s)")),
     ("heads", model(*CUT, TURN, JOIN, x="float[batch, heads, 6, 16]")),
     ("part", model("y = RotaryEmbedding(x, c, s)", c="float[batch, 6, 8]", s="float[batch, 6, 8]")),
+    ("part", model(*CUT, TURN, JOIN, x="float[batch, 4, 6, n]")),
     ("part", model("a = Slice(x, [4], [8], [-1])", CUT[1], TURN, JOIN)),
     ("part", model("a = Slice(x, [0], [8], [-1], [2])", CUT[1], TURN, JOIN)),
     ("join", model(*CUT, TURN, "y = Concat{axis=-1}(b, r)")),

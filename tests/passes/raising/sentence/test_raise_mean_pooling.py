@@ -74,6 +74,22 @@ def test_leaves_alone_what_stretches(kinds: dict[str, str]) -> None:
     assert "shape" in {miss.rule for miss in misses(RaiseMeanPooling(), made)}
 
 
+@pytest.mark.parametrize(
+    ("first", "kinds", "rule"),
+    [
+        ("u = Unsqueeze(mask, [2])", {"x": "float"}, "shape"),
+        ("u = my.Mask(mask)", {}, "mask"),
+    ],
+)
+def test_leaves_alone_what_has_its_shape_by_declaration_only(first: str, kinds: dict[str, str], rule: str) -> None:
+    whole = graph(*NARROW, *SUMS, *CLIPPED, inputs=I)
+    known = {value.name: value.shape for node in whole.graph for value in node.outputs}
+    made = graph(first, NARROW[1], *SUMS, *CLIPPED, inputs=I | kinds)
+    for node in made.graph:
+        node.outputs[0].shape = known[node.outputs[0].name]
+    assert rule in {miss.rule for miss in misses(RaiseMeanPooling(), made)}
+
+
 def test_leaves_a_cast_that_rounds_alone() -> None:
     """A mask of fractions is not what its integers are."""
     text = ["i = Cast{to=int64}(mask)", "u = Unsqueeze(i, [2])", "m = Cast{to=float}(u)", *SUMS, *CLIPPED]

@@ -31,14 +31,17 @@ ALIKE = {
     "epsilon added under the root": ("function", [*SQUARES, *arithmetic("y = x / Sqrt(s + 1e-06)")]),
     "the mean": ("function", [*SQUARES, *arithmetic("y = x / Sqrt(s / 8)")]),
     "clamped from above": ("function", ["l = ReduceL2(x, [-1])", "m = Clip(l, 1e-12, 5.0)", "y = Div(x, m)"]),
+    "clamped from above alone": ("function", ["l = ReduceL2(x, [-1])", "m = Clip(l, _, 1e-12)", "y = Div(x, m)"]),
     "clamped by the caller": ("function", ["l = ReduceL2(x, [-1])", "m = Max(l, e)", "y = Div(x, m)"]),
     "scaled": ("function", ["l = ReduceL2(x, [-1])", *arithmetic("y = x * 2 / l")]),
     "another numerator": ("function", ["l = ReduceL2(x, [-1])", "y = Div(z, l)"]),
     "squared": ("root", [*SQUARES, "y = Div(x, s)"]),
+    "a bound on what is divided": ("function", ["c = Max(x, -10000.0)", "l = ReduceL2(x, [-1])", "y = Div(c, l)"]),
     "nan": ("function", ["l = ReduceL2(x, [-1])", "m = Max(l, nan)", "y = Div(x, m)"]),
     "infinity": ("function", ["l = ReduceL2(x, [-1])", "m = Max(l, inf)", "y = Div(x, m)"]),
     "another axis": ("axes", ["l = ReduceL2(x, [0])", "y = Div(x, l)"]),
     "all axes": ("axes", ["l = ReduceL2(x, [0, 1])", "y = Div(x, l)"]),
+    "stretched to more rows": ("function", ["l = ReduceL2(x, [-1])", "e = Expand(l, [5, 8])", "y = Div(x, e)"]),
     "stretched to another shape": (
         "function", ["l = ReduceL2(x, [-1])", "e = Expand(l, [3, 4, 8])", "y = Div(x, e)"],
     ),
@@ -84,6 +87,12 @@ def test_leaves_look_alikes_alone(name: str) -> None:
 def test_leaves_alone_shapes_and_types_that_do_not_do(kind: str, rule: str) -> None:
     made = graph("l = ReduceL2(x, [-1])", "y = Div(x, l)", inputs={"x": kind})
     assert [miss.rule for miss in misses(RaiseNormalize(), made)] == [rule]
+
+
+@pytest.mark.parametrize(("kind", "axes"), [("float[3, 8]", "[0]"), ("float[batch, 3, 8]", "[1, 2]")])
+def test_leaves_alone_norms_of_more_or_other_than_rows(kind: str, axes: str) -> None:
+    made = graph(f"l = ReduceL2(x, {axes})", "m = Max(l, 1e-12)", "y = Div(x, m)", inputs={"x": kind})
+    assert [miss.rule for miss in misses(RaiseNormalize(), made)] == ["axes"]
 
 
 def test_in_branches() -> None:
