@@ -126,7 +126,7 @@ def _gpt2() -> Workload:
         prompt = np.random.default_rng(SEED).integers(0, GPT2.vocabulary, (1, 128))
         past = np.zeros((1, GPT2.heads, 0, GPT2.width), np.float32)
         start = {"input_ids": prompt, **_empty(past, GPT2.layers)}
-        return list(_decoded(run, start, "input_ids", "past_{}s_{}", 64, masked=True))
+        return list(_decoded(run, start, "input_ids", 64, masked=True))
 
     return Workload(_source(transformers.gpt2(GPT2)), items, "128 random tokens, 64 steps")
 
@@ -150,7 +150,7 @@ def _babyllama() -> Workload:
         text = babyllama.Characters().encode(babyllama.stories()[0])
         past = np.zeros((1, config.kv_heads, 0, config.dim // config.heads), np.float32)
         start = {"tokens": np.array([[babyllama.START, *text[:31]]]), **_empty(past, config.layers)}
-        return list(_decoded(run, start, "tokens", "past_{}s_{}", 128, masked=False))
+        return list(_decoded(run, start, "tokens", 128, masked=False))
 
     return Workload(source, items, "32 tokens of a story, 128 steps")
 
@@ -185,9 +185,7 @@ def _g2p(part: str) -> Workload:
     return Workload(lambda: _of(g2p.decoder_source()), steps, "phonemes of 1, 8, 32 English words")
 
 
-def _decoded(
-    run: Run, feeds: dict[str, np.ndarray], tokens: str, past: str, steps: int, *, masked: bool
-) -> Iterator[Feeds]:
+def _decoded(run: Run, feeds: dict[str, np.ndarray], tokens: str, steps: int, *, masked: bool) -> Iterator[Feeds]:
     """The prompt, then every EVERY-th step of greedy decoding."""
     length = 0
     for step in range(steps + 1):
@@ -202,7 +200,7 @@ def _decoded(
         feeds = {tokens: chosen}
         for name, array in present.items():
             _, kind, layer = name.split("_")
-            feeds[past.format(kind, layer)] = array
+            feeds[f"past_{kind.removesuffix('s')}s_{layer}"] = array
 
 
 def _empty(past: np.ndarray, layers: int) -> dict[str, np.ndarray]:

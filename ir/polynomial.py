@@ -295,21 +295,34 @@ def _atom(atom: Atom, sizes: Mapping[str, Number]) -> Polynomial:
 
 
 def _divide(number: Polynomial, divisor: Polynomial) -> Polynomial | None:
-    """The exact quotient by a single term, None where a term does not divide."""
-    if len(divisor.terms) != 1:
-        return Polynomial.of(1) if number == divisor and number else None
-    ((below, factor),) = divisor.terms.items()
-    terms: dict[Monomial, int] = {}
-    for monomial, multiple in number.terms.items():
-        rest = list(monomial)
-        for atom in below:
-            if atom not in rest:
-                return None
-            rest.remove(atom)
-        if multiple % factor:
+    """The quotient where the division comes out even for all sizes, else None: term by term from the highest."""
+    if not divisor:
+        return None
+    highest = _highest(divisor)
+    found, rest = Polynomial({}), number
+    while rest:
+        monomial = _highest(rest)
+        left = _without(monomial, highest)
+        if left is None or rest.terms[monomial] % divisor.terms[highest]:
             return None
-        terms[tuple(rest)] = multiple // factor
-    return Polynomial(terms)
+        term = Polynomial({left: rest.terms[monomial] // divisor.terms[highest]})
+        found, rest = found + term, rest - term * divisor
+    return found
+
+
+def _highest(number: Polynomial) -> Monomial:
+    """The first monomial in an order that products keep: more atoms first, then by their names."""
+    return min(number.terms, key=lambda monomial: (-len(monomial), [str(atom) for atom in monomial]))
+
+
+def _without(monomial: Monomial, atoms: Monomial) -> Monomial | None:
+    """What is left of a product without some of its factors, None where one is missing."""
+    rest = list(monomial)
+    for atom in atoms:
+        if atom not in rest:
+            return None
+        rest.remove(atom)
+    return tuple(rest)
 
 
 def _parse(node: ast.expr) -> Polynomial:

@@ -9,8 +9,10 @@ IsNaN, a Select and a Transpose over the whole output that its CPU plugin cannot
 that no row is NaN, and a row that may attend to nothing is zeroed inside the kernel. What depends on the mask alone is
 the same in every layer, and OpenVINO computes it once.
 
-Exact, fully masked rows included: they are zero, as ONNX says. Left alone: grouped heads, soft caps and the debug
-output, which the frontend expands itself, and heads of unknown number or size.
+Heads of keys that groups of queries share are repeated, `Reshape(Expand(Unsqueeze(k)))`, behind the cache.
+
+Exact, fully masked rows included: they are zero, as ONNX says. Left alone: soft caps and the debug output, which the
+frontend expands itself, and heads of unknown number or size.
 
 Sources: ONNX Attention-23 (operator and its errata on fully masked rows); the pattern of TokenizeMHASnippets
 (openvino, src/common/snippets/include/snippets/pass/mha_tokenization.hpp), tried on OpenVINO 2026.4.
@@ -40,11 +42,13 @@ class Heads(Match):
     """An Attention whose heads are known.
 
     rank: 3 for inputs [batch, sequence, heads * size], 4 for [batch, heads, sequence, size].
+    key_heads: fewer than heads where groups of queries share one.
     scale: what the product of a query and a key is multiplied by.
     """
 
     rank: int
     heads: int
+    key_heads: int
     scale: float
 
 
@@ -73,35 +77,45 @@ class DecomposeAttention(Rewrite):
             return Miss("inputs", "nonpad_kv_seqlen", "none of opset 24's inputs")
         if len(node.outputs) > 3 and _read(node.outputs[3]):
             return Miss("outputs", "the scores are read", "only the attended values to be read")
-        query, key = node.inputs[0], node.inputs[1]
+        query, key, value = node.inputs[:3]
         shape = None if query is None else query.shape
-        if query is None or key is None or shape is None or query.dtype is None:
+        if query is None or key is None or value is None or shape is None or query.dtype is None:
             return Miss("types", "query of unknown rank or dtype", "shapes and types to be inferred")
         heads, size = _heads(shape, attribute(node, "q_num_heads", 0))
-        key_heads, _ = (None, 0) if key.shape is None else _heads(key.shape, attribute(node, "kv_num_heads", 0))
-        if heads is None or key_heads != heads:
-            return Miss("heads", f"{heads} of queries, {key_heads} of keys", "as many heads of keys as of queries")
+        sizes = [_heads(value.shape, attribute(node, "kv_num_heads", 0)) for value in (key, value) if value.shape]
+        key_heads = sizes[0][0] if len(sizes) == 2 else None
+        if not heads or not key_heads or heads % key_heads:
+            return Miss(
+                "heads", f"{heads} of queries, {key_heads} of keys", "known numbers, one a multiple of the other"
+            )
+        if heads != key_heads and any(size is None for _, size in sizes):
+            return Miss("size", f"{key.name}: {key.shape}", "heads of known size, for their keys are shared")
         scale = node.attributes.get("scale")
         if scale is None and size is None:
             return Miss("scale", "no scale and heads of unknown size", "one of the two")
         factor = scale.as_float() if scale is not None else 1.0 / math.sqrt(size or 1)
-        return Heads(node=node, rank=len(shape), heads=heads, scale=factor)
+        return Heads(node=node, rank=len(shape), heads=heads, key_heads=key_heads, scale=factor)
 
     def rewrite(self, found: Match) -> None:
         assert isinstance(found, Heads)
         node, tape = found.node, Tape()
         given = dict(zip(_INPUTS, node.inputs, strict=False))
-        query, key, value = (_by_position(tape, given[name], found) for name in _INPUTS[:3])
+        query = _by_position(tape, given["query"], found.rank, found.heads)
+        key, value = (_by_position(tape, given[name], found.rank, found.key_heads) for name in ("key", "value"))
         scaled = tape("Mul", query, _number(tape, node, found.scale, "scale"))
         values = tape("Transpose", value, perm=[0, 2, 1, 3])
         past_key, past_value = given.get("past_key"), given.get("past_value")
         if past_key is None or past_value is None:
             keys = None
+            shared = tape("Transpose", key, perm=[0, 2, 1, 3]) if found.heads != found.key_heads else None
+        else:
+            shared = keys = tape("Concat", past_key, tape("Transpose", key, perm=[0, 2, 1, 3]), axis=2)
+            values = tape("Concat", past_value, values, axis=2)
+        if shared is None:
             across = tape("Transpose", key, perm=[0, 2, 3, 1])
         else:
-            keys = tape("Concat", past_key, tape("Transpose", key, perm=[0, 2, 1, 3]), axis=2)
-            values = tape("Concat", past_value, values, axis=2)
-            across = tape("Transpose", keys, perm=[0, 1, 3, 2])
+            across = tape("Transpose", _repeated(tape, shared, found, node.inputs[1]), perm=[0, 1, 3, 2])
+        every = _repeated(tape, values, found, node.inputs[2])
         scores = tape("MatMul", tape("Transpose", scaled, perm=[0, 2, 1, 3]), across)
         mask = _mask(tape, found, given.get("mask"), past_key)
         if mask.bias is not None:
@@ -109,7 +123,7 @@ class DecomposeAttention(Rewrite):
         shares = tape("Softmax", scores, axis=-1)
         if mask.keep is not None:
             shares = tape("Mul", shares, mask.keep)
-        attended = tape("MatMul", shares, values)
+        attended = tape("MatMul", shares, every)
         if found.rank == 3:
             attended = tape(
                 "Reshape", tape("Transpose", attended, perm=[0, 2, 1, 3]), tape.constant([0, 0, -1], "shape")
@@ -130,11 +144,23 @@ def _heads(shape: ir.Shape, named: int) -> tuple[int | None, int | None]:
     return (shape[1] if isinstance(shape[1], int) else None), last
 
 
-def _by_position(tape: Tape, value: ir.Value | None, found: Heads) -> ir.Value:
+def _repeated(tape: Tape, value: ir.Value, found: Heads, given: ir.Value | None) -> ir.Value:
+    """[batch, heads, sequence, size] of what has key_heads: each as often as there are queries that share it."""
+    if found.heads == found.key_heads:
+        return value
+    assert given is not None and given.shape is not None
+    _, size = _heads(given.shape, found.key_heads)
+    assert size is not None
+    apart = tape("Unsqueeze", value, tape.constant([2], "axis"))
+    often = tape("Expand", apart, tape.constant([1, 1, found.heads // found.key_heads, 1, 1], "times"))
+    return tape("Reshape", often, tape.constant([0, found.heads, -1, size], "shape"))
+
+
+def _by_position(tape: Tape, value: ir.Value | None, rank: int, heads: int) -> ir.Value:
     """[batch, sequence, heads, size], the transposition in front of `value` undone where there is one."""
     assert value is not None
-    if found.rank == 3:
-        return tape("Reshape", value, tape.constant([0, 0, found.heads, -1], "shape"))
+    if rank == 3:
+        return tape("Reshape", value, tape.constant([0, 0, heads, -1], "shape"))
     producer = value.producer()
     if producer is not None and producer.op_type == "Transpose" and _swaps_middle(producer):
         source = producer.inputs[0]

@@ -17,6 +17,8 @@ THREE = {"q": "float[batch, s, 32]", "k": "float[batch, t, 32]", "v": "float[bat
 MASK = {"m": "bool[batch, 1, sequence, sequence]"}
 FLOAT_MASK = {"m": "float[batch, 1, sequence, sequence]"}
 PAST = {**FOUR, "pk": "float[batch, 4, past, 8]", "pv": "float[batch, 4, past, 8]"}
+SHARED = dict.fromkeys("kv", "float[batch, 2, sequence, 8]")
+SHARED_PAST = {**PAST, **SHARED, **dict.fromkeys(("pk", "pv"), "float[batch, 2, past, 8]")}
 LOWEST = np.float32(np.finfo(np.float32).min)
 
 VARIANTS = {
@@ -46,6 +48,16 @@ VARIANTS = {
         outputs=["y"],
     ),
     "past": graph("(y, k2, v2) = Attention{is_causal=1}(q, k, v, _, pk, pv)", inputs=PAST, outputs=["y", "k2", "v2"]),
+    "shared keys": graph("y = Attention(q, k, v, m)", inputs={**FOUR, **SHARED, **MASK}),
+    "shared keys of a past": graph(
+        "(y, k2, v2) = Attention{is_causal=1}(q, k, v, _, pk, pv)",
+        inputs=SHARED_PAST,
+        outputs=["y", "k2", "v2"],
+    ),
+    "shared keys, three dimensions": graph(
+        "y = Attention{q_num_heads=4, kv_num_heads=1}(q, k, v, m)",
+        inputs={**THREE, **dict.fromkeys("kv", "float[batch, t, 8]"), "m": "bool[batch, 1, s, t]"},
+    ),
     "past unread": graph("(y, k2, v2) = Attention{is_causal=1}(q, k, v, _, pk, pv)", inputs=PAST, outputs=["y"]),
 }
 
@@ -90,7 +102,8 @@ def test_a_mask_that_cannot_rule_out_a_row_is_only_added() -> None:
     [
         (graph("y = Attention{softcap=2.0}(q, k, v)", inputs=FOUR), "softcap"),
         (graph("y = Attention(q, k, v)"), "types"),
-        (graph("y = Attention(q, k, v)", inputs={**FOUR, "k": "float[b, 2, s, 8]", "v": "float[b, 2, s, 8]"}), "heads"),
+        (graph("y = Attention(q, k, v)", inputs={**FOUR, "k": "float[b, h, s, 8]", "v": "float[b, h, s, 8]"}), "heads"),
+        (graph("y = Attention(q, k, v)", inputs={**FOUR, "k": "float[b, 2, s, 8]", "v": "float[b, 2, s, d]"}), "size"),
         (graph("y = Attention(q, k, v)", inputs=dict.fromkeys("qkv", "float[b, 4, s, d]")), "scale"),
         (graph("(y, a, b, scores) = Attention(q, k, v)", inputs=FOUR, outputs=["y", "scores"]), "outputs"),
         (graph("y = Attention(q, k, v, _, _, _, n)", inputs={**FOUR, "n": "int64[b]"}, opset=24), "inputs"),
