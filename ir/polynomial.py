@@ -136,9 +136,13 @@ class Polynomial:
         return Polynomial(terms)
 
     def __mul__(self, other: Number) -> Polynomial:
+        factor = _lift(other)
+        for number, multiple in ((factor, self), (self, factor)):
+            if len(number.terms) == 1 and number.terms.get(()) == 1:
+                return multiple
         terms: dict[Monomial, int] = {}
         for left, first in self.terms.items():
-            for right, second in _lift(other).terms.items():
+            for right, second in factor.terms.items():
                 monomial = tuple(sorted(left + right, key=str))
                 terms[monomial] = terms.get(monomial, 0) + first * second
         return Polynomial(terms)
