@@ -48,9 +48,9 @@ class FoldBias(Rewrite):
         left, right = node.inputs
         x, shift = (right, left) if is_constant(left) else (left, right)
         if x is None or shift is None or not is_constant(shift) or is_constant(x):
-            return Miss("constant", node.name or "", "a computed value plus a constant")
+            return Miss("constant", node.name or "", "a computed value plus a constant", far=True)
         if shift.dtype not in PRECISE:
-            return Miss("constant", shift.name or "", "float32 or float64 numbers")
+            return Miss("constant", shift.name or "", "float32 or float64 numbers", far=True)
         result = node.outputs[0]
         behind = layer_of(x)
         alone = len(x.uses()) == 1 and not x.is_graph_output()
@@ -63,7 +63,9 @@ class FoldBias(Rewrite):
             if isinstance(layer, Layer) and layer.x is result and layer.node.graph is node.graph
         )
         if not layers or len(layers) != len(result.uses()) or result.is_graph_output():
-            return Miss("layers", result.name or "", "a biased layer before it, or only such layers behind it")
+            return Miss(
+                "layers", result.name or "", "a biased layer before it, or only such layers behind it", far=True
+            )
         if not all(layer.takes_bias and layer.ins for layer in layers):
             return Miss("layers", result.name or "", "layers that have a bias")
         return _checked(node, layers, x, shift, before=True)

@@ -49,12 +49,12 @@ class FoldEmbeddingBias(Rewrite):
         left, right = node.inputs
         x, row = (right, left) if is_constant(left) else (left, right)
         if x is None or row is None or tensor_of(row) is None or is_constant(x):
-            return Miss("row", node.outputs[0].name or "", "a computed value plus a constant")
+            return Miss("row", node.outputs[0].name or "", "a computed value plus a constant", far=True)
         if row.const_value is None or row.dtype not in PRECISE or sizes(row)[:-1] != (1,) * len(sizes(row)[:-1]):
-            return Miss("row", f"{row.name}", "one row of float32 or float64")
+            return Miss("row", f"{row.name}", "one row of float32 or float64", far=True)
         lookups = [found for found in _lookups(node, x) if found.inputs[0] is not None]
         if not lookups:
-            return Miss("lookup", x.name or "", "a lookup in the sum, which alone reads it and its table")
+            return Miss("lookup", x.name or "", "a lookup in the sum, which alone reads it and its table", far=True)
         fitting = [found for found in lookups if _fits(row, x, found)]
         if not fitting:
             return Miss("width", f"{row.name}: {list(sizes(row))}", "a row as wide as the table and all of the sum")

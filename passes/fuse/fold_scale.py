@@ -57,9 +57,9 @@ class FoldScale(Rewrite):
         left, right = node.inputs
         x, factor = (right, left) if is_constant(left) and node.op_type == "Mul" else (left, right)
         if x is None or factor is None or not is_constant(factor) or is_constant(x):
-            return Miss("factor", node.name or "", "a computed value times a constant")
+            return Miss("factor", node.name or "", "a computed value times a constant", far=True)
         if factor.dtype not in PRECISE:
-            return Miss("factor", factor.name or "", "float32 or float64 numbers")
+            return Miss("factor", factor.name or "", "float32 or float64 numbers", far=True)
         one = _size(factor) == 1
         if one and len(sizes(factor)) > len(dimensions(x) or ()):
             return Miss("broadcast", f"{x.name}: {dimensions(x)}", f"a value of at least {len(sizes(factor))} axes")
@@ -70,7 +70,9 @@ class FoldScale(Rewrite):
             return _checked(node, (behind,), x, factor, before=False, passed=(*passed,))
         ahead = below(node.outputs[0], node.graph, one=one)
         if not ahead:
-            return Miss("layers", node.outputs[0].name or "", "a layer before it, or linear layers alone behind it")
+            return Miss(
+                "layers", node.outputs[0].name or "", "a layer before it, or linear layers alone behind it", far=True
+            )
         return _checked(node, (*ahead,), x, factor, before=True)
 
     def rewrite(self, found: Match) -> None:

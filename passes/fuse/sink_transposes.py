@@ -63,7 +63,9 @@ class SinkTransposes(Rewrite):
             if found is not None and found.saved > (0 if best is None else best.saved):
                 best = found
         if best is None:
-            return Miss("meets", node.outputs[0].name or "", "another transpose, elementwise ops between the two")
+            return Miss(
+                "meets", node.outputs[0].name or "", "another transpose, elementwise ops between the two", far=True
+            )
         return Sunk(node=node, region=best)
 
     def rewrite(self, found: Match) -> None:
