@@ -22,6 +22,7 @@ from .raising.attention.raise_attention_cache import RaiseAttentionCache
 from .raising.attention.raise_attention_groups import RaiseAttentionGroups
 from .raising.attention.raise_attention_heads import RaiseAttentionHeads
 from .raising.attention.raise_causal_mask import RaiseCausalMask
+from .raising.contrib.raise_contrib import RaiseContrib
 from .raising.embedding.raise_constant_lookup import RaiseConstantLookup
 from .raising.embedding.raise_embedding import RaiseEmbedding
 from .raising.embedding.raise_row_gather import RaiseRowGather
@@ -32,7 +33,6 @@ from .raising.normalization.raise_layer_normalization import RaiseLayerNormaliza
 from .raising.normalization.raise_normalization_scale import RaiseNormalizationScale
 from .raising.normalization.raise_rms_normalization import RaiseRmsNormalization
 from .raising.quantized.raise_qdq import RaiseQdq
-from .raising.raise_contrib import RaiseContrib
 from .raising.raise_flat_gather import RaiseFlatGather
 from .raising.raise_grid_gather import RaiseGridGather
 from .raising.recurrence.raise_bidirectional_recurrence import RaiseBidirectionalRecurrence
@@ -44,8 +44,8 @@ from .raising.recurrence.raise_unrolled_recurrence import RaiseUnrolledRecurrenc
 from .raising.rotary.raise_partial_rotary import RaisePartialRotary
 from .raising.rotary.raise_rotary_embedding import RaiseRotaryEmbedding
 from .raising.rotary.raise_rotary_heads import RaiseRotaryHeads
+from .raising.sentence.raise_l2_normalization import RaiseL2Normalization
 from .raising.sentence.raise_mean_pooling import RaiseMeanPooling
-from .raising.sentence.raise_normalize import RaiseNormalize
 from .raising.upgrade_opset import UpgradeOpset
 from .share.share_identical import ShareIdentical
 
@@ -89,7 +89,7 @@ RAISING = Pipeline(
         RaiseRmsNormalization(),
         RaiseNormalizationScale(),
         RaiseMeanPooling(),
-        RaiseNormalize(),
+        RaiseL2Normalization(),
         RaiseRotaryEmbedding(),
         RaisePartialRotary(),
         RaiseRotaryHeads(),

@@ -25,8 +25,8 @@ import onnx_ir as ir
 from ...base import Match, Miss, Rewrite
 from ...edit import Tape, replace
 from ...functions import Function
-from . import activation
-from .activation import POINTS, Samples
+from . import scalar_function
+from .scalar_function import POINTS, Samples
 
 SWISH = Function("Swish (x) => (y) { s = Sigmoid (x)  y = Mul (x, s) }")
 SCALED_SWISH = Function(
@@ -68,7 +68,7 @@ class RaiseActivation(Rewrite):
     anchors: ClassVar[tuple[str, ...]] = ("Abs", "Clip", "Exp", "HardSigmoid", "Sigmoid", "Softplus")
 
     def match(self, node: ir.Node) -> Match | Miss:
-        for x, y, values in activation.cones(node):
+        for x, y, values in scalar_function.cones(node):
             producer = y.producer()
             for kind in KINDS:
                 if producer is None or (producer.op_type == kind.op_type and producer.inputs[0] is x):
@@ -92,14 +92,16 @@ class RaiseActivation(Rewrite):
 
 def _recognised(kind: Kind, x: ir.Value, y: ir.Value, values: Samples) -> Parameters | None:
     """The parameters with which y is this function of x."""
-    tolerance = activation.tolerance(y.dtype)
+    tolerance = scalar_function.tolerance(y.dtype)
     with np.errstate(all="ignore"):
         parameters = kind.parameters(dict(zip(POINTS.tolist(), values.tolist(), strict=True)))
-        if parameters is None or not activation.agrees(values, kind.formula(POINTS, parameters), tolerance):
+        if parameters is None or not scalar_function.agrees(values, kind.formula(POINTS, parameters), tolerance):
             return None
-        points = activation.around(activation.numbers(x, y))
-        found = None if points is None else activation.evaluate(x, y, points)
-        if points is None or found is None or not activation.agrees(found, kind.formula(points, parameters), tolerance):
+        points = scalar_function.around(scalar_function.numbers(x, y))
+        if points is None:
+            return None
+        found = scalar_function.evaluate(x, y, points)
+        if found is None or not scalar_function.agrees(found, kind.formula(points, parameters), tolerance):
             return None
     return parameters
 

@@ -16,8 +16,8 @@ import onnx_ir as ir
 
 from ...base import Match, Miss, Rewrite
 from ...edit import Tape, replace
-from . import activation
-from .activation import Samples
+from . import scalar_function
+from .scalar_function import Samples
 
 #: Functions no farther from a GELU than this are meant to be one.
 _NEAR = 0.05
@@ -42,14 +42,14 @@ class RaiseGelu(Rewrite):
     whole: ClassVar[tuple[str, ...]] = ("Gelu",)
 
     def match(self, node: ir.Node) -> Match | Miss:
-        formula = activation.gelu if node.op_type == "Erf" else activation.gelu_tanh
-        wanted = formula(activation.POINTS)
+        formula = scalar_function.gelu if node.op_type == "Erf" else scalar_function.gelu_tanh
+        wanted = formula(scalar_function.POINTS)
         approximate = "none" if node.op_type == "Erf" else "tanh"
-        tolerance = activation.tolerance(node.outputs[0].dtype)
+        tolerance = scalar_function.tolerance(node.outputs[0].dtype)
         near = False
-        for x, y, values in activation.cones(node):
-            near = near or activation.agrees(values, wanted, _NEAR)
-            if activation.agrees(values, wanted, tolerance) and _everywhere(formula, x, y, tolerance):
+        for x, y, values in scalar_function.cones(node):
+            near = near or scalar_function.agrees(values, wanted, _NEAR)
+            if scalar_function.agrees(values, wanted, tolerance) and _everywhere(formula, x, y, tolerance):
                 return Gelu(node=node, x=x, y=y, approximate=approximate)
         need = "0.5 x (1 + erf(x / sqrt 2)) or its tanh approximation"
         return Miss("function", node.outputs[0].name or "", need, near=near)
@@ -62,6 +62,6 @@ class RaiseGelu(Rewrite):
 
 def _everywhere(formula: Callable[[Samples], Samples], x: ir.Value, y: ir.Value, tolerance: float) -> bool:
     """Whether y = f(x) on both sides of wherever its constants may make it bend."""
-    points = activation.around(activation.numbers(x, y))
-    found = None if points is None else activation.evaluate(x, y, points)
-    return points is not None and found is not None and activation.agrees(found, formula(points), tolerance)
+    points = scalar_function.around(scalar_function.numbers(x, y))
+    found = None if points is None else scalar_function.evaluate(x, y, points)
+    return points is not None and found is not None and scalar_function.agrees(found, formula(points), tolerance)

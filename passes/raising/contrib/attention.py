@@ -11,7 +11,7 @@ import onnx_ir as ir
 from ....ir.constants import is_constant
 from ...base import Miss
 from ...edit import Attribute, Tape
-from ..quantized.quantized import dequantized
+from ..qdq import dequantized
 from .call import Build, Call, Table, ends, named, pieces, rank, size
 from .masks import Scene, both, mask_of
 

@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from ...base import Miss
 from ...edit import Tape
-from ..quantized.quantized import alone, dequantized, quantized, scalar
+from ..qdq import alone, dequantized, quantized, scalar
 from .call import Build, Call, Table, named
 
 

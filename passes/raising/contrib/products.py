@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from ...base import Miss
 from ...edit import Tape
-from ..quantized.quantized import CONV
+from ..qdq import CONV
 from .activations import Apply, activation
 from .call import Build, Call, Table, alike, named, one, rank, times
 

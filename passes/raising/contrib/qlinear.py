@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from ...base import Miss
 from ...edit import Attribute, Tape
-from ..quantized.quantized import CONV, alone, bias_of, dequantized, quantized
+from ..qdq import CONV, alone, bias_of, dequantized, quantized
 from .call import Build, Call, Table, named, one, rank
 
 Apply = Callable[[Tape, ir.Value], ir.Value]

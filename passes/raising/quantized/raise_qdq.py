@@ -23,7 +23,7 @@ from ...base import Match, Miss, Rewrite
 from ...edit import Tape, is_op, only_reader, replace
 from ..contrib.call import Build, Call, one
 from ..contrib.qlinear import conv
-from .quantized import CONV, alone, dequantized, quantized
+from ..qdq import CONV, alone, dequantized, quantized
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from tersor.ir.runner import runner
 from tersor.ir.text import graph, lines
-from tersor.passes.raising.raise_contrib import RaiseContrib
+from tersor.passes.raising.contrib.raise_contrib import RaiseContrib
 from tersor.tests.support import apply, distance, on_onnxruntime
 
 MS = "com.microsoft."

@@ -10,7 +10,7 @@ from tersor.passes.base import Context
 from tersor.passes.clean.inline_functions import InlineFunctions
 from tersor.passes.raising.contrib import KEPT, TABLE, why_kept
 from tersor.passes.raising.contrib.call import MICROSOFT
-from tersor.passes.raising.raise_contrib import RaiseContrib
+from tersor.passes.raising.contrib.raise_contrib import RaiseContrib
 from tersor.tests.support import inside_if, misses, parse
 
 OPS = sorted({(schema.domain, schema.name) for schema in get_all_operator_schema()})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from tersor.ir.text import lines
-from tersor.passes.raising.raise_contrib import RaiseContrib
+from tersor.passes.raising.contrib.raise_contrib import RaiseContrib
 from tersor.tests.passes.raising.contrib.cases import Arrays, X, agrees, model, normal
 from tersor.tests.support import apply, misses
 

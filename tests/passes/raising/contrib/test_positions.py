@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tersor.passes.raising.raise_contrib import RaiseContrib
+from tersor.passes.raising.contrib.raise_contrib import RaiseContrib
 from tersor.tests.passes.raising.contrib.cases import CIRCLE, Arrays, agrees, model, normal
 from tersor.tests.support import misses
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from ...edit import Attribute, Tape
+from ..edit import Attribute, Tape
 
 
 def dequantized(

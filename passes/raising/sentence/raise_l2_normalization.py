@@ -50,10 +50,10 @@ class Normalized(Match):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RaiseNormalize(Rewrite):
+class RaiseL2Normalization(Rewrite):
     """x / max(||x||, epsilon) -> L2Normalization"""
 
-    name: ClassVar[str] = "raise-normalize"
+    name: ClassVar[str] = "raise-l2-normalization"
     anchors: ClassVar[tuple[str, ...]] = ("ReduceL2", "ReduceSum", "ReduceSumSquare")
 
     def match(self, node: ir.Node) -> Match | Miss:

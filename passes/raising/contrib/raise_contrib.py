@@ -18,12 +18,12 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from ...ir.shape_annotate import annotate
-from ...ir.walk import every_node
-from ..base import Context, Finding, Match, Miss, Outcome, Rewrite
-from ..edit import Tape, replace
-from .contrib import TABLE, why_kept
-from .contrib.call import AbsentError, Build, Call
+from ....ir.shape_annotate import annotate
+from ....ir.walk import every_node
+from ...base import Context, Finding, Match, Miss, Outcome, Rewrite
+from ...edit import Tape, replace
+from . import TABLE, why_kept
+from .call import AbsentError, Build, Call
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import pytest
 from tersor.ir.compare import compare
 from tersor.ir.text import graph, lines
 from tersor.passes.base import Context
-from tersor.passes.raising.sentence.raise_normalize import RaiseNormalize
+from tersor.passes.raising.sentence.raise_l2_normalization import RaiseL2Normalization
 from tersor.tests.support import apply, arithmetic, holds, inside_if, misses
 
 X = {"x": "float[batch, 8]"}
@@ -52,10 +52,10 @@ ALIKE = {
 def test_every_spelling(name: str) -> None:
     text, epsilon = SPELLED[name]
     made = graph(*text, inputs=X)
-    (line,) = apply(RaiseNormalize(), made)
+    (line,) = apply(RaiseL2Normalization(), made)
     assert line.startswith("y = tersor.L2Normalization{")
     assert made.graph.node(0).attributes["epsilon"].as_float() == pytest.approx(epsilon, rel=1e-5)
-    holds(RaiseNormalize(), graph(*text, inputs=X))
+    holds(RaiseL2Normalization(), graph(*text, inputs=X))
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1e-6, 1e-13])
@@ -63,7 +63,7 @@ def test_every_spelling(name: str) -> None:
 def test_holds_on_both_sides_of_epsilon(name: str, scale: float) -> None:
     made = graph(*SPELLED[name][0], inputs=X)
     after = made.clone()
-    RaiseNormalize().apply(after, Context())
+    RaiseL2Normalization().apply(after, Context())
     x = np.random.default_rng(0).standard_normal((3, 8)).astype(np.float32) * np.float32(scale)
     assert compare(made, after, {"x": x}).within(1e-5)
 
@@ -75,9 +75,9 @@ def test_leaves_look_alikes_alone(name: str) -> None:
     used = {key: kind for key, kind in kinds.items() if any(f"({key}," in line or f" {key})" in line for line in text)}
     defined = {line.split(" = ")[0] for line in text}
     made = graph(*text, inputs=X | {key: kind for key, kind in used.items() if key not in defined})
-    assert rule in {miss.rule for miss in misses(RaiseNormalize(), made)}
+    assert rule in {miss.rule for miss in misses(RaiseL2Normalization(), made)}
     before = lines(made)
-    assert apply(RaiseNormalize(), made) == before
+    assert apply(RaiseL2Normalization(), made) == before
 
 
 @pytest.mark.parametrize(
@@ -86,16 +86,16 @@ def test_leaves_look_alikes_alone(name: str) -> None:
 )
 def test_leaves_alone_shapes_and_types_that_do_not_do(kind: str, rule: str) -> None:
     made = graph("l = ReduceL2(x, [-1])", "y = Div(x, l)", inputs={"x": kind})
-    assert [miss.rule for miss in misses(RaiseNormalize(), made)] == [rule]
+    assert [miss.rule for miss in misses(RaiseL2Normalization(), made)] == [rule]
 
 
 @pytest.mark.parametrize(("kind", "axes"), [("float[3, 8]", "[0]"), ("float[batch, 3, 8]", "[1, 2]")])
 def test_leaves_alone_norms_of_more_or_other_than_rows(kind: str, axes: str) -> None:
     made = graph(f"l = ReduceL2(x, {axes})", "m = Max(l, 1e-12)", "y = Div(x, m)", inputs={"x": kind})
-    assert [miss.rule for miss in misses(RaiseNormalize(), made)] == ["axes"]
+    assert [miss.rule for miss in misses(RaiseL2Normalization(), made)] == ["axes"]
 
 
 def test_in_branches() -> None:
     made = inside_if(graph(*SPELLED["clamped"][0], inputs=X))
-    holds(RaiseNormalize(), made)
-    assert sum("L2Normalization" in line for line in apply(RaiseNormalize(), made)) == 2
+    holds(RaiseL2Normalization(), made)
+    assert sum("L2Normalization" in line for line in apply(RaiseL2Normalization(), made)) == 2
