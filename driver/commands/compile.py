@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 #: Seconds below which the manifest's rounding leaves nothing.
 _TICK = 1e-4
+
+#: So many idle passes of a stage are named; of more the report tells.
+_NAMED = 4
 
 
 def compile(
@@ -110,16 +113,20 @@ def compile(
     console.show({"path": made.path, "manifest": made.manifest}, *_summary(made), as_json=json)
 
 
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= _NAMED else f"{len(names)} passes more"
+
+
 def _summary(made: Artifact) -> Iterator[RenderableType]:
     manifest = made.manifest
     for stage in manifest["stages"]:
         if stage["passes"]:
             yield console.heading(f"{stage['name']}, {duration(stage['seconds'])}")
-            idle = [str(record["pass"]) for record in stage["passes"] if _idle(record)]
+            idle = list(dict.fromkeys(str(record["pass"]) for record in stage["passes"] if _idle(record)))
             columns = ("pass", ">fired", ">missed", ">nodes", ">weights", ">time", ">loss")
             yield console.table(*columns, rows=(_pass(record) for record in stage["passes"] if not _idle(record)))
             if idle:
-                yield f"[dim]nothing to do for {console.literal(', '.join(dict.fromkeys(idle)))}[/]"
+                yield f"[dim]nothing to do for {console.literal(_listed(idle))}[/]"
     if manifest["candidates"][1:]:
         yield console.heading("candidates")
         columns = ("target", "", ">speed (95 % interval)", ">p50", ">on disk", ">loss", "why")

@@ -1,7 +1,8 @@
 """No single value larger than a cap: what each torch op would allocate is known before it runs.
 
 A bound from the arguments alone (the product of all sizes in them) settles nearly every call in a microsecond. Where it
-is above the cap the op is evaluated on torch's meta device, which computes shapes and allocates nothing.
+is above the cap and the op is not of a family whose sizes are known, the op is evaluated on torch's meta device, which
+computes shapes and allocates nothing, but imports torch's compiler for some ops, two seconds.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 # The documented way to see every op that runs (pytorch.org/docs/stable/notes/extending.html), though its module has an
@@ -18,6 +20,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 #: Bytes of an element of torch's widest type, complex128.
 _WIDEST = 16
+
+#: Ops whose results are no larger than their first argument, though their other sizes multiply to more.
+_LIKE_FIRST = frozenset(
+    {
+        torch.ops.aten.native_layer_norm.default,
+        torch.ops.aten.native_group_norm.default,
+        torch.ops.aten.native_batch_norm.default,
+    }
+)
 
 
 class TooLargeError(ValueError):
@@ -46,7 +57,7 @@ class Limit(TorchDispatchMode):  # type: ignore[no-untyped-call,unused-ignore]
         bound = _bound(args) * _bound(tuple(kwargs.values())) * _WIDEST
         if not args or not isinstance(args[0], torch.Tensor):
             bound *= _steps(args)
-        if bound > self.cap:
+        if bound > self.cap and _elements(func, args) * _WIDEST > self.cap:
             self._check(func, args, kwargs)
         return func(*args, **kwargs)
 
@@ -71,6 +82,18 @@ def _bound(values: object) -> float:
     if isinstance(values, list | tuple):
         return math.prod(map(_bound, values))
     return max(1, abs(values)) if type(values) is int else 1
+
+
+def _elements(func: Any, args: Sequence[Any]) -> float:
+    """How many elements the results have at most, where the kind of op tells."""
+    if func in _LIKE_FIRST:
+        return int(args[0].numel())
+    if torch.Tag.pointwise not in func.tags:
+        return math.inf
+    try:
+        return math.prod(np.broadcast_shapes(*(arg.shape for arg in args if isinstance(arg, torch.Tensor))))
+    except ValueError:
+        return math.inf
 
 
 def _steps(values: Sequence[object]) -> float:

@@ -64,6 +64,21 @@ def test_what_the_bound_overestimates_still_runs() -> None:
             torch.outer(long, long)
 
 
+def test_sizes_of_elementwise_ops_and_norms_need_no_shape_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's own shape functions of these import its compiler."""
+    monkeypatch.setattr(Limit, "_check", None)
+    rows, width = torch.ones(64, 1024), torch.ones(1024)
+    with Limit(1 << 24):
+        assert (rows * width).shape == rows.shape
+        assert torch.layer_norm(rows, [1024], width, width).shape == rows.shape
+
+
+def test_elementwise_results_over_the_limit_are_refused() -> None:
+    row = torch.ones(1 << 10)
+    with Limit(1 << 20), pytest.raises(TooLargeError, match="4 MiB"):
+        row * row[:, None]
+
+
 def _shape(model: onnx_ir.Model, name: str) -> tuple[int, ...]:
     value = next(value for value in model.graph.inputs if value.name == name)
     assert value.shape is not None
