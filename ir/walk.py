@@ -16,7 +16,8 @@ def every_node(graph: ir.Graph | ir.Function) -> Iterator[ir.Node]:
     """The nodes of a graph in order, each followed by those of the subgraphs that it holds."""
     for node in graph:
         yield node
-        if may_hold_graphs(node):
+        # as `may_hold_graphs` says; a call for each node would take as long as the walk
+        if node.op_type in _HOLDERS or node.domain:
             for held in held_graphs(node):
                 yield from every_node(held)
 

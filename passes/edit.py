@@ -40,6 +40,8 @@ class Ledger:
     placed: list[ir.Node] = field(default_factory=list)
     functions: list[Declaration] = field(default_factory=list)
     _order: dict[ir.Node, tuple[int, ...]] = field(default_factory=dict, repr=False)
+    _counts: dict[str, int] = field(default_factory=dict, repr=False)
+    _spared: dict[ir.Value, int] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, graph: ir.Graph) -> Ledger:
@@ -52,11 +54,12 @@ class Ledger:
 
     def unique(self, name: str) -> str:
         """`name`, or the first of `name_1`, `name_2`, ... that is free; it is taken from now on."""
-        found, count = name, 0
+        found, count = name, self._counts.get(name, 0)
         while found in self.names:
             count += 1
             found = f"{name}_{count}"
         self.names.add(found)
+        self._counts[name] = count
         return found
 
     def earliest(self, nodes: Sequence[ir.Node]) -> ir.Node:
@@ -76,8 +79,19 @@ class Ledger:
             self._order |= {node: (*at[:-1], start + index, _LAST) for index, node in enumerate(nodes)}
 
     def forget_order(self) -> None:
-        """Count positions anew when next asked: others may have moved nodes."""
-        self._order = {}
+        """Count positions and readers anew when next asked: others may have moved nodes."""
+        self._order, self._spared = {}, {}
+
+    def release(self, value: ir.Value) -> None:
+        """Drop an initializer of this graph that one reader let go, if it was the last.
+
+        Who reads it is a copy of all readers: what many read is asked again when few can be left.
+        """
+        left = self._spared.get(value, 0) - 1
+        if left > 0:
+            self._spared[value] = left
+        elif not drop(value):
+            self._spared[value] = len(value.uses()) - _FEW
 
     def take_placed(self) -> list[ir.Node]:
         """The nodes placed since the last call that are still in the graph."""
@@ -93,6 +107,8 @@ class Ledger:
 _LEDGER = "tersor.ledger"
 #: Larger than any position.
 _LAST = 1 << 62
+#: A value that so many read is asked for its readers whenever one lets it go.
+_FEW = 64
 
 
 class Tape:
@@ -231,8 +247,8 @@ def detach(nodes: Iterable[ir.Node]) -> list[ir.Node]:
             producer = value.producer()
             if producer is not None:
                 stack.append(producer)
-            else:
-                drop(value)
+            elif isinstance(value.graph, ir.Graph):
+                Ledger.of(value.graph).release(value)
     return list(dead)
 
 
