@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from ..ir.errors import PassError, TersorError
+from ..ir.errors import OptionError, PassError, TersorError
 from ..ir.feeds import Feeds
 from ..ir.level import SEMANTIC_OPSET, Level
 from ..ir.provenance import scope, sources
@@ -19,6 +19,7 @@ from ..ir.text import place, spelled
 from ..ir.walk import every_node
 from .edit import Ledger
 from .failure import failure, no_verdict
+from .statistics import Calibration, Statistics, Want
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,10 +114,24 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What a pass may consult beside the model: calibration feeds and the seed of anything random."""
+    """What a pass may consult beside the model.
+
+    feeds: a few batches to verify on. calibration: the data to gather statistics on, where the user gave any. seed: of
+    anything random.
+    """
 
     feeds: Sequence[Feeds] = ()
     seed: int = 0
+    calibration: Calibration | None = None
+
+    def statistics(self, model: ir.Model, wants: Iterable[Want]) -> Statistics:
+        """What calibration finds on the model as it is now. Raises OptionError where there are no data for it."""
+        if self.calibration is None:
+            raise OptionError(
+                "calibration data are needed: give --data an .npz file, a folder of them, texts.jsonl+tokenizer.json "
+                "or package.module:function. Random data would calibrate to nothing that the model will see"
+            )
+        return self.calibration.gather(model, wants)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -95,7 +95,9 @@ def test_no_import_goes_up() -> None:
 def test_families_do_not_import_each_other() -> None:
     def strangers(one: Import) -> bool:
         own, other = family(one.importer), family(one.imported)
-        return bool(own and other) and own != other and own[0] == other[0] and own[0] in ("passes", "backends")
+        apart = bool(own and other) and own != other and own[0] == other[0] and own[0] in ("passes", "backends")
+        # structured weights are what every compressing family writes, and no family
+        return apart and other != ("passes", "weights")
 
     assert [str(one) for one in imports() if strangers(one)] == []
 

@@ -1,0 +1,121 @@
+"""Uniform grids: bits, groups, scales and zero points, and rounding to the nearest point (RTN).
+
+    value = clip(round(w / scale) + zero, low, high)          w' = (value - zero) * scale
+
+Weights are [in, out]; each output column, or each run of `group` rows of one, has a scale of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...edit import Array
+from ...weights import Quantized
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scheme:
+    """How weights are spelled.
+
+    bits: 2 to 8. group: rows that share a scale, the last of a column may be fewer; 0 for a whole column. symmetric:
+    signed values around zero; else unsigned ones with a zero point.
+    """
+
+    bits: int = 8
+    group: int = 0
+    symmetric: bool = True
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.bits <= 8:
+            raise ValueError(f"expected 2 to 8 bits, found {self.bits}")
+        if self.group < 0:
+            raise ValueError(f"expected a group of at least one row, or 0 for whole columns, found {self.group}")
+
+    @property
+    def low(self) -> int:
+        """The least value."""
+        return -(1 << (self.bits - 1)) if self.symmetric else 0
+
+    @property
+    def high(self) -> int:
+        """The largest value."""
+        return (1 << (self.bits - 1)) - 1 if self.symmetric else (1 << self.bits) - 1
+
+    def groups(self, rows: int) -> list[slice]:
+        """The runs of rows that share a scale."""
+        size = self.group or max(rows, 1)
+        return [slice(start, min(start + size, rows)) for start in range(0, max(rows, 1), size)]
+
+    def quantized(self, values: Array, scale: Floats, zero: Floats | None, dtype: np.dtype[np.generic]) -> Quantized:
+        """Integers [in, out] with scales [groups, out] as a weight whose scales are of `dtype`."""
+        integers = np.int8 if self.symmetric else np.uint8
+        kept = None if self.symmetric or zero is None else zero.astype(integers)
+        stored = scale.astype(dtype)
+        if not self.group:
+            return Quantized(values.astype(integers), stored[0], 1, None if kept is None else kept[0], 0, self.bits)
+        return Quantized(values.astype(integers), stored, 0, kept, self.group, self.bits)
+
+
+def fit(weight: Array, scheme: Scheme) -> tuple[Floats, Floats]:
+    """Scales and zero points, each [groups, out], by which no weight of a group is cut off.
+
+    Symmetric: the least scale whose grid reaches the group's largest and its smallest weight; the zero points are 0.
+    Else the range of the group, stretched to take in zero, is divided evenly, and the zero point is an integer (Jacob
+    et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference, 2018, section
+    2.1 and equation 1). A group of zeros has the scale one. Raises ValueError for weights that are not finite or no
+    matrix.
+    """
+    checked = check(weight)
+    parts = [checked[rows] for rows in scheme.groups(len(checked))]
+    high = np.stack([part.max(0, initial=0.0) for part in parts])
+    low = np.stack([part.min(0, initial=0.0) for part in parts])
+    if scheme.symmetric:
+        scale = np.maximum(high / scheme.high, low / scheme.low)
+        return _positive(scale, weight), np.zeros_like(scale)
+    scale = _positive((high - low) / scheme.high, weight)
+    return scale, np.clip(np.rint(-low / scale), scheme.low, scheme.high)
+
+
+def round_to(weight: Array, scale: Floats, zero: Floats, scheme: Scheme) -> NDArray[np.int16]:
+    """The nearest point of the grid for each weight [in, out], halves to even."""
+    wide = np.asarray(weight, np.float64)
+    values = np.rint(wide / spread(scale, len(wide), scheme)) + spread(zero, len(wide), scheme)
+    return np.clip(values, scheme.low, scheme.high).astype(np.int16)
+
+
+def nearest(weight: Array, scheme: Scheme) -> Quantized:
+    """Round to the nearest point of the grid that `fit` gives (RTN).
+
+    >>> nearest(np.array([[1.0], [-2.0], [0.5]], np.float32), Scheme(bits=4)).values.tolist()
+    [[4], [-8], [2]]
+    """
+    scale, zero = fit(weight, scheme)
+    return scheme.quantized(round_to(weight, scale, zero, scheme), scale, zero, weight.dtype)
+
+
+def spread(parameter: Floats, rows: int, scheme: Scheme) -> Floats:
+    """A number for each group, [groups, out], as one for each row."""
+    return parameter.repeat([part.stop - part.start for part in scheme.groups(rows)], 0) if scheme.group else parameter
+
+
+def check(weight: Array) -> Floats:
+    """The weight in float64. Raises ValueError where it is no matrix of finite numbers."""
+    if weight.ndim != 2:
+        raise ValueError(f"expected a weight [in, out], found {weight.ndim} axes")
+    wide = np.asarray(weight, np.float64)
+    if not np.isfinite(wide).all():
+        raise ValueError("the weight holds NaN or infinity")
+    return wide
+
+
+def _positive(scale: Floats, weight: Array) -> Floats:
+    """Scales as the weight's dtype holds them, one where they are zero and never so small that they become zero."""
+    kind = weight.dtype if weight.dtype.kind == "f" else np.dtype(np.float32)
+    least = np.nextafter(kind.type(0), kind.type(1)).astype(np.float64)
+    held: Floats = np.where(scale > 0, np.maximum(scale, least), 1.0).astype(kind).astype(np.float64)
+    return held

@@ -1,0 +1,10 @@
+"""Structured weights: what stands between a method's numbers and the nodes that carry them.
+
+Each says what it stands for (`dense`), what it costs (`bytes`), and how it is written with standard ops (`emit`).
+"""
+
+from .codebook import Codebook
+from .planes import Planes
+from .quantized import Quantized
+
+__all__ = ["Codebook", "Planes", "Quantized"]

@@ -1,0 +1,111 @@
+"""Uniform grids, held against the formula, one weight at a time in float64."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from tersor.passes.quantize.methods.grid import Scheme, fit, nearest, round_to
+
+SCHEMES = [
+    Scheme(bits=bits, group=group, symmetric=symmetric)
+    for bits, group, symmetric in itertools.product((2, 3, 4, 8), (0, 4, 5), (True, False))
+]
+
+
+def _weight(rows: int = 12, columns: int = 3) -> np.ndarray:
+    return np.random.default_rng(7).standard_normal((rows, columns)).astype(np.float32)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+def test_each_weight_becomes_the_nearest_of_its_groups_points(scheme: Scheme) -> None:
+    weight = _weight()
+    found = nearest(weight, scheme).dense()
+    scale, zero = fit(weight, scheme)
+    for number, rows in enumerate(scheme.groups(len(weight))):
+        for column in range(weight.shape[1]):
+            step, origin = scale[number, column], zero[number, column]
+            points = [(value - origin) * step for value in range(scheme.low, scheme.high + 1)]
+            for row in range(rows.start, rows.stop):
+                wide = float(weight[row, column])
+                best = min(abs(point - wide) for point in points)
+                # the scale is a float32, and so is the product with it
+                assert abs(found[row, column] - wide) <= best + 4 * np.finfo(np.float32).eps * abs(wide)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+def test_no_weight_is_cut_off(scheme: Scheme) -> None:
+    weight = _weight()
+    scale, _ = fit(weight, scheme)
+    found = nearest(weight, scheme).dense()
+    for number, rows in enumerate(scheme.groups(len(weight))):
+        # half a step, and the same again where the zero point was rounded
+        allowed = scale[number] * (0.5 if scheme.symmetric else 1.0) * (1 + 1e-5)
+        assert (np.abs(found[rows] - weight[rows]) <= allowed).all()
+
+
+def test_symmetric_scales_reach_both_ends_and_no_further() -> None:
+    scale, zero = fit(np.array([[7.0, 3.0], [-4.0, -8.0]]), Scheme(bits=4))
+    assert scale.tolist() == [[1.0, 1.0]]
+    assert zero.tolist() == [[0.0, 0.0]]
+
+
+def test_an_asymmetric_grid_holds_zero_exactly() -> None:
+    weight = np.array([[3.0], [5.0], [0.0]], np.float32)
+    quantized = nearest(weight, Scheme(bits=3, symmetric=False))
+    assert quantized.dense()[2, 0] == 0.0
+    assert quantized.values.dtype == np.uint8
+
+
+def test_more_bits_lose_less() -> None:
+    weight = _weight(64, 8)
+    errors = [np.linalg.norm(nearest(weight, Scheme(bits=bits)).dense() - weight) for bits in range(2, 9)]
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_smaller_groups_lose_less() -> None:
+    weight = _weight(64, 8)
+    errors = [np.linalg.norm(nearest(weight, Scheme(bits=4, group=group)).dense() - weight) for group in (0, 32, 8)]
+    assert errors == sorted(errors, reverse=True)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("shape", [(1, 1), (0, 3), (3, 0), (5, 2)])
+def test_zeros_of_any_size_stay_zeros(shape: tuple[int, int], symmetric: bool) -> None:
+    quantized = nearest(np.zeros(shape, np.float32), Scheme(bits=4, group=2, symmetric=symmetric))
+    np.testing.assert_array_equal(quantized.dense(), np.zeros(shape, np.float32))
+
+
+def test_the_smallest_numbers_have_a_scale() -> None:
+    tiny = np.array([[np.nextafter(np.float32(0), np.float32(1))]])
+    scale, _ = fit(tiny, Scheme(bits=8))
+    assert 0 < scale[0, 0] < math.inf
+
+
+def test_given_scales_may_cut_off() -> None:
+    values = round_to(np.array([[10.0], [-10.0]]), np.array([[1.0]]), np.array([[0.0]]), Scheme(bits=3))
+    assert values.tolist() == [[3], [-4]]
+
+
+@pytest.mark.parametrize("bits", [1, 9])
+def test_other_bits_are_refused(bits: int) -> None:
+    with pytest.raises(ValueError, match=f"2 to 8 bits, found {bits}"):
+        Scheme(bits=bits)
+
+
+def test_a_negative_group_is_refused() -> None:
+    with pytest.raises(ValueError, match="found -1"):
+        Scheme(group=-1)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(number: float) -> None:
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        nearest(np.array([[number]]), Scheme())
+
+
+def test_what_is_no_matrix_is_refused() -> None:
+    with pytest.raises(ValueError, match="3 axes"):
+        nearest(np.zeros((1, 1, 1)), Scheme())
