@@ -20,6 +20,7 @@ from ..passes.base import Context, Contract, Exact, Lossy
 from ..passes.presets import RAISING
 from ..passes.report import Report, Size
 from ..passes.run import Observer, Verify, run_pipeline
+from ..passes.statistics import Calibration
 from ..passes.verify import allowed
 from . import data, host, manifest, origin, select
 from . import recipe as recipes
@@ -65,7 +66,9 @@ def run(request: Request, folder: Path, observe: Observer | None) -> tuple[Manif
         feeds = _feeds(request, model)
     with clock("original"):
         recorded, quality = _standard(request, model, feeds)
-    context = Context(feeds=() if request.data is None else feeds.calibration[:BATCHES])
+    context = Context()
+    if request.data is not None:
+        context = Context(feeds=feeds.calibration[:BATCHES], calibration=Calibration(feeds.calibration))
     with clock("raise"):
         raising = run_pipeline(RAISING, model, context, verify=request.verify, observe=observe)
     with clock("passes"):

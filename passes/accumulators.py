@@ -2,7 +2,7 @@
 
 Each accumulator takes arrays as they come (`add`), joins one that saw other data (`merge`), and holds `bytes`. What it
 holds is a sum, a largest or a smallest number, so the order of the data does not matter: exactly for ranges, histograms
-and counts, up to the rounding of float64 sums for Gram matrices.
+and counts, up to the rounding of sums for Gram matrices and means. They can be pickled, for a run to go on later.
 """
 
 from __future__ import annotations
@@ -119,8 +119,9 @@ class Histogram(Accumulator):
         self.count += array.size
 
     def merge(self, other: Self) -> None:
-        if self.bins != other.bins:
-            raise ValueError(f"expected a histogram of at most {self.bins} bins, found {other.bins}")
+        # bins that are finer than needed merge into those that would have been found
+        if self.bins > other.bins:
+            raise ValueError(f"expected a histogram of at least {self.bins} bins, found {other.bins}")
         if other.count:
             self._cover(other.low, other.high)
             index = _coarser(other.first, len(other.counts), self.exponent - other.exponent)
@@ -139,6 +140,14 @@ class Histogram(Accumulator):
             edges = (self.first + np.arange(len(self.counts) + 1)) * self.width
         return np.clip(edges, self.low, self.high)
 
+    def through_zero(self) -> Histogram:
+        """The same counts in bins that reach to zero, as the range of a quantizer does; zero itself is not counted."""
+        wide = Histogram(self.bins)
+        if self.count:
+            wide._cover(min(self.low, 0.0), max(self.high, 0.0))
+            wide.merge(self)
+        return wide
+
     @property
     def bytes(self) -> int:
         return int(self.counts.nbytes) + 32
@@ -147,7 +156,7 @@ class Histogram(Accumulator):
         """Widen the bins, and have more of them, so that numbers from low to high have one."""
         low, high = min(low, self.low), max(high, self.high)
         exponent = _exponent(low, high, self.bins)
-        first, last = (math.floor(math.ldexp(bound, -exponent)) for bound in (low, high))
+        first, last = _bin(low, exponent), _bin(high, exponent)
         counts = np.zeros(last - first + 1, np.int64)
         index = _coarser(self.first, len(self.counts), exponent - self.exponent)
         np.add.at(counts, index - first, self.counts)
@@ -336,9 +345,14 @@ def _exponent(low: float, high: float, bins: int) -> int:
     """Of the least power of two that divides low to high into at most `bins` bins between its multiples."""
     largest = max(abs(low), abs(high))
     exponent = max(math.frexp(largest)[1] - _FINEST, _LEAST_EXPONENT) if largest else _LEAST_EXPONENT
-    while math.floor(math.ldexp(high, -exponent)) - math.floor(math.ldexp(low, -exponent)) >= bins:
+    while _bin(high, exponent) - _bin(low, exponent) >= bins:
         exponent += 1
     return exponent
+
+
+def _bin(number: float, exponent: int) -> int:
+    """The bin of a number, whose quotient by the width may vanish but not its sign."""
+    return math.floor(math.ldexp(number, -exponent)) or -(number < 0)
 
 
 def _coarser(first: int, count: int, shift: int) -> NDArray[np.int64]:

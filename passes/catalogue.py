@@ -37,6 +37,7 @@ PASSES: Mapping[str, str] = {
     "merge-common-subexpressions": ".clean.merge_common_subexpressions:MergeCommonSubexpressions",
     "merge-matmuls": ".fuse.merge_matmuls:MergeMatMuls",
     "quantize-dynamic": ".quantize.quantize_dynamic:QuantizeDynamic",
+    "quantize-weights": ".quantize.quantize_weights:QuantizeWeights",
     "raise-activation": ".raising.activation.raise_activation:RaiseActivation",
     "raise-attention": ".raising.attention.raise_attention:RaiseAttention",
     "raise-attention-cache": ".raising.attention.raise_attention_cache:RaiseAttentionCache",

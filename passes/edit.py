@@ -15,7 +15,7 @@ from ..ir.constants import integers_of as integers_of
 from ..ir.constants import is_constant as is_constant
 from ..ir.constants import scalar_of as scalar_of
 from ..ir.provenance import inherit
-from ..ir.walk import every_node, held_graphs, may_hold_graphs
+from ..ir.walk import every_graph, every_node, held_graphs, may_hold_graphs
 
 Attribute = int | float | str | Sequence[int] | Sequence[float] | ir.TensorProtocol | ir.Attr | None
 
@@ -221,6 +221,13 @@ def reroute(tape: Tape, node: ir.Node, old: ir.Value, new: ir.Value) -> None:
     drop(old)
 
 
+def declare_functions(model: ir.Model) -> None:
+    """Declare in the model what the nodes placed in its graphs since last time call."""
+    for graph in every_graph(model.graph):
+        for function in Ledger.of(graph).take_functions():
+            function.declare(model)
+
+
 def sweep(nodes: Iterable[ir.Node]) -> list[ir.Node]:
     """Remove those of `nodes` whose outputs nobody reads, then what fed only them; give what was removed."""
     removed = detach(nodes)
@@ -325,7 +332,7 @@ def _typed(array: Array | Sequence[int] | int | float) -> Array:
     if isinstance(array, np.ndarray):
         return array
     given = np.asarray(array)
-    return given.astype(np.float32 if given.dtype.kind == "f" else np.int64)
+    return given.astype(np.float32 if given.dtype.kind == "f" and given.size else np.int64)
 
 
 def _earliest(nodes: Sequence[ir.Node]) -> ir.Node:

@@ -3,8 +3,11 @@
 Each says what it stands for (`dense`), what it costs (`bytes`), and how it is written with standard ops (`emit`).
 """
 
+from .affine import Affine
 from .codebook import Codebook
+from .corrected import Corrected
+from .floating import Floating
 from .planes import Planes
 from .quantized import Quantized
 
-__all__ = ["Codebook", "Planes", "Quantized"]
+__all__ = ["Affine", "Codebook", "Corrected", "Floating", "Planes", "Quantized"]

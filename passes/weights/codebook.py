@@ -21,8 +21,9 @@ class Codebook:
     of `width` neighbouring columns, so that the weight is [rows, runs * width] less what pads the last run.
     shape: the weight's, a matrix. bits: how many an index takes as stored.
     scale: None, or one number for each row, [rows, 1], or for each `block` columns of a row, [rows, blocks], the last
-    of which may have fewer; a `Quantized` one holds these numbers in that order, in any shape. outliers: positions [n]
-    in the flat weight and their numbers [n], which take the place of the rest.
+    of which may have fewer; a `Quantized` one holds these numbers in a line, in bytes, with a scale for each block of
+    them and no zero points. outliers: positions [n] in the flat weight and their numbers [n], which take the place of
+    the rest.
     tile: how many rows and runs share a table, (0, 0) for one table in all and 0 for all rows or all runs; the last of
     either may be fewer. A book holds the tables one after another, those of the first rows first.
     """
@@ -39,10 +40,10 @@ class Codebook:
     def dense(self) -> Array:
         """The weight it stands for, in the dtype of the books."""
         rows, columns = self.shape
-        entries, tables = self._entries, self._tables
+        entries = self._entries
         found = np.zeros((rows, self.indices.shape[2] * self.books.shape[2]), self.books.dtype)
         for book, index in zip(self.books, self.indices, strict=True):
-            at = index if entries == len(book) else index + tables * entries
+            at = index if entries == len(book) else index + self._tables * entries
             np.add(found, book[at].reshape(found.shape), out=found)
         dense: Array = found[:, :columns]
         if self.scale is not None:
@@ -57,8 +58,7 @@ class Codebook:
     @property
     def bytes(self) -> int:
         """Bytes of indices, books, scales and outliers as stored."""
-        each = self.indices[0].size if len(self.indices) else 0
-        indices = len(self.indices) * (each if self.bits == 8 else self.bits * -(-each // 8))
+        indices = sum(packing.stored(index.size, self.bits) for index in self.indices)
         apart = 0 if self.outliers is None else self.outliers[0].size * 4 + self.outliers[1].nbytes
         scale = (
             self.scale.bytes if isinstance(self.scale, Quantized) else 0 if self.scale is None else self.scale.nbytes
@@ -83,7 +83,7 @@ class Codebook:
             value = _first(tape, value, columns)
         if self.scale is not None:
             value = tape("Mul", value, self._spread(tape, self.scale, f"{name}_scale"))
-        if self.outliers is not None:
+        if self.outliers is not None and self.outliers[0].size:
             where, numbers = self.outliers
             flat = tape("Reshape", value, tape.constant([-1], "shape"))
             at = tape("Cast", tape.weight(where.astype(np.int32), f"{name}_outlier_positions"), to=ir.DataType.INT64)
@@ -131,19 +131,26 @@ class Codebook:
 
     def _spread(self, tape: Tape, scale: Array | Quantized, name: str) -> ir.Value:
         """Scales as they meet each column: [rows, 1] or [rows, columns]."""
-        rows, columns = self.shape
-        blocks = self._blocks
+        (rows, columns), blocks = self.shape, self._blocks
+        shape = [rows, blocks, 1] if blocks > 1 else [rows, 1]
         if isinstance(scale, Quantized):
-            held = scale.emit(tape, name)
-            if scale.values.shape != (rows, blocks) or blocks > 1:
-                held = tape("Reshape", held, tape.constant([rows, blocks, 1] if blocks > 1 else [rows, 1], "shape"))
+            # not DequantizeLinear: runtimes leave it to kernels, and would compute the weight anew at every run
+            count, dtype = scale.values.size, ir.DataType.from_numpy(scale.scale.dtype)
+            values = tape("Cast", tape.weight(scale.values.reshape(1, -1), f"{name}_quantized"), to=dtype)
+            steps = tape.weight(scale.scale.reshape(1, -1, 1), f"{name}_scale")
+            wide = _repeated(tape, steps, [1, scale.scale.size, scale.block], count)
+            held = tape("Reshape", tape("Mul", values, wide), tape.constant(shape, "shape"))
         else:
-            held = tape.weight(np.ascontiguousarray(scale[:, :, None] if blocks > 1 else scale), name)
-        if blocks == 1:
-            return held
-        wide = tape("Expand", held, tape.constant([rows, blocks, self.block], "shape"))
-        flat = tape("Reshape", wide, tape.constant([rows, blocks * self.block], "shape"))
-        return flat if blocks * self.block == columns else _first(tape, flat, columns)
+            held = tape.weight(np.ascontiguousarray(scale.reshape(shape)), name)
+        return held if blocks == 1 else _repeated(tape, held, [rows, blocks, self.block], columns)
+
+
+def _repeated(tape: Tape, value: ir.Value, shape: list[int], columns: int) -> ir.Value:
+    """[rows, blocks, 1] as the first columns of [rows, blocks * block]; shape: [rows, blocks, block]."""
+    rows, blocks, block = shape
+    wide = tape("Expand", value, tape.constant(shape, "shape"))
+    flat = tape("Reshape", wide, tape.constant([rows, blocks * block], "shape"))
+    return flat if blocks * block == columns else _first(tape, flat, columns)
 
 
 def _first(tape: Tape, value: ir.Value, columns: int) -> ir.Value:

@@ -5,6 +5,7 @@ A runtime that computes what is constant when it loads a model unpacks them once
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -65,11 +66,19 @@ def unpack(planes: Bytes, shape: tuple[int, ...]) -> Bytes:
     return codes.reshape(shape)
 
 
+def stored(count: int, bits: int) -> int:
+    """Bytes that so many integers take as `emit` stores them."""
+    return -(-count * bits // 8) if bits in (4, 8) else bits * -(-count // 8)
+
+
 def emit(tape: Tape, codes: Array, bits: int, name: str) -> ir.Value:
-    """Unsigned integers as a uint8 value of the graph: stored whole where they take a byte, else unpacked."""
+    """Unsigned integers as a uint8 value of the graph: stored in ONNX's own type where it has one, else unpacked."""
     if bits == 8:
         return tape.weight(codes.astype(np.uint8), name)
-    planes = tape.weight(pack(codes, bits), f"{name}_bits")
-    value = UNPACK[bits](tape, planes, tape.constant(list(codes.shape), "shape"))
+    if bits == 4:
+        value = tape("Cast", tape.weight(codes.astype(ml_dtypes.uint4), name), to=ir.DataType.UINT8)
+    else:
+        planes = tape.weight(pack(codes, bits), f"{name}_bits")
+        value = UNPACK[bits](tape, planes, tape.constant(list(codes.shape), "shape"))
     value.type, value.shape = ir.TensorType(ir.DataType.UINT8), ir.Shape(codes.shape)
     return value

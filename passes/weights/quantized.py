@@ -63,7 +63,7 @@ class Quantized:
 
     def emit(self, tape: Tape, name: str) -> ir.Value:
         """DequantizeLinear over the stored integers, which are unpacked first where ONNX has no type of their bits."""
-        scale = tape.weight(np.ascontiguousarray(self.scale), f"{name}_scale")
+        scale = tape.weight(np.asarray(self.scale, order="C"), f"{name}_scale")
         values = self._stored(tape, self.values, f"{name}_quantized")
         zero = self._zero(tape, f"{name}_zero")
         return tape("DequantizeLinear", values, scale, zero, axis=self.axis, block_size=self.block or None)
@@ -85,7 +85,7 @@ class Quantized:
     def _stored(self, tape: Tape, integers: Array, name: str) -> ir.Value:
         if self.bits in (4, 8):
             dtype = _TYPES[self.bits, self.values.dtype.kind == "i"]
-            return tape.weight(np.ascontiguousarray(integers).astype(dtype), name)
+            return tape.weight(np.asarray(integers, dtype, order="C"), name)
         return packing.emit(tape, integers.astype(np.int16) + self._shift, self.bits, name)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Callable
 
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
@@ -35,6 +36,7 @@ def state(seen: Histogram) -> tuple[object, ...]:
     return seen.low, seen.high, seen.exponent, seen.first, seen.counts.tolist(), seen.count
 
 
+@settings(max_examples=50)
 @given(PIECES, st.sampled_from([2, 3, 8, 64]))
 def test_a_histogram_counts_each_number_in_its_bin(pieces: list[NDArray[np.float32]], bins: int) -> None:
     seen, numbers = gathered(pieces, bins), np.concatenate(pieces)
@@ -46,6 +48,7 @@ def test_a_histogram_counts_each_number_in_its_bin(pieces: list[NDArray[np.float
     assert seen.counts.tolist() == expected
 
 
+@settings(max_examples=50)
 @given(PIECES, st.sampled_from([2, 8, 64]), st.randoms())
 def test_a_histogram_does_not_depend_on_order_or_pieces(pieces: list[NDArray[np.float32]], bins: int, random) -> None:
     once = gathered([np.concatenate(pieces)], bins)
@@ -56,6 +59,7 @@ def test_a_histogram_does_not_depend_on_order_or_pieces(pieces: list[NDArray[np.
     assert state(gathered(pieces, bins)) == state(once) == state(left)
 
 
+@settings(max_examples=50)
 @given(PIECES, st.sampled_from([2, 8, 64]))
 def test_the_edges_hold_what_was_seen(pieces: list[NDArray[np.float32]], bins: int) -> None:
     seen, numbers = gathered(pieces, bins), np.concatenate(pieces)
@@ -103,11 +107,38 @@ def test_a_histogram_takes_any_dtype_and_layout(dtype: type) -> None:
     assert state(once) == state(views)
 
 
+def test_finer_bins_merge_into_coarser_ones() -> None:
+    numbers = RNG.standard_normal(1000).astype(np.float32)
+    coarse = Histogram(16)
+    coarse.merge(gathered([numbers], 64))
+    assert state(coarse) == state(gathered([numbers], 16))
+
+
+def test_bins_reach_to_zero_when_asked() -> None:
+    seen = gathered([RNG.uniform(1000, 1001, 100).astype(np.float32)], 64)
+    wide = seen.through_zero()
+    assert (wide.low, wide.high, wide.first, wide.count) == (0.0, seen.high, 0, 100)
+    assert len(wide.counts) <= 64
+    assert wide.counts.sum() == wide.counts[-2:].sum() == 100
+    both = gathered([np.array([-1.0, 2.0], np.float32)], 64)
+    assert state(both.through_zero()) == state(both)
+    assert Histogram().through_zero().count == 0
+
+
 def test_the_largest_and_smallest_doubles_fit() -> None:
     huge = np.finfo(np.float64).max
     seen = gathered([np.array([-huge, 5e-324, huge])], 16)
     assert seen.counts.sum() == 3
     assert (seen.edges[0], seen.edges[-1]) == (-huge, huge)
+
+
+@pytest.mark.parametrize("far", [-(2.0**1000), 2.0**1000])
+def test_a_quotient_that_vanishes_keeps_to_the_bins(far: float) -> None:
+    """The quotient of the least double by the width is zero, and zero is in the bin of the positive ones."""
+    seen = gathered([np.array([-5e-324]), np.array([far]), np.array([-5e-324])], 4)
+    assert seen.counts.sum() == 3
+    assert seen.first + len(seen.counts) == (0 if far < 0 else 1 + int(far // seen.width))
+    assert seen.counts[0 if far > 0 else -1] >= 1
 
 
 def test_more_numbers_than_a_piece_are_all_counted() -> None:
@@ -125,6 +156,7 @@ def test_too_few_bins_are_refused() -> None:
         Histogram(1)
 
 
+@settings(max_examples=50)
 @given(PIECES)
 def test_a_range_is_the_extremes(pieces: list[NDArray[np.float32]]) -> None:
     seen, numbers = Range(), np.concatenate(pieces)
@@ -223,9 +255,20 @@ def test_what_was_merged_is_what_was_seen_together(make: Callable[[], Accumulato
         assert np.array_equal(vars(left)[name], value), name
 
 
+@pytest.mark.parametrize("make", [*MAKERS, lambda: TokenCounts(8)])
+def test_gathering_goes_on_after_a_pickle(make: Callable[[], Accumulator]) -> None:
+    seen, piece = make(), RNG.integers(0, 8, (4, 3))
+    seen.add(piece)
+    read = pickle.loads(pickle.dumps(seen))
+    for each in (seen, read):
+        each.add(piece * 3 % 8)
+    for name, value in vars(seen).items():
+        assert np.array_equal(vars(read)[name], value), name
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
-    [(Histogram(4), Histogram(8)), (Gram(2), Gram(3)), (AbsMax(2), AbsMax(3)), (TokenCounts(2), TokenCounts(3))],
+    [(Histogram(8), Histogram(4)), (Gram(2), Gram(3)), (AbsMax(2), AbsMax(3)), (TokenCounts(2), TokenCounts(3))],
 )
 def test_sizes_that_differ_do_not_merge(one: Accumulator, other: Accumulator) -> None:
     with pytest.raises(ValueError, match=r"expected .* found"):

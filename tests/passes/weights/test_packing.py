@@ -58,6 +58,16 @@ def test_the_nodes_unpack(bits: int, shape: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(runner(model)({})["y"], codes)
 
 
+@pytest.mark.parametrize("count", [0, 1, 8, 13])
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_bytes_are_those_that_are_stored(bits: int, count: int) -> None:
+    tape = Tape()
+    packing.emit(tape, np.zeros(count, np.uint8), bits, "w")
+    (value,) = tape.weights
+    assert value.const_value is not None
+    assert packing.stored(count, bits) == value.const_value.nbytes
+
+
 def test_signs_are_bits() -> None:
     signs = np.random.default_rng(0).random((5, 3)) > 0.5
     np.testing.assert_array_equal(packing.unpack(packing.pack(signs, 1), (5, 3)), signs)

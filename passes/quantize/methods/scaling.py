@@ -1,0 +1,59 @@
+"""Scales of a product's input channels, which leave it as it is: x W == (x / s)(s W)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ...edit import Array
+from .grid import Floats, check
+
+
+def check_shared(weights: Sequence[Array], channels: Array) -> tuple[list[Floats], Floats]:
+    """Weights [in, out_i] that share an input, and a magnitude for each of its channels, in float64.
+
+    Raises ValueError where there is no weight, they differ in rows or dtype or are not finite, or a magnitude is
+    negative or not finite.
+    """
+    if not weights:
+        raise ValueError("expected at least one weight, found none")
+    wide = [check(weight) for weight in weights]
+    magnitudes = np.asarray(channels, np.float64)
+    if magnitudes.ndim != 1 or any(len(weight) != len(magnitudes) for weight in weights):
+        shapes = [weight.shape for weight in weights]
+        raise ValueError(f"expected weights [in, out] and in magnitudes, found {shapes} and {magnitudes.shape}")
+    dtypes = sorted({weight.dtype.name for weight in weights})
+    if len(dtypes) > 1:
+        raise ValueError(f"expected weights of one dtype, found {dtypes}")
+    if not np.isfinite(magnitudes).all() or (magnitudes < 0).any():
+        raise ValueError("expected magnitudes of activations, found NaN, infinity or negative numbers")
+    return wide, magnitudes
+
+
+def float_of(weight: Array) -> np.dtype[np.generic]:
+    """The dtype that scales of a weight are stored in: its own, or float32 where numpy has no floats of its kind."""
+    return weight.dtype if weight.dtype.kind == "f" else np.dtype(np.float32)
+
+
+def held(scales: Floats, dtype: np.dtype[np.generic]) -> Floats:
+    """Scales as `dtype` holds them, bounded so that they and their reciprocals are normal numbers of it."""
+    # about the root of the smallest normal number
+    least = 2.0 ** np.round(np.log2(float(np.finfo(dtype.name).tiny)) / 2)
+    bounded: Floats = np.clip(scales, least, 1 / least).astype(dtype).astype(np.float64)
+    return bounded
+
+
+def times(scales: Array, weight: Array) -> Array:
+    """`scales * weight`, [in] and [in, out], in the weight's dtype; what is too large for it becomes infinite."""
+    with np.errstate(over="ignore"):
+        product: Array = np.multiply(scales[:, None], weight, dtype=np.float64).astype(float_of(weight))
+    return product
+
+
+def output_error(difference: Floats, gram: Floats) -> Floats:
+    """The squared error of each output, [out], summed over the tokens of a Gram matrix [in, in], of weights that are
+    off by `difference` [in, out]: the diagonal of D^T G D.
+    """
+    found: Floats = np.einsum("io,io->o", difference, gram @ difference)
+    return found

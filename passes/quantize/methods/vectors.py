@@ -1,0 +1,79 @@
+"""k-means of vectors: k-means++ seeding by a seed, then Lloyd's iteration, its distances by matrix products."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .line import Floats
+
+Labels = NDArray[np.int64]
+
+#: Numbers of a table of distances that are computed at once.
+_CHUNK = 1 << 17
+
+
+def cluster(vectors: Floats, count: int, *, iterations: int, sample: int, seed: int) -> tuple[Floats, Labels]:
+    """Centers [count, width] of vectors [n, width], n >= 1, and the nearest one of each vector.
+
+    Stops when no vector changes its center, or after so many iterations. With more than `sample` vectors (0 for no such
+    limit), the centers are found on so many of them, evenly spaced, and then moved to the means of all once. A center
+    without vectors stays where it is.
+    """
+    some = vectors
+    if 0 < sample < len(vectors):
+        some = vectors[np.arange(sample) * len(vectors) // sample]
+    centers = _seeds(some, count, np.random.default_rng(seed))
+    labels = nearest(some, centers)
+    for _ in range(iterations):
+        centers = _means(some, labels, centers)
+        found = nearest(some, centers)
+        if np.array_equal(found, labels):
+            break
+        labels = found
+    if some is not vectors:
+        centers = _means(vectors, nearest(vectors, centers), centers)
+        labels = nearest(vectors, centers)
+    return centers, labels
+
+
+def nearest(vectors: Floats, centers: Floats) -> Labels:
+    """The nearest center of each vector in Euclidean distance, computed in float32; of several, the first."""
+    # |x - c|^2 == |x|^2 - 2 (x c - |c|^2 / 2)
+    half = (np.square(centers).sum(1) / 2).astype(np.float32)
+    turned = np.ascontiguousarray(centers.T, np.float32)
+    rows = max(_CHUNK // len(centers), 1)
+    found = np.empty(len(vectors), np.int64)
+    for start in range(0, len(vectors), rows):
+        chunk = vectors[start : start + rows].astype(np.float32) @ turned
+        chunk -= half
+        np.argmax(chunk, axis=1, out=found[start : start + rows])
+    return found
+
+
+def _means(vectors: Floats, labels: Labels, centers: Floats) -> Floats:
+    """The mean of the vectors of each label; a center without vectors stays."""
+    order = np.argsort(labels, kind="stable")
+    used, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
+    moved = centers.copy()
+    moved[used] = np.add.reduceat(vectors[order], starts, axis=0) / counts[:, None]
+    return moved
+
+
+def _seeds(vectors: Floats, count: int, random: np.random.Generator) -> Floats:
+    """Vectors drawn one after another with the squared distance to the nearest that is there (k-means++)."""
+    centers = np.empty((count, vectors.shape[1]))
+    centers[0] = vectors[random.integers(len(vectors))]
+    squares = np.square(vectors).sum(1)
+    distance = _distance(vectors, squares, centers[0])
+    for index in range(1, count):
+        sums = np.cumsum(distance)
+        at = np.searchsorted(sums, random.random() * sums[-1], side="right")
+        centers[index] = vectors[min(at, len(vectors) - 1)]
+        np.minimum(distance, _distance(vectors, squares, centers[index]), out=distance)
+    return centers
+
+
+def _distance(vectors: Floats, squares: Floats, center: Floats) -> Floats:
+    """|x - c|^2 of each vector, none below zero; squares: |x|^2."""
+    return np.maximum(squares - 2 * (vectors @ center) + center @ center, 0)

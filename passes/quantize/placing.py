@@ -1,0 +1,65 @@
+"""A site's stored weight as the matrix [in, out] that methods work on, and the way back into the graph."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import onnx_ir as ir
+
+from ...ir.site import Kind, Site
+from ..edit import Array, Tape, reroute, sweep
+
+
+class Structured(Protocol):
+    """What `passes.weights` holds: numbers that stand for a weight."""
+
+    def emit(self, tape: Tape, name: str) -> ir.Value:
+        """Record the nodes that compute the weight."""
+
+
+@runtime_checkable
+class Turnable(Structured, Protocol):
+    """What can be stored the other way around, without a node that turns it."""
+
+    def transposed(self) -> Structured:
+        """The same numbers, [out, in] for [in, out]."""
+
+
+def matrix(site: Site) -> Array:
+    """The weight as its node reads it, [in, out]; a view of what is stored where the node reads that.
+
+    A table is [width, rows], so that each row has its own scales. A convolution is unfolded to [channels * kernel,
+    out]. Both directions of a recurrent weight stand side by side, [in, directions * gates * hidden].
+    """
+    array = site.view.array()
+    flat = array.reshape(len(array), -1) if _convolves(site) else array.reshape(-1, array.shape[-1])
+    return flat.T if _turned(site) else flat
+
+
+def put(site: Site, weight: Structured, *, turned: bool = False) -> None:
+    """Let the site's node read `weight`, [in, out], or [out, in] where it is `turned`, from now on."""
+    tape, shape, dtype = Tape(), site.view.shape, _read(site).dtype or site.view.dtype
+    if _turned(site) != turned and isinstance(weight, Turnable):
+        weight, turned = weight.transposed(), not turned
+    value = weight.emit(tape, site.weight.name or "weight")
+    if _turned(site) != turned:
+        value = tape("Transpose", value, perm=[1, 0])
+    if len(shape) != 2:
+        value = tape("Reshape", value, tape.constant(list(shape), "shape"))
+    value.type, value.shape = ir.TensorType(dtype), ir.Shape(shape)
+    reroute(tape, site.node, _read(site), value)
+    sweep(site.view.path[-1:])
+
+
+def _convolves(site: Site) -> bool:
+    return site.node.op_type in ("Conv", "ConvTranspose")
+
+
+def _turned(site: Site) -> bool:
+    """Whether the node reads [out, in]."""
+    return site.flipped if site.kind is Kind.LINEAR else site.node.op_type != "ConvTranspose"
+
+
+def _read(site: Site) -> ir.Value:
+    """The value that the node reads the weight as: the weight, or what nodes on the way made of it."""
+    return site.view.path[-1].outputs[0] if site.view.path else site.weight

@@ -1,0 +1,75 @@
+"""k-means of vectors against Lloyd's iteration written out."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from tersor.passes.quantize.methods import vectors
+from tersor.passes.quantize.methods.vectors import cluster, nearest
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((200, 3))
+
+
+def error(points: np.ndarray, centers: np.ndarray, labels: np.ndarray) -> float:
+    return float(np.square(points - centers[labels]).sum())
+
+
+@pytest.mark.parametrize("chunk", [1, 40, 1 << 17])
+def test_the_nearest_center_is_nearest(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vectors, "_CHUNK", chunk)
+    centers = X[:7]
+    distances = np.array([[float(np.square(x - c).sum()) for c in centers] for x in X])
+    got = distances[np.arange(200), nearest(X, centers)]
+    # x c and |c|^2 in float32
+    slack = 8 * np.finfo(np.float32).eps * np.square(X).sum(1).max()
+    assert np.all(got - distances.min(1) <= slack)
+
+
+@pytest.mark.parametrize("count", [1, 5, 32])
+def test_it_ends_where_lloyd_ends(count: int) -> None:
+    """Centers are the means of their vectors and vectors have the nearest center."""
+    centers, labels = cluster(X, count, iterations=300, sample=0, seed=0)
+    np.testing.assert_array_equal(labels, nearest(X, centers))
+    for number in np.unique(labels):
+        np.testing.assert_allclose(centers[number], X[labels == number].mean(0), atol=200 * np.finfo(float).eps)
+
+
+def test_each_iteration_lowers_the_error() -> None:
+    errors = [error(X, *cluster(X, 8, iterations=count, sample=0, seed=1)) for count in range(10)]
+    slack = 1 + 200 * np.finfo(np.float32).eps
+    assert all(later <= sooner * slack for sooner, later in pairwise(errors))
+    assert errors[-1] < errors[0]
+
+
+def test_clusters_far_apart_are_found() -> None:
+    corners = np.array([[x, y] for x in (-10.0, 0.0, 10.0) for y in (-10.0, 10.0)])
+    points = np.repeat(corners, 30, 0) + RNG.standard_normal((180, 2)) * 0.01
+    for seed in range(5):
+        _, labels = cluster(points, 6, iterations=20, sample=0, seed=seed)
+        assert sorted(np.bincount(labels, minlength=6)) == [30] * 6
+
+
+def test_a_sample_finds_nearly_as_good_centers() -> None:
+    points = RNG.standard_normal((2000, 2))
+    all_, some = (error(points, *cluster(points, 8, iterations=30, sample=sample, seed=0)) for sample in (0, 400))
+    assert some <= 1.1 * all_
+    _, labels = cluster(points, 8, iterations=30, sample=400, seed=0)
+    assert labels.shape == (2000,)
+
+
+def test_fewer_distinct_vectors_than_centers_are_exact() -> None:
+    points = np.repeat(X[:4], 5, 0)
+    centers, labels = cluster(points, 9, iterations=5, sample=0, seed=0)
+    # the mean of five equal vectors
+    np.testing.assert_allclose(centers[labels], points, rtol=5 * np.finfo(float).eps)
+    centers, labels = cluster(np.zeros((3, 2)), 3, iterations=5, sample=0, seed=0)
+    assert not centers[labels].any()
+
+
+def test_the_seed_decides() -> None:
+    one, same, other = (cluster(X, 8, iterations=3, sample=0, seed=seed) for seed in (4, 4, 5))
+    np.testing.assert_array_equal(one[0], same[0])
+    assert not np.array_equal(one[0], other[0])
