@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from tersor.backends.onnxruntime.lowering import LOWERING
 from tersor.passes.catalogue import find, table
 
 ROOT = Path(__file__).parents[2]
@@ -20,8 +21,9 @@ def test_passes_that_are_named_exist(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     named = [*_ROW.findall(text), *_ASKED.findall(text)]
     assert len(named) >= 1
+    rules = {step.name for step in LOWERING.flat()}
     for name in named:
-        assert find(name).name == name
+        assert name in rules or find(name).name == name
 
 
 def test_every_pass_that_the_page_on_raising_lists_exists() -> None:
