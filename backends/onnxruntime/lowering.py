@@ -12,17 +12,21 @@ from .rules.expand_attention_mask import ExpandAttentionMask
 from .rules.expand_rotary_cache import ExpandRotaryCache
 from .rules.fuse_bias_gelu import FuseBiasGelu
 from .rules.fuse_dynamic_matmul import FuseDynamicMatMul
+from .rules.fuse_matmul_nbits import FuseMatMulNBits
 from .rules.fuse_multi_head_attention import FuseMultiHeadAttention
 from .rules.fuse_packed_attention import FusePackedAttention
+from .rules.gather_quantized_blocks import GatherQuantizedBlocks
 from .rules.gather_quantized_rows import GatherQuantizedRows
 from .rules.keep_residual_sums import KeepResidualSums
 from .rules.lift_mask_floor import LiftMaskFloor
 
-#: What only takes nodes away first, then attention, which takes the projections whole, then what is left of the linear
-#: layers.
+#: Weights of few bits while they are whole, then what only takes nodes away, then attention, which takes the
+#: projections whole, then what is left of the linear layers.
 LOWERING = Pipeline(
     label="onnxruntime",
     steps=(
+        FuseMatMulNBits(),
+        GatherQuantizedBlocks(),
         InlineFunctions(own=True),
         FOLDING,
         MergeCommonSubexpressions(),

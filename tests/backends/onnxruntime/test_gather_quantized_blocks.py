@@ -1,0 +1,77 @@
+"""Tables of few bits become GatherBlockQuantized: the same rows to the bit, the bytes that the file held."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from tersor.backends.onnxruntime.rules.gather_quantized_blocks import GatherQuantizedBlocks
+from tersor.ir.runner import runner
+from tersor.ir.text import graph
+from tersor.passes.quantize.quantize_weights import QuantizeWeights
+from tersor.tests.support import apply, misses, on_onnxruntime
+
+TABLE = np.random.default_rng(4).standard_normal((20, 100)).astype(np.float32)
+IDS = {"ids": np.array([[3, 19], [0, 7]])}
+
+
+def table(bits: int = 4, group: int = 32, *, symmetric: bool = True) -> ir.Model:
+    made = graph("y = Gather(t, ids)", inputs={"ids": "int64[batch, sequence]"}, t=TABLE)
+    apply(QuantizeWeights(bits=bits, group=group, symmetric=symmetric, embeddings=True, smallest=1), made)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("bits", "group", "symmetric"),
+    [case for case in itertools.product((2, 4, 8), (0, 16, 64), (True, False)) if case != (8, 0, True)],
+)
+def test_the_rows_are_those_of_the_dequantized_table(bits: int, group: int, symmetric: bool) -> None:
+    model = table(bits, group, symmetric=symmetric)
+    wanted = runner(model.clone())(IDS)["y"]
+    apply(GatherQuantizedBlocks(), model)
+    assert [node.op_type for node in model.graph] == ["GatherBlockQuantized"]
+    np.testing.assert_array_equal(on_onnxruntime(model, IDS)[0], wanted)
+    np.testing.assert_array_equal(runner(model)(IDS)["y"], wanted)
+
+
+def test_the_table_takes_its_bits() -> None:
+    model = table()
+    apply(GatherQuantizedBlocks(), model)
+    held = {name: value.const_value.nbytes for name, value in model.graph.initializers.items()}
+    assert held == {"y/DequantizeLinear_packed": 20 * 100 // 2, "y/DequantizeLinear_scales": 20 * 4 * 4}
+
+
+@pytest.mark.parametrize(
+    ("model", "rule"),
+    [
+        (table(3), "bits"),
+        (table(4, 8), "block"),
+        (table(8, 0), "rows"),
+        (graph("y = Gather(t, ids)", inputs={"ids": "int64[batch]"}, t=TABLE), "table"),
+        (
+            graph(
+                "d = DequantizeLinear{axis=1}(q, s)",
+                "y = Gather(d, ids)",
+                inputs={"ids": "int64[batch]"},
+                q=np.ones((4, 8), np.int8),
+                s=np.ones(8, np.float32),
+            ),
+            "scales",
+        ),
+        (
+            graph(
+                "d = DequantizeLinear{axis=0}(q, s)",
+                "y = Gather{axis=1}(d, ids)",
+                inputs={"ids": "int64[batch]"},
+                q=np.ones((4, 8), np.uint8),
+                s=np.ones(4, np.float32),
+            ),
+            "table",
+        ),
+    ],
+    ids=["three bits", "block of 8", "int8 rows", "floats", "by column", "columns looked up"],
+)
+def test_left_alone(model: ir.Model, rule: str) -> None:
+    assert {miss.rule for miss in misses(GatherQuantizedBlocks(), model)} == {rule}
