@@ -20,6 +20,7 @@ GROUP = "tersor.passes"
 
 #: name -> "module:Class", modules relative to this package.
 PASSES: Mapping[str, str] = {
+    "cast": ".quantize.cast:Cast",
     "drop-dead-code": ".clean.drop_dead_code:DropDeadCode",
     "drop-identities": ".clean.drop_identities:DropIdentities",
     "drop-outputs": ".clean.drop_outputs:DropOutputs",
@@ -36,6 +37,8 @@ PASSES: Mapping[str, str] = {
     "inline-functions": ".clean.inline_functions:InlineFunctions",
     "merge-common-subexpressions": ".clean.merge_common_subexpressions:MergeCommonSubexpressions",
     "merge-matmuls": ".fuse.merge_matmuls:MergeMatMuls",
+    "quantize-binary": ".quantize.quantize_binary:QuantizeBinary",
+    "quantize-codebook": ".quantize.quantize_codebook:QuantizeCodebook",
     "quantize-dynamic": ".quantize.quantize_dynamic:QuantizeDynamic",
     "quantize-weights": ".quantize.quantize_weights:QuantizeWeights",
     "raise-activation": ".raising.activation.raise_activation:RaiseActivation",
@@ -73,6 +76,7 @@ PASSES: Mapping[str, str] = {
     "share-identical": ".share.share_identical:ShareIdentical",
     "simplify-views": ".clean.simplify_views:SimplifyViews",
     "sink-transposes": ".fuse.sink_transposes:SinkTransposes",
+    "smooth-activations": ".quantize.smooth_activations:SmoothActivations",
     "source-shapes": ".clean.source_shapes:SourceShapes",
     "upgrade-opset": ".raising.upgrade_opset:UpgradeOpset",
 }

@@ -19,6 +19,7 @@ from .rules.gather_quantized_blocks import GatherQuantizedBlocks
 from .rules.gather_quantized_rows import GatherQuantizedRows
 from .rules.keep_residual_sums import KeepResidualSums
 from .rules.lift_mask_floor import LiftMaskFloor
+from .rules.widen_float8 import WidenFloat8
 
 #: Weights of few bits while they are whole, then what only takes nodes away, then attention, which takes the
 #: projections whole, then what is left of the linear layers.
@@ -36,6 +37,7 @@ LOWERING = Pipeline(
         ExpandAttentionMask(),
         ExpandRotaryCache(),
         FuseDynamicMatMul(),
+        WidenFloat8(),
         GatherQuantizedRows(),
         FuseBiasGelu(),
         KeepResidualSums(),

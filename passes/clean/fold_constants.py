@@ -49,6 +49,17 @@ _KEPT = frozenset(
         "RandomUniformLike",
     }
 )
+#: Types in which large weights are stored on purpose, and read as others.
+_STORED = frozenset(
+    {
+        ir.DataType.INT4,
+        ir.DataType.UINT4,
+        ir.DataType.INT8,
+        ir.DataType.UINT8,
+        ir.DataType.FLOAT8E4M3FN,
+        ir.DataType.FLOAT8E5M2,
+    }
+)
 #: Ops that can give a number that is known though what they read is not all known.
 _PICKING = frozenset({"Shape", "Size", "Gather", "Slice", "Where", "Div", "Sub", "Mod", "Min", "Max"})
 
@@ -75,7 +86,7 @@ class FoldConstants(Pass):
     def _fold(self, scope: ir.Graph, opset: int) -> Iterator[Finding]:
         later: dict[Hashable, ir.Value] = {}
         for node in scope:
-            if node.domain or any(value.is_graph_output() for value in node.outputs):
+            if node.domain or any(value.is_graph_output() for value in node.outputs) or _widens(node):
                 continue
             if node.op_type == "Constant":
                 tensor = tensor_of(node.outputs[0])
@@ -159,6 +170,12 @@ def _settle_later(node: ir.Node, found: Deferred, known: dict[Hashable, ir.Value
     if name in graph.initializers:
         known[key] = graph.initializers[name]
     return finding
+
+
+def _widens(node: ir.Node) -> bool:
+    """Whether a node reads a weight that is stored in few bits."""
+    tensor = _constant(node.inputs[0]) if node.op_type == "Cast" and node.inputs[0] is not None else None
+    return tensor is not None and tensor.dtype in _STORED and tensor.size > _SMALL
 
 
 def _constant(value: ir.Value) -> ir.TensorProtocol | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from ...ir.constants import is_constant
 from ...ir.provenance import scope, sources
 from ...ir.site import Kind, Site
 from ...ir.text import place
@@ -48,18 +49,42 @@ class Choice:
         tensor = site.weight.const_value
         if not site.weight.is_initializer() or site.weight.is_graph_input() or tensor is None:
             return Miss("weight", site.name, "an initializer that nobody may override; run fold-constants first")
-        if any(node.op_type == "DequantizeLinear" for node in site.view.path):
+        if any(node.op_type == "DequantizeLinear" for node in site.view.path) or _is_book(site):
             return Miss("quantized", site.weight.name or "", "weights that are not quantized yet")
+        names = ", ".join(dtype.name.lower() for dtype in self.dtypes)
         if tensor.dtype not in self.dtypes:
-            names = ", ".join(dtype.name.lower() for dtype in self.dtypes)
             return Miss("dtype", tensor.dtype.name.lower(), f"weights of {names}")
-        if site.tied or len(site.weight.uses()) > 1:
+        passed = [site.weight, *(node.outputs[0] for node in site.view.path)]
+        if site.tied or any(len(value.uses()) > 1 or value.is_graph_output() for value in passed):
             return Miss("tied", ", ".join(site.tied) or site.name, "a weight that one node reads")
         if tensor.size < self.smallest:
             return Miss("size", f"{tensor.size} weights", f"at least {self.smallest}")
-        if not np.isfinite(tensor.numpy().astype(np.float32, copy=False)).all():
+        with np.errstate(over="ignore"):
+            read = site.view.array()
+        kind = ir.DataType.from_numpy(read.dtype)
+        if kind not in self.dtypes:
+            return Miss("dtype", kind.name.lower(), f"weights that are read as {names}")
+        if not np.isfinite(read.astype(np.float32, copy=False)).all():
             return Miss("finite", site.name, "weights without NaN and infinity")
         return None
+
+
+def _is_book(site: Site) -> bool:
+    """Whether a table is looked up by what is the same at every run, as the vectors of a codebook are."""
+    if site.kind is not Kind.EMBEDDING:
+        return False
+    stack, seen = [site.activation], {site.activation}
+    while stack:
+        value = stack.pop()
+        node = value.producer()
+        if is_constant(value):
+            continue
+        if node is None or not any(node.inputs):
+            return False
+        fresh = {each for each in node.inputs if each is not None} - seen
+        seen |= fresh
+        stack += fresh
+    return True
 
 
 def matches(site: Site, patterns: Iterable[str]) -> bool:

@@ -38,10 +38,12 @@ def matrix(site: Site) -> Array:
 
 def put(site: Site, weight: Structured, *, turned: bool = False) -> None:
     """Let the site's node read `weight`, [in, out], or [out, in] where it is `turned`, from now on."""
-    tape, shape, dtype = Tape(), site.view.shape, _read(site).dtype or site.view.dtype
+    tape, shape, dtype = Tape(), site.view.shape, _dtype(site)
     if _turned(site) != turned and isinstance(weight, Turnable):
         weight, turned = weight.transposed(), not turned
     value = weight.emit(tape, site.weight.name or "weight")
+    if value.dtype not in (None, dtype):
+        value = tape("Cast", value, to=dtype)
     if _turned(site) != turned:
         value = tape("Transpose", value, perm=[1, 0])
     if len(shape) != 2:
@@ -58,6 +60,11 @@ def _convolves(site: Site) -> bool:
 def _turned(site: Site) -> bool:
     """Whether the node reads [out, in]."""
     return site.flipped if site.kind is Kind.LINEAR else site.node.op_type != "ConvTranspose"
+
+
+def _dtype(site: Site) -> ir.DataType:
+    """What the node reads the weight in, where nobody has inferred it too."""
+    return _read(site).dtype or ir.DataType.from_numpy(site.view.array().dtype)
 
 
 def _read(site: Site) -> ir.Value:

@@ -7,7 +7,8 @@ from .affine import Affine
 from .codebook import Codebook
 from .corrected import Corrected
 from .floating import Floating
+from .half import Half
 from .planes import Planes
 from .quantized import Quantized
 
-__all__ = ["Affine", "Codebook", "Corrected", "Floating", "Planes", "Quantized"]
+__all__ = ["Affine", "Codebook", "Corrected", "Floating", "Half", "Planes", "Quantized"]

@@ -20,12 +20,12 @@ UNPACK = {
     bits: Function(
         "UnpackBits (planes, shape) => (codes) {\n"
         "  lanes = Constant <value: tensor = uint8[8] {0, 1, 2, 3, 4, 5, 6, 7}> ()\n"
-        "  one = Constant <value: tensor = uint8[1] {1}> ()\n"
+        "  masks = Constant <value: tensor = uint8[8] {1, 2, 4, 8, 16, 32, 64, 128}> ()\n"
         "  last = Constant <value_ints: ints = [-1]> ()\n"
         "  first = Constant <value_ints: ints = [0]> ()\n"
         "  apart = Unsqueeze (planes, last)\n"
-        '  moved = BitShift <direction: string = "RIGHT"> (apart, lanes)\n'
-        "  each = BitwiseAnd (moved, one)\n"
+        "  set = BitwiseAnd (apart, masks)\n"
+        '  each = BitShift <direction: string = "RIGHT"> (set, lanes)\n'
         + "".join(
             f"  at{plane} = Constant <value_int: int = {plane}> ()\n"
             f"  plane{plane} = Gather <axis: int = 0> (each, at{plane})\n"

@@ -23,6 +23,8 @@ from tersor.passes.lowering.lower_opset import LowerOpset
 from tersor.passes.pipeline import Pipeline
 from tersor.passes.presets import RAISING
 from tersor.passes.quantize.quantize_dynamic import QuantizeDynamic
+from tersor.passes.quantize.quantize_weights import QuantizeWeights
+from tersor.passes.statistics import Calibration
 from tersor.passes.verify import allowed, worst_loss
 from tersor.tests.passes.corpus import CORPUS
 from tersor.tests.support import inside_if
@@ -35,6 +37,7 @@ EVERY: dict[str, Pass] = {
     for made in (*(find(name)() for name in sorted(PASSES)), *dict.fromkeys(type(step)() for step in LOWERING.flat()))
 } | {
     "quantize-dynamic{rows}": QuantizeDynamic(rows=True, embeddings=True, smallest=1),
+    "quantize-weights{awq}": QuantizeWeights(algorithm="awq", multiply=True, refine=True, rank=2, smallest=1),
     "inline-functions{own}": InlineFunctions(own=True),
     "raising": RAISING,
     "lowering": LOWERING,
@@ -59,6 +62,11 @@ def model_of(name: str, wrapped: bool = False) -> ir.Model:
 @cache
 def feeds_of(name: str, wrapped: bool) -> dict[str, np.ndarray]:
     return random_feeds(model_of(name, wrapped), seed=1)
+
+
+def calibrated(name: str, wrapped: bool = False) -> Context:
+    """For passes that need data: the batch that contracts are measured on."""
+    return Context(calibration=Calibration([feeds_of(name, wrapped)]))
 
 
 def state(model: ir.Model) -> tuple[str, dict[str, bytes]]:
@@ -94,7 +102,7 @@ def test_every_pass_keeps_its_promises(name: str, graph: str, wrapped: bool) -> 
     made.explain(model, CONTEXT)
     assert state(model) == before, "explaining changed the model"
 
-    outcome = made.apply(model, CONTEXT)
+    outcome = made.apply(model, calibrated(graph, wrapped))
     after = state(model)
     assert violations(model, Level.IMPORTED, signature=signature) == []
     if not outcome.matches:
@@ -105,7 +113,7 @@ def test_every_pass_keeps_its_promises(name: str, graph: str, wrapped: bool) -> 
         assert loss <= max(allowed(step.contract) for step in steps(made))
 
     known = shapes(model)
-    again = made.apply(model, CONTEXT)
+    again = made.apply(model, calibrated(graph, wrapped))
     assert state(model) == after, "a second application changed the model"
     if not isinstance(made, Pipeline):
         assert again.matches == 0 or shapes(model) != known, "a second application found something"
@@ -119,7 +127,8 @@ def steps(made: Pass) -> list[Pass]:
 def test_every_pass_finds_something_somewhere(name: str) -> None:
     """A corpus in which a pass never fires would prove nothing about it."""
     idle = {"drop-outputs", "upgrade-opset"}  # without options nothing to drop, and the corpus is at the opset already
-    assert any(EVERY[name].apply(model_of(graph).clone(), CONTEXT).matches for graph in CORPUS) != (name in idle)
+    fires = (EVERY[name].apply(model_of(graph).clone(), calibrated(graph)).matches for graph in CORPUS)
+    assert any(fires) != (name in idle)
 
 
 @pytest.mark.parametrize("made", [*EVERY.values(), *OPTIONS], ids=lambda made: made.name)

@@ -1,0 +1,102 @@
+"""Store weights in 16- or 8-bit floats; activations and arithmetic stay as they were.
+
+    before   y = x @ W
+    after    y = x @ Cast(W16)                                             float16, bfloat16
+             y = x @ DequantizeLinear(W8, scale)                           float8_e4m3fn, float8_e5m2
+
+Lossy. The file is a half or a quarter; what the node computes, and in which type, does not change (a whole graph in
+half precision is another thing). 16 bits hold each number as it is, to the nearest; 8 bits have a scale for each output
+channel or row of a table, which puts its largest magnitude on the type's largest number. Runtimes widen what is cast
+when they load a model; what is dequantized some widen at every run. Needs no data. Sources: IEEE 754-2019; Kalamkar et
+al., A Study of BFLOAT16 for Deep Learning Training, 2019; Micikevicius et al., FP8 Formats for Deep Learning, 2022.
+Left alone: weights that are tied, small, not finite, computed, quantized or of as few bits already, beyond the largest
+number of float16, or of so few inputs that their scales take what they save, and sites that the options leave out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from ...ir.errors import OptionError
+from ...ir.site import Kind, Site, sites
+from ..base import Context, Contract, Lossy, Miss, Outcome, Pass
+from ..edit import Array
+from ..weights import Floating, Half
+from .choosing import FLOATS, Choice, Verdict, outcome
+from .methods.floats import cast, float8
+from .placing import matrix, put
+
+_LARGEST = float(np.finfo(np.float16).max)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cast(Pass):
+    """weights stored as 16- or 8-bit floats
+
+    dtype: what weights are stored in. float16 has 11 bits of mantissa and reaches 65504; bfloat16 has 8 and the range
+        of float32; float8_e4m3fn has 4 and float8_e5m2 3, with a scale for each output.
+    embeddings, convolutions, recurrent: take in sites of these kinds beside linear ones.
+    smallest: sites with fewer weights than this stay as they are.
+    only, ignore: glob patterns over site names, `kind:..` and `block:..` (`tersor inspect` lists them).
+    """
+
+    name: ClassVar[str] = "cast"
+    contract: ClassVar[Contract] = Lossy(metric="cosine", budget=0.05)
+    dtype: Literal["float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"] = "float16"
+    embeddings: bool = True
+    convolutions: bool = True
+    recurrent: bool = True
+    smallest: int = 1024
+    only: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        known = "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"
+        if self.dtype not in known:
+            raise OptionError(f"{self.name}: expected a dtype of {', '.join(known)}, found {self.dtype}")
+
+    def apply(self, model: ir.Model, context: Context) -> Outcome:
+        verdicts = self._verdicts(model)
+        # both directions of a recurrent weight lie in one tensor
+        taken = {(site.node, site.weight): site for site, miss in verdicts if miss is None}
+        for site in taken.values():
+            put(site, self._narrowed(matrix(site)))
+        return outcome(verdicts)
+
+    def explain(self, model: ir.Model, context: Context) -> Outcome:
+        """The verdict at every weight site, leaving `model` as it is."""
+        return outcome(self._verdicts(model))
+
+    def _verdicts(self, model: ir.Model) -> list[Verdict]:
+        kinds = [Kind.LINEAR]
+        kinds += [Kind.EMBEDDING] if self.embeddings else []
+        kinds += [Kind.CONV] if self.convolutions else []
+        kinds += [Kind.RECURRENT_INPUT, Kind.RECURRENT_HIDDEN] if self.recurrent else []
+        # 16 bits are fewer than those of float32 alone
+        dtypes = (ir.DataType.FLOAT,) if self.dtype in ("float16", "bfloat16") else FLOATS
+        choice = Choice(kinds=kinds, smallest=self.smallest, only=self.only, ignore=self.ignore, dtypes=dtypes)
+        return [(site, choice.verdict(site) or self._unheld(site)) for site in sites(model)]
+
+    def _unheld(self, site: Site) -> Miss | None:
+        """Why the type cannot hold the weight, or saves nothing."""
+        weight, stored = matrix(site), site.weight.const_value
+        assert stored is not None  # a site that was chosen is stored
+        if self.dtype == "float16":
+            largest = float(np.abs(weight).max(initial=0.0))
+            return Miss("range", f"{largest:g}", f"weights of at most {_LARGEST:g}") if largest > _LARGEST else None
+        size = weight.size + weight.shape[1] * weight.itemsize
+        if self.dtype == "bfloat16" or size < stored.nbytes:
+            return None
+        return Miss("bytes", f"{size} bytes with scales", f"fewer than the weight's {stored.nbytes}")
+
+    def _narrowed(self, weight: Array) -> Half | Floating:
+        """The weight [in, out] in fewer bits."""
+        match self.dtype:
+            case "float16" | "bfloat16":
+                return Half(cast(weight, self.dtype), weight.dtype)
+            case "float8_e4m3fn" | "float8_e5m2":
+                return float8(weight, self.dtype, axis=1)

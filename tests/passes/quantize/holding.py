@@ -1,0 +1,158 @@
+"""Models of one weight site each, of every kind and spelling, and the same models holding another weight."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+from tersor.ir.compare import Comparison, compare
+from tersor.ir.feeds import random_feeds
+from tersor.ir.level import Level, violations
+from tersor.ir.runner import runner
+from tersor.ir.text import graph
+
+
+@dataclass(frozen=True)
+class Held:
+    """A model and its weights.
+
+    lines, inputs: the model's text. weights: initializers by name, as stored. flat: for each weight the matrix that is
+    stored, and whether that is [out, in]. option: what a pass must be told to take it on. reads: the dtype in which the
+    node reads them, where it is not the stored one.
+    """
+
+    lines: Sequence[str]
+    inputs: Mapping[str, str]
+    weights: Mapping[str, np.ndarray]
+    flat: Mapping[str, tuple[tuple[int, int], bool]]
+    option: str = ""
+    reads: type[np.generic] | None = None
+
+    @property
+    def model(self) -> ir.Model:
+        """The model as it is."""
+        return graph(*self.lines, inputs=self.inputs, **self.weights)
+
+    @property
+    def matrices(self) -> dict[str, np.ndarray]:
+        """The weights as the node reads them, [in, out]."""
+        flat = {
+            name: self.weights[name].reshape(shape).astype(self.reads or self.weights[name].dtype)
+            for name, (shape, _) in self.flat.items()
+        }
+        return {name: matrix.T if self.flat[name][1] else matrix for name, matrix in flat.items()}
+
+    def holding(self, matrices: Mapping[str, np.ndarray]) -> ir.Model:
+        """The model with these matrices [in, out] in the place of its own."""
+        stored = {
+            name: (matrix.T if self.flat[name][1] else matrix)
+            .reshape(self.weights[name].shape)
+            .astype(self.reads or self.weights[name].dtype)
+            for name, matrix in matrices.items()
+        }
+        return graph(*self.lines, inputs=self.inputs, **(dict(self.weights) | stored))
+
+    def compared(self, model: ir.Model, matrices: Mapping[str, np.ndarray]) -> Comparison:
+        """How `model`, which holds the old weights no more, answers beside one that holds these matrices."""
+        assert violations(model, Level.SEMANTIC) == []
+        assert not set(self.flat) & set(model.graph.initializers)
+        wanted = self.holding(matrices)
+        return compare(runner(wanted), runner(model), [random_feeds(wanted, seed=1)])
+
+
+_RNG = np.random.default_rng(5)
+
+
+def normal(*shape: int) -> np.ndarray:
+    """Numbers of a normal distribution, others at each call."""
+    return _RNG.standard_normal(shape).astype(np.float32)
+
+
+_X = {"x": "float[batch, 32]"}
+_IMAGE = {"x": "float[batch, 8, time]"}
+_W = normal(32, 48)
+
+HELD: dict[str, Held] = {
+    "matmul": Held(["y = MatMul(x, w)"], _X, {"w": _W}, {"w": ((32, 48), False)}),
+    "matmul, one matrix of many axes": Held(
+        ["y = MatMul(x, w)"], _X, {"w": normal(1, 32, 48)}, {"w": ((32, 48), False)}
+    ),
+    "matmul, weight left": Held(
+        ["y = MatMul(w, x)"], {"x": "float[32, batch]"}, {"w": normal(48, 32)}, {"w": ((48, 32), True)}
+    ),
+    "matmul, turned": Held(
+        ["t = Transpose{perm=[1, 0]}(w)", "y = MatMul(x, t)"], _X, {"w": normal(48, 32)}, {"w": ((48, 32), True)}
+    ),
+    "matmul, cast and turned": Held(
+        ["c = Cast{to=1}(w)", "t = Transpose{perm=[1, 0]}(c)", "y = MatMul(x, t)"],
+        _X,
+        {"w": normal(48, 32).astype(np.float16)},
+        {"w": ((48, 32), True)},
+        reads=np.float32,
+    ),
+    "matmul, reshaped": Held(
+        ["t = Reshape(w, [32, 48])", "y = MatMul(x, t)"], _X, {"w": normal(32, 4, 12)}, {"w": ((32, 48), False)}
+    ),
+    "matmul, half": Held(
+        ["y = MatMul(x, w)"],
+        {"x": "float16[batch, 32]"},
+        {"w": normal(32, 48).astype(np.float16)},
+        {"w": ((32, 48), False)},
+    ),
+    "matmul, bfloat16": Held(
+        ["y = MatMul(x, w)"],
+        {"x": "bfloat16[batch, 32]"},
+        {"w": normal(32, 48).astype(ml_dtypes.bfloat16)},
+        {"w": ((32, 48), False)},
+    ),
+    "gemm": Held(
+        ["y = Gemm{alpha=0.5}(x, w, b)"], _X, {"w": normal(32, 48), "b": normal(48)}, {"w": ((32, 48), False)}
+    ),
+    "gemm, transB": Held(
+        ["y = Gemm{transB=1, alpha=0.5}(x, w, b)"],
+        _X,
+        {"w": normal(48, 32), "b": normal(48)},
+        {"w": ((48, 32), True)},
+    ),
+    "gemm, transA": Held(
+        ["y = Gemm{transA=1, beta=2.0}(x, w, b)"],
+        {"x": "float[32, batch]"},
+        {"w": normal(32, 48), "b": normal(48)},
+        {"w": ((32, 48), False)},
+    ),
+    "pointwise": Held(["y = Conv(x, w)"], _IMAGE, {"w": normal(24, 8, 1)}, {"w": ((24, 8), True)}),
+    "conv": Held(["y = Conv(x, w)"], _IMAGE, {"w": normal(16, 8, 3)}, {"w": ((16, 24), True)}, "convolutions"),
+    "conv, groups": Held(
+        ["y = Conv{group=4}(x, w)"], _IMAGE, {"w": normal(16, 2, 3)}, {"w": ((16, 6), True)}, "convolutions"
+    ),
+    "conv-transpose": Held(
+        ["y = ConvTranspose(x, w)"], _IMAGE, {"w": normal(8, 16, 3)}, {"w": ((8, 48), False)}, "convolutions"
+    ),
+    "conv-transpose, groups": Held(
+        ["y = ConvTranspose{group=2}(x, w)"], _IMAGE, {"w": normal(8, 6, 3)}, {"w": ((8, 18), False)}, "convolutions"
+    ),
+    "table": Held(
+        ["y = Gather(w, ids)"], {"ids": "int64[batch]"}, {"w": normal(64, 32)}, {"w": ((64, 32), True)}, "embeddings"
+    ),
+    "lstm": Held(
+        ["(y, h, c) = LSTM{hidden_size=16, direction=bidirectional}(x, w, r)"],
+        {"x": "float[time, 2, 32]"},
+        {"w": normal(2, 64, 32), "r": normal(2, 64, 16)},
+        {"w": ((128, 32), True), "r": ((128, 16), True)},
+    ),
+    "gru": Held(
+        ["(y, h) = GRU{hidden_size=16}(x, w, r)"],
+        {"x": "float[time, 2, 32]"},
+        {"w": normal(1, 48, 32), "r": normal(1, 48, 16)},
+        {"w": ((48, 32), True), "r": ((48, 16), True)},
+    ),
+    "rnn": Held(
+        ["(y, h) = RNN{hidden_size=16}(x, w, r)"],
+        {"x": "float[time, 2, 32]"},
+        {"w": normal(1, 16, 32), "r": normal(1, 16, 16)},
+        {"w": ((16, 32), True), "r": ((16, 16), True)},
+    ),
+}

@@ -1,0 +1,186 @@
+"""Which sites are taken on: patterns over names, kinds and blocks; why the others stay."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from tersor.ir.site import Kind, sites
+from tersor.ir.text import graph
+from tersor.passes.base import Miss
+from tersor.passes.edit import declare_functions
+from tersor.passes.quantize.choosing import Choice, matches, outcome
+from tersor.passes.quantize.methods.grid import Scheme, nearest
+from tersor.passes.quantize.placing import matrix, put
+from tersor.tests.passes.quantize.holding import HELD, normal
+from tersor.tests.support import parse
+
+X = {"x": "float[batch, 32]"}
+W = normal(32, 48)
+ALL = Choice(kinds=tuple(Kind), smallest=1)
+
+
+def stack(blocks: int = 3) -> ir.Model:
+    """Blocks of two layers each, and a table before them."""
+    lines, weights, fed = ["s0 = Gather(table, ids)"], {"table": normal(64, 32)}, "s0"
+    for number in range(blocks):
+        lines += [
+            f"a{number} = MatMul({fed}, layers.{number}.up.weight)",
+            f"r{number} = Relu(a{number})",
+            f"b{number} = MatMul(r{number}, layers.{number}.down.weight)",
+            f"s{number + 1} = Add({fed}, b{number})",
+        ]
+        weights |= {f"layers.{number}.up.weight": normal(32, 48), f"layers.{number}.down.weight": normal(48, 32)}
+        fed = f"s{number + 1}"
+    return graph(*lines, inputs={"ids": "int64[batch, time]"}, **weights)
+
+
+def chosen(choice: Choice, model: ir.Model) -> list[str]:
+    return [site.name for site in sites(model) if choice.verdict(site) is None]
+
+
+def missed(choice: Choice, model: ir.Model) -> list[Miss]:
+    return [miss for miss in map(choice.verdict, sites(model)) if miss is not None]
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_every_kind_and_spelling_is_taken_on(name: str) -> None:
+    assert missed(ALL, HELD[name].model) == []
+
+
+@pytest.mark.parametrize(
+    ("patterns", "expected"),
+    [
+        (("table",), ["table"]),
+        (("layers.1.*",), ["layers.1.up", "layers.1.down"]),
+        (("*.down", "table"), ["table", "layers.0.down", "layers.1.down", "layers.2.down"]),
+        (("block:1",), ["layers.1.up", "layers.1.down"]),
+        (("block:[02]",), ["layers.0.up", "layers.0.down", "layers.2.up", "layers.2.down"]),
+        (("block:*",), [f"layers.{number}.{layer}" for number in range(3) for layer in ("up", "down")]),
+        (("kind:embedding",), ["table"]),
+        (("kind:lin*",), [f"layers.{number}.{layer}" for number in range(3) for layer in ("up", "down")]),
+        (("Table", "layers", "block:", "kind:"), []),
+    ],
+)
+def test_patterns_choose_by_name_kind_and_block(patterns: tuple[str, ...], expected: list[str]) -> None:
+    model = stack()
+    every = [site.name for site in sites(model)]
+    assert chosen(Choice(kinds=tuple(Kind), only=patterns), model) == expected
+    assert chosen(Choice(kinds=tuple(Kind), ignore=patterns), model) == [name for name in every if name not in expected]
+    assert [site.name for site in sites(model) if matches(site, patterns)] == expected
+
+
+def test_what_is_ignored_stays_though_it_is_asked_for() -> None:
+    choice = Choice(kinds=tuple(Kind), only=("layers.*",), ignore=("block:0", "*.up"))
+    assert chosen(choice, stack()) == ["layers.1.down", "layers.2.down"]
+
+
+def test_both_directions_and_both_weights_of_a_recurrence_have_names() -> None:
+    model = HELD["lstm"].model
+    assert chosen(Choice(kinds=tuple(Kind), smallest=1, only=("kind:recurrent-*",)), model) == chosen(ALL, model)
+    assert chosen(Choice(kinds=tuple(Kind), smallest=1, only=("*.reverse",)), model) == [
+        "w.input.reverse",
+        "r.hidden.reverse",
+    ]
+
+
+def overridden() -> ir.Model:
+    model = graph("y = MatMul(x, w)", inputs=X, w=W)
+    model.graph.inputs.append(model.graph.initializers["w"])
+    return model
+
+
+def shown() -> ir.Model:
+    """A weight that is an output too."""
+    model = graph("y = MatMul(x, w)", inputs=X, w=W)
+    model.graph.outputs.append(model.graph.initializers["w"])
+    return model
+
+
+def stored() -> ir.Model:
+    """A weight in eight bits."""
+    model = graph("y = MatMul(x, w)", inputs=X, w=W)
+    (site,) = sites(model)
+    put(site, nearest(matrix(site), Scheme(bits=8)))
+    declare_functions(model)
+    return model
+
+
+def constant() -> ir.Model:
+    """A weight that a node holds."""
+    return parse(
+        """main (float[B, 2] x) => (float[B, 3] y) {
+             w = Constant <value = float[2, 3] {1.0, 2.0, 3.0, 4.0, 5.0, 6.0}> ()
+             y = MatMul (x, w)
+           }"""
+    )
+
+
+LARGE = np.where(W > 2, np.float32(1e6), W)
+TURN = "t = Transpose{perm=[1, 0]}(w)"
+
+
+@pytest.mark.parametrize(
+    ("model", "rule", "value"),
+    [
+        pytest.param(overridden(), "weight", "w", id="an input may take its place"),
+        pytest.param(constant(), "weight", "w", id="held by a node"),
+        pytest.param(stored(), "quantized", "w_quantized", id="quantized already"),
+        pytest.param(
+            graph("y = MatMul(x, w)", inputs={"x": "double[b, 32]"}, w=W.astype(np.float64)),
+            "dtype", "double", id="stored in double",
+        ),
+        pytest.param(
+            graph("c = Cast{to=11}(w)", "y = MatMul(x, c)", inputs={"x": "double[b, 32]"}, w=W),
+            "dtype", "double", id="read in double",
+        ),
+        pytest.param(
+            graph("c = Cast{to=7}(w)", "y = MatMul(x, c)", inputs={"x": "int64[b, 32]"}, w=W),
+            "dtype", "int64", id="read in integers",
+        ),
+        pytest.param(graph("y = MatMul(x, w)", inputs=X, w=np.where(W > 2, np.nan, W)), "finite", "w", id="nan"),
+        pytest.param(graph("y = MatMul(x, w)", inputs=X, w=np.where(W > 2, -np.inf, W)), "finite", "w", id="infinite"),
+        pytest.param(
+            graph("c = Cast{to=10}(w)", "y = MatMul(x, c)", inputs={"x": "float16[b, 32]"}, w=LARGE),
+            "finite", "w", id="infinite in half precision",
+        ),
+        pytest.param(shown(), "tied", "w", id="an output"),
+        pytest.param(graph("y = MatMul(x, w)", "z = Relu(w)", inputs=X, w=W), "tied", "w", id="read elsewhere"),
+        pytest.param(
+            graph(TURN, "y = MatMul(x, t)", "z = Relu(t)", inputs={"x": "float[b, 48]"}, w=W),
+            "tied", "w", id="read elsewhere turned",
+        ),
+        pytest.param(
+            graph(TURN, "y = MatMul(x, t)", inputs={"x": "float[b, 48]"}, outputs=["y", "t"], w=W),
+            "tied", "w", id="an output turned",
+        ),
+        pytest.param(graph("y = MatMul(x, w)", inputs=X, w=normal(32, 1)), "size", "32 weights", id="few"),
+    ],
+)  # fmt: skip
+def test_left_alone(model: ir.Model, rule: str, value: str) -> None:
+    found = missed(Choice(kinds=tuple(Kind), smallest=6 if rule == "weight" else 64), model)
+    assert [(miss.rule, miss.value) for miss in found] == [(rule, value)]
+
+
+def test_tied_sites_name_each_other() -> None:
+    model = graph("a = MatMul(x, w)", "y = MatMul(a, w)", inputs=X, w=normal(32, 32))
+    first, second = sites(model)
+    assert [miss.value for miss in missed(ALL, model)] == [second.name, first.name]
+
+
+def test_a_table_is_tied_to_the_head_that_reads_it_turned() -> None:
+    model = graph(
+        "e = Gather(w, ids)", TURN, "y = MatMul(e, t)", inputs={"ids": "int64[batch, time]"}, w=normal(64, 32)
+    )
+    assert {miss.rule for miss in missed(ALL, model)} == {"tied"}
+
+
+def test_every_site_is_in_the_outcome() -> None:
+    model, choice = stack(), Choice(kinds=(Kind.LINEAR,), ignore=("block:0",))
+    found = outcome([(site, choice.verdict(site)) for site in sites(model)])
+    assert [finding.miss.rule if finding.miss else "" for finding in found.findings] == [
+        "kind",
+        *["ignore"] * 2,
+        *[""] * 4,
+    ]
+    assert found.matches == 4
