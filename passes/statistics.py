@@ -124,9 +124,13 @@ class Calibration:
     def gather(self, model: ir.Model, wants: Iterable[Want]) -> Statistics:
         """The statistics wanted, on the model as it is now.
 
-        Raises ModelError that names the value, where an activation holds NaN or infinity or is never computed.
+        Raises ModelError that names the value, where an activation holds NaN or infinity or is never computed, and
+        ValueError for a value of a subgraph, which is another one each time that its node runs.
         """
         asked = tuple(dict.fromkeys(wants))
+        inside = next((want.value.name for want in asked if want.value.graph is not model.graph), None)
+        if inside is not None:
+            raise ValueError(f"expected values of the main graph, found {inside} of another")
         past = self._pasts.of(model)
         known = {want: kept for want in asked if (kept := self._found(want, past)) is not None}
         missing = [want for want in asked if want not in known]

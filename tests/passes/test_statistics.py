@@ -10,6 +10,7 @@ from tersor.ir.text import graph
 from tersor.passes.accumulators import AbsMax, Gram, Range, TokenCounts
 from tersor.passes.base import Context
 from tersor.passes.statistics import Calibration, Want
+from tersor.tests.support import inside_if
 
 W = np.eye(4, dtype=np.float32) * 2
 TOKENS = "float[batch, sequence, 4]"
@@ -152,6 +153,13 @@ def test_activations_that_are_not_finite_are_named() -> None:
     batches[0]["x"][0, 0, 0] = np.nan
     with pytest.raises(ModelError, match=r"calibration: h: calibration met nan"):
         Calibration(batches).gather(model, [Want(_value(model, "h"), Gram, 4)])
+
+
+def test_values_of_subgraphs_are_refused() -> None:
+    model = inside_if(graph("y = Relu(x)", inputs={"x": "float[2, 4]"}))
+    inner = next(node for node in model.graph.all_nodes() if node.op_type == "Relu").outputs[0]
+    with pytest.raises(ValueError, match="values of the main graph"):
+        Calibration([{"x": np.ones((2, 4), np.float32)}]).gather(model, [Want(inner, Range)])
 
 
 def test_no_data_is_an_error_of_its_own() -> None:
