@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from tersor.ir.text import graph
@@ -332,6 +333,20 @@ def typed_embedding() -> ir.Model:
     )  # fmt: skip
 
 
+def few_bits() -> ir.Model:
+    """A table of four bits in blocks, a linear layer of four bits and one of 8-bit floats."""
+    rng = np.random.default_rng(6)
+    return graph(
+        "t = DequantizeLinear{axis=1, block_size=16}(table, a)", "x = Gather(t, ids)",
+        "w = DequantizeLinear{axis=0, block_size=16}(q, b)", "h = MatMul(x, w)",
+        "v = DequantizeLinear{axis=1}(f, c)", "y = MatMul(h, v)",
+        inputs={"ids": "int64[batch, sequence]"},
+        table=rng.integers(-8, 8, (64, 32)).astype(ml_dtypes.int4), a=np.full((64, 2), 0.1, np.float32),
+        q=rng.integers(-8, 8, (32, 48)).astype(ml_dtypes.int4), b=np.full((2, 48), 0.1, np.float32),
+        f=normal(48, 16).astype(ml_dtypes.float8_e4m3fn), c=np.full(16, 0.5, np.float32),
+    )  # fmt: skip
+
+
 CORPUS: Mapping[str, Callable[[], ir.Model]] = {
     made.__name__: made
     for made in (
@@ -345,6 +360,6 @@ CORPUS: Mapping[str, Callable[[], ir.Model]] = {
         constants, normalizations, gated, sentence, rotary_positions, optimized_encoder, linear_layers, integer_product,
         einsums,
         lstm_cell, scanned_gru, unrolled_rnn, two_directions, turned_rnn, looped_rnn, settled_branch, flat_mask,
-        typed_embedding,
+        typed_embedding, few_bits,
     )
 }  # fmt: skip
