@@ -22,19 +22,20 @@ import numpy as np
 import onnx_ir as ir
 
 from ...ir.errors import OptionError
-from ...ir.site import Kind, Site, sites
-from ..base import Context, Contract, Lossy, Miss, Outcome, Pass
+from ...ir.site import Site
+from ..base import Context, Contract, Lossy, Miss, Outcome
 from ..edit import Array
 from ..weights import Floating, Half
-from .choosing import FLOATS, Choice, Verdict, outcome
+from .choosing import outcome
 from .methods.floats import cast, float8
 from .placing import matrix, put
+from .weight_pass import WeightPass, taken
 
 _LARGEST = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cast(Pass):
+class Cast(WeightPass):
     """weights stored as 16- or 8-bit floats
 
     dtype: what weights are stored in. float16 has 11 bits of mantissa and reaches 65504; bfloat16 has 8 and the range
@@ -49,10 +50,6 @@ class Cast(Pass):
     dtype: Literal["float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"] = "float16"
     embeddings: bool = True
     convolutions: bool = True
-    recurrent: bool = True
-    smallest: int = 1024
-    only: tuple[str, ...] = ()
-    ignore: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         known = "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"
@@ -60,31 +57,17 @@ class Cast(Pass):
             raise OptionError(f"{self.name}: expected a dtype of {', '.join(known)}, found {self.dtype}")
 
     def apply(self, model: ir.Model, context: Context) -> Outcome:
-        verdicts = self._verdicts(model)
-        # both directions of a recurrent weight lie in one tensor
-        taken = {(site.node, site.weight): site for site, miss in verdicts if miss is None}
-        for site in taken.values():
+        verdicts = self.verdicts(model)
+        for site in taken(verdicts):
             put(site, self._narrowed(matrix(site)))
         return outcome(verdicts)
 
-    def explain(self, model: ir.Model, context: Context) -> Outcome:
-        """The verdict at every weight site, leaving `model` as it is."""
-        return outcome(self._verdicts(model))
-
-    def _verdicts(self, model: ir.Model) -> list[Verdict]:
-        kinds = [Kind.LINEAR]
-        kinds += [Kind.EMBEDDING] if self.embeddings else []
-        kinds += [Kind.CONV] if self.convolutions else []
-        kinds += [Kind.RECURRENT_INPUT, Kind.RECURRENT_HIDDEN] if self.recurrent else []
-        # 16 bits are fewer than those of float32 alone
-        dtypes = (ir.DataType.FLOAT,) if self.dtype in ("float16", "bfloat16") else FLOATS
-        choice = Choice(kinds=kinds, smallest=self.smallest, only=self.only, ignore=self.ignore, dtypes=dtypes)
-        return [(site, choice.verdict(site) or self._unheld(site)) for site in sites(model)]
-
-    def _unheld(self, site: Site) -> Miss | None:
+    def unfit(self, site: Site) -> Miss | None:
         """Why the type cannot hold the weight, or saves nothing."""
         weight, stored = matrix(site), site.weight.const_value
         assert stored is not None  # a site that was chosen is stored
+        if self.dtype in ("float16", "bfloat16") and stored.dtype != ir.DataType.FLOAT:
+            return Miss("dtype", stored.dtype.name.lower(), "weights of float, of which 16 bits are fewer")
         if self.dtype == "float16":
             largest = float(np.abs(weight).max(initial=0.0))
             return Miss("range", f"{largest:g}", f"weights of at most {_LARGEST:g}") if largest > _LARGEST else None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
@@ -26,10 +26,11 @@ class Choice:
     """What `only`, `ignore` and `smallest` mean.
 
     only, ignore: glob patterns over site names, kinds (`kind:embedding`) and blocks (`block:3`). smallest: fewest
-    weights of a site. kinds: those that the pass can take on, and the option that asks for the others.
+    weights of a site. kinds: those that are taken on; options: what asks for the others, where anything does.
     """
 
     kinds: Collection[Kind]
+    options: Mapping[Kind, str] = field(default_factory=dict)
     smallest: int = 1024
     only: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
@@ -42,7 +43,8 @@ class Choice:
         if matches(site, self.ignore):
             return Miss("ignore", site.name, f"a name unlike {', '.join(self.ignore)}")
         if site.kind not in self.kinds:
-            return Miss("kind", site.kind.value, f"a site of kind {' or '.join(kind.value for kind in self.kinds)}")
+            option, kinds = self.options.get(site.kind), " or ".join(kind.value for kind in self.kinds)
+            return Miss("kind", site.kind.value, f"the option {option}=true" if option else f"a site of kind {kinds}")
         return self._unfit(site)
 
     def _unfit(self, site: Site) -> Miss | None:

@@ -22,15 +22,15 @@ from typing import ClassVar, Literal
 import onnx_ir as ir
 
 from ...ir.errors import OptionError
-from ...ir.site import Kind, sites
-from ..base import Context, Contract, Lossy, Outcome, Pass
+from ..base import Context, Contract, Lossy, Outcome
 from ..edit import Array, declare_functions
 from ..weights import Codebook, Planes, Quantized
-from .choosing import Choice, Verdict, outcome
+from .choosing import outcome
 from .methods.binary import binary_connect, binary_weight
 from .methods.multibinary import alternating, greedy, refined
 from .methods.ternary import ternary, trained_ternary
 from .placing import matrix, put
+from .weight_pass import WeightPass, taken
 
 Algorithm = Literal["bwn", "binary-connect", "greedy", "refined", "alternating", "ternary", "trained-ternary"]
 
@@ -49,7 +49,7 @@ _MOST = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantizeBinary(Pass):
+class QuantizeBinary(WeightPass):
     """weights as sums of scaled signs, or in three levels
 
     algorithm: `bwn` is a plane of signs and the mean magnitude of each output, `binary-connect` the signs alone, for
@@ -72,12 +72,6 @@ class QuantizeBinary(Pass):
     group: int | None = None
     exact: bool | None = None
     threshold: float | None = None
-    embeddings: bool = False
-    convolutions: bool = False
-    recurrent: bool = True
-    smallest: int = 1024
-    only: tuple[str, ...] = ()
-    ignore: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         options = {"planes": self.planes, "group": self.group, "exact": self.exact, "threshold": self.threshold}
@@ -98,25 +92,11 @@ class QuantizeBinary(Pass):
             raise OptionError(f"{self.name}: expected a threshold from 0 to below 1, found {self.threshold}")
 
     def apply(self, model: ir.Model, context: Context) -> Outcome:
-        verdicts = self._verdicts(model)
-        # both directions of a recurrent weight lie in one tensor
-        taken = {(site.node, site.weight): site for site, miss in verdicts if miss is None}
-        for site in taken.values():
+        verdicts = self.verdicts(model)
+        for site in taken(verdicts):
             put(site, self._quantized(matrix(site)))
         declare_functions(model)
         return outcome(verdicts)
-
-    def explain(self, model: ir.Model, context: Context) -> Outcome:
-        """The verdict at every weight site, leaving `model` as it is."""
-        return outcome(self._verdicts(model))
-
-    def _verdicts(self, model: ir.Model) -> list[Verdict]:
-        kinds = [Kind.LINEAR]
-        kinds += [Kind.EMBEDDING] if self.embeddings else []
-        kinds += [Kind.CONV] if self.convolutions else []
-        kinds += [Kind.RECURRENT_INPUT, Kind.RECURRENT_HIDDEN] if self.recurrent else []
-        choice = Choice(kinds=kinds, smallest=self.smallest, only=self.only, ignore=self.ignore)
-        return [(site, choice.verdict(site)) for site in sites(model)]
 
     def _quantized(self, weight: Array) -> Planes | Quantized | Codebook:
         """The weight [in, out] by the algorithm."""

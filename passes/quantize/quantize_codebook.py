@@ -24,11 +24,11 @@ import numpy as np
 import onnx_ir as ir
 
 from ...ir.errors import OptionError
-from ...ir.site import Kind, Site, sites
-from ..base import Context, Contract, Lossy, Miss, Outcome, Pass
+from ...ir.site import Site
+from ..base import Context, Contract, Lossy, Miss, Outcome
 from ..edit import Array, declare_functions
 from ..weights import Codebook
-from .choosing import Choice, Verdict, outcome
+from .choosing import Verdict, outcome
 from .methods.balanced import balanced
 from .methods.floats import adaptivfloat
 from .methods.gobo import gobo
@@ -38,6 +38,7 @@ from .methods.normal_float import normal_float
 from .methods.product import product, residual
 from .methods.word2bits import word2bits
 from .placing import matrix, put
+from .weight_pass import WeightPass
 
 Name = Literal["nf4", "kmeans", "log2", "balanced", "gobo", "product", "residual", "word2bits", "adaptivfloat"]
 
@@ -60,7 +61,7 @@ _DRAWING = ("kmeans", "product", "residual")
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantizeCodebook(Pass):
+class QuantizeCodebook(WeightPass):
     """weights as indices into a table of few numbers or vectors
 
     codebook: `nf4` has the quantiles of a normal distribution and a scale by block, closest at 4 bits; `kmeans` finds
@@ -103,12 +104,6 @@ class QuantizeCodebook(Pass):
     stages: int | None = None
     fit: Literal["none", "tensor", "rows"] | None = None
     exponent: int | None = None
-    embeddings: bool = False
-    convolutions: bool = False
-    recurrent: bool = True
-    smallest: int = 1024
-    only: tuple[str, ...] = ()
-    ignore: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.codebook not in _METHODS:
@@ -144,14 +139,8 @@ class QuantizeCodebook(Pass):
         """The verdict at each site, and what its weight becomes; both directions of a recurrent one lie in one tensor,
         which comes with the first.
         """
-        kinds = [Kind.LINEAR]
-        kinds += [Kind.EMBEDDING] if self.embeddings else []
-        kinds += [Kind.CONV] if self.convolutions else []
-        kinds += [Kind.RECURRENT_INPUT, Kind.RECURRENT_HIDDEN] if self.recurrent else []
-        choice = Choice(kinds=kinds, smallest=self.smallest, only=self.only, ignore=self.ignore)
-        judged = [(site, choice.verdict(site)) for site in sites(model)]
         seen: dict[tuple[ir.Node, ir.Value], Miss | None] = {}
-        for site, miss in judged:
+        for site, miss in self.verdicts(model):
             key = site.node, site.weight
             if miss is not None or key in seen:
                 yield (site, miss or seen.get(key)), None

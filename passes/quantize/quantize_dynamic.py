@@ -12,21 +12,20 @@ that are tied, small, not finite or computed, and sites that `ignore` and `only`
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
 
-from ...ir.provenance import sources
 from ...ir.site import Kind, Site, sites
-from ...ir.text import place
-from ..base import Context, Contract, Finding, Lossy, Miss, Outcome, Pass
+from ..base import Context, Contract, Lossy, Miss, Outcome, Pass
 from ..edit import Tape, attribute, constant_of, replace, reroute
 from ..weights import Quantized
+from .choosing import Choice, Verdict, outcome
 from .methods.uniform import symmetric
+from .weight_pass import OPTIONS, taken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +38,7 @@ class QuantizeDynamic(Pass):
     headroom: against saturation on x86 CPUs without VNNI, which add pairs of 8-bit products in 16 bits. `pairs` scales
         each channel so that no pair of neighbouring weights can; `bits` uses 7 bits; `none` trusts the CPU.
     smallest: sites with fewer weights than this stay as they are.
-    only, ignore: glob patterns over site names (`tersor inspect` lists them).
+    only, ignore: glob patterns over site names, `kind:..` and `block:..` (`tersor inspect` lists them).
     """
 
     name: ClassVar[str] = "quantize-dynamic"
@@ -53,46 +52,29 @@ class QuantizeDynamic(Pass):
     ignore: tuple[str, ...] = ()
 
     def apply(self, model: ir.Model, context: Context) -> Outcome:
-        verdicts = [(site, self._refuse(site)) for site in sites(model)]
-        outcome = _outcome(verdicts)
+        verdicts = self._verdicts(model)
+        found = outcome(verdicts)
         activations: Activations = {}
-        # both directions of a recurrent weight lie in one tensor
-        wanted = {(site.node, site.weight): site for site, miss in verdicts if miss is None}
-        for site in wanted.values():
+        for site in taken(verdicts):
             _SURGERY[site.kind](site, self._quantize(site), self.rows, activations)
-        return outcome
+        return found
 
     def explain(self, model: ir.Model, context: Context) -> Outcome:
         """The verdict at every weight site, leaving `model` as it is."""
-        return _outcome([(site, self._refuse(site)) for site in sites(model)])
+        return outcome(self._verdicts(model))
 
-    def _refuse(self, site: Site) -> Miss | None:
-        if self.only and not _any(site.name, self.only):
-            return Miss("only", site.name, f"a name like {', '.join(self.only)}")
-        if _any(site.name, self.ignore):
-            return Miss("ignore", site.name, f"a name unlike {', '.join(self.ignore)}")
-        if site.kind is Kind.CONV:
-            return Miss("kind", "convolution", "a linear, embedding or recurrent site")
-        if site.kind is Kind.EMBEDDING and not self.embeddings:
-            return Miss("embeddings", site.name, "the option embeddings=true")
-        if site.kind in (Kind.RECURRENT_INPUT, Kind.RECURRENT_HIDDEN) and not self.recurrent:
-            return Miss("recurrent", site.name, "the option recurrent=true")
-        if site.weight not in site.node.inputs or not site.weight.is_initializer():
-            return Miss("weight", site.name, "an initializer that the node reads directly; run fold-constants first")
-        if site.tied or len(site.weight.uses()) > 1:
-            return Miss("tied", ", ".join(site.tied) or site.name, "a weight that one node reads")
-        tensor = site.weight.const_value
-        allowed = (ir.DataType.FLOAT,) if site.kind is Kind.LINEAR else (ir.DataType.FLOAT, ir.DataType.FLOAT16)
-        if tensor is None or tensor.dtype not in allowed:
-            names = " or ".join(dtype.name.lower() for dtype in allowed)
-            return Miss("dtype", tensor.dtype.name.lower() if tensor else "unknown", f"{names} weights")
-        if tensor.size < self.smallest:
-            return Miss("size", f"{tensor.size} weights", f"at least {self.smallest}")
-        if not np.isfinite(tensor.numpy()).all():
-            return Miss("finite", site.name, "weights without NaN and infinity")
-        if site.kind is Kind.LINEAR and site.node.op_type not in ("MatMul", "Gemm"):
-            return Miss("op", site.node.op_type, "MatMul or Gemm")
-        return None
+    def _verdicts(self, model: ir.Model) -> list[Verdict]:
+        options: dict[Kind, str] = {kind: option for kind, option in OPTIONS.items() if kind is not Kind.CONV}
+        asked = [kind for kind, option in options.items() if getattr(self, option)]
+        choice = Choice(
+            kinds=(Kind.LINEAR, *asked),
+            options=options,
+            smallest=self.smallest,
+            only=self.only,
+            ignore=self.ignore,
+            dtypes=(ir.DataType.FLOAT, ir.DataType.FLOAT16),
+        )
+        return [(site, choice.verdict(site) or _unfit(site)) for site in sites(model)]
 
     def _quantize(self, site: Site) -> Quantized:
         weight = constant_of(site.weight)
@@ -102,14 +84,17 @@ class QuantizeDynamic(Pass):
         return symmetric(weight, bits=7 if self.headroom == "bits" else 8, axis=axis, paired=summed)
 
 
-def _outcome(verdicts: Sequence[tuple[Site, Miss | None]]) -> Outcome:
-    return Outcome(
-        tuple(Finding(f"{site.name} ({place(site.node)})", sources(site.node), miss) for site, miss in verdicts)
-    )
-
-
-def _any(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+def _unfit(site: Site) -> Miss | None:
+    """Why a site that was chosen cannot be computed in int8."""
+    if site.weight not in site.node.inputs:
+        return Miss("weight", site.name, "an initializer that the node reads directly; run fold-constants first")
+    if site.kind is not Kind.LINEAR:
+        return None
+    if site.node.op_type not in ("MatMul", "Gemm"):
+        return Miss("op", site.node.op_type, "MatMul or Gemm")
+    if site.view.dtype != ir.DataType.FLOAT:
+        return Miss("dtype", site.view.dtype.name.lower(), "weights of float")
+    return None
 
 
 def _channel_axis(site: Site, rank: int) -> int:

@@ -31,13 +31,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ...ir.errors import OptionError
-from ...ir.site import Kind, Site, sites
+from ...ir.site import Kind, Site
 from ..accumulators import Gram
-from ..base import Context, Contract, Lossy, Miss, Outcome, Pass
+from ..base import Context, Contract, Lossy, Miss, Outcome
 from ..edit import Array, declare_functions, is_op
 from ..statistics import Want
 from ..weights import Affine, Quantized
-from .choosing import Choice, Verdict, outcome
+from .choosing import outcome
 from .methods.awq import awq, clipping, scaled
 from .methods.gptq import gptq
 from .methods.grid import Scheme, fit, nearest
@@ -47,13 +47,14 @@ from .methods.refine import refine
 from .methods.scaling import times
 from .placing import Structured, matrix, put
 from .scaling import Fan, fans, makers, producer
+from .weight_pass import WeightPass, taken
 
 #: Sites whose input is an activation that calibration sees as rows of features.
 _SEEN = (Kind.LINEAR, Kind.RECURRENT_INPUT)
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantizeWeights(Pass):
+class QuantizeWeights(WeightPass):
     """weights in 2 to 8 bits by group, activations in floats
 
     bits: how many a weight takes. group: inputs that share a scale; 0 for all of an output.
@@ -84,12 +85,6 @@ class QuantizeWeights(Pass):
     refine: bool = False
     rank: int = 0
     sequential: bool = True
-    embeddings: bool = False
-    convolutions: bool = False
-    recurrent: bool = True
-    smallest: int = 1024
-    only: tuple[str, ...] = ()
-    ignore: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         try:
@@ -100,10 +95,8 @@ class QuantizeWeights(Pass):
             raise OptionError(f"{self.name}: expected a rank of at least 0, found {self.rank}")
 
     def apply(self, model: ir.Model, context: Context) -> Outcome:
-        verdicts = self._verdicts(model)
-        # both directions of a recurrent weight lie in one tensor
-        taken = list({(site.node, site.weight): site for site, miss in verdicts if miss is None}.values())
-        for part in self._parts(taken):
+        verdicts = self.verdicts(model)
+        for part in self._parts(taken(verdicts)):
             seen = self._seen(model, part, context)
             if self.algorithm == "awq":
                 seen |= self._scaled(model, part, seen)
@@ -112,29 +105,17 @@ class QuantizeWeights(Pass):
             declare_functions(model)
         return outcome(verdicts)
 
-    def explain(self, model: ir.Model, context: Context) -> Outcome:
-        """The verdict at every weight site, leaving `model` as it is."""
-        return outcome(self._verdicts(model))
-
-    def _verdicts(self, model: ir.Model) -> list[Verdict]:
-        kinds = [Kind.LINEAR]
-        kinds += [Kind.EMBEDDING] if self.embeddings else []
-        kinds += [Kind.CONV] if self.convolutions else []
-        kinds += [Kind.RECURRENT_INPUT, Kind.RECURRENT_HIDDEN] if self.recurrent else []
-        choice = Choice(kinds=kinds, smallest=self.smallest, only=self.only, ignore=self.ignore)
-        return [(site, choice.verdict(site)) for site in sites(model)]
-
     @property
     def _calibrated(self) -> bool:
         """Whether it cannot do without data."""
         return self.algorithm in ("gptq", "awq") or self.refine
 
-    def _parts(self, taken: Sequence[Site]) -> Iterator[list[Site]]:
+    def _parts(self, chosen: Sequence[Site]) -> Iterator[list[Site]]:
         """The sites that are quantized on the same statistics: a block's, or those between two blocks."""
         if not self.sequential or not self._calibrated:
-            yield list(taken)
+            yield list(chosen)
             return
-        for _, part in groupby(taken, lambda site: site.block):
+        for _, part in groupby(chosen, lambda site: site.block):
             yield list(part)
 
     def _seen(self, model: ir.Model, part: Sequence[Site], context: Context) -> dict[ir.Value, _Seen]:

@@ -54,7 +54,7 @@ class FuseMatMulNBits(Rewrite):
             return Miss("weight", w.name or "" if w else "", "a dequantized constant matrix", far=True)
         quantizer = x.producer()
         if is_op(quantizer, "DequantizeLinear"):
-            return Miss("activation", x.name or "", "an activation in floats")
+            return Miss("activation", x.name or "", "an activation in floats", far=True)
         if stored.bits not in nbits.BITS:
             return Miss("bits", str(stored.bits), "2, 4 or 8 bits")
         if w.dtype != ir.DataType.FLOAT or stored.node.inputs[1] is None:

@@ -54,7 +54,8 @@ class GatherQuantizedBlocks(Rewrite):
         if not stored.block and stored.axis == 1:
             return Miss("scales", "one for each column", "one for each row, block or table")
         if not stored.block and stored.bits == 8 and stored.centred and stored.signed:
-            return Miss("rows", source.name or "", "more than int8 rows around zero, which have a rule of their own")
+            need = "other than int8 rows around zero, which have a rule of their own"
+            return Miss("rows", source.name or "", need, far=True)
         if source.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
             return Miss("type", str(source.dtype), "a table of float32 or float16")
         return Blocks(node=node, table=stored, block=stored.block or max(16, 1 << (stored.shape[1] - 1).bit_length()))

@@ -208,16 +208,21 @@ class TestChoice:
 REFUSED = [
     ("only", linear(), {"only": ("other",)}, "a name like other"),
     ("ignore", linear(), {"ignore": ("*",)}, "a name unlike *"),
-    ("kind", graph("y = Conv(x, k)", inputs={"x": "float[1, 8, 9, 9]"}, k=normal(16, 8, 3, 3)), {}, "a linear"),
-    ("embeddings", graph("y = Gather(t, i)", inputs={"i": "int64[n]"}, t=TABLE), {}, "the option embeddings=true"),
+    ("kind", graph("y = Conv(x, k)", inputs={"x": "float[1, 8, 9, 9]"}, k=normal(16, 8, 3, 3)), {}, "kind linear"),
+    ("kind", graph("y = Gather(t, i)", inputs={"i": "int64[n]"}, t=TABLE), {}, "the option embeddings=true"),
     (
         "weight",
         graph("v = Transpose(w)", "y = MatMul(x, v)", inputs=X, w=normal(48, 32)),
         {},
         "fold-constants",
     ),
-    ("dtype", graph("y = MatMul(x, w)", inputs={"x": "double[n, 32]"}, w=W.astype(np.float64)), {}, "float weights"),
-    ("dtype", graph("y = MatMul(x, w)", inputs={"x": "float16[n, 32]"}, w=W.astype(np.float16)), {}, "float weights"),
+    ("dtype", graph("y = MatMul(x, w)", inputs={"x": "double[n, 32]"}, w=W.astype(np.float64)), {}, "of float"),
+    (
+        "dtype",
+        graph("y = MatMul(x, w)", inputs={"x": "float16[n, 32]"}, w=W.astype(np.float16)),
+        {},
+        "of float",
+    ),
     ("size", linear(), {"smallest": 32 * 48 + 1}, "at least 1537"),
     ("finite", linear(w=np.where(W > 3, np.nan, W).astype(np.float32)), {}, "without NaN"),
     ("finite", linear(w=np.where(W > 3, np.inf, W).astype(np.float32)), {}, "without NaN"),
@@ -241,13 +246,13 @@ def test_leaves_tied_weights_alone() -> None:
     model = graph(
         "h = Gather(t, i)", "u = Transpose{perm=[1, 0]}(t)", "y = MatMul(h, u)", inputs={"i": "int64[n]"}, t=TABLE
     )
-    assert [miss.rule for miss in misses(QuantizeDynamic(embeddings=True), model)] == ["tied", "weight"]
+    assert [miss.rule for miss in misses(QuantizeDynamic(embeddings=True), model)] == ["tied", "tied"]
     model = graph("a = MatMul(x, w)", "y = MatMul(a, w)", inputs=X, w=normal(32, 32))
     assert [miss.rule for miss in misses(QuantizeDynamic(), model)] == ["tied", "tied"]
 
 
 def test_leaves_recurrent_weights_alone_when_told() -> None:
-    assert [miss.rule for miss in misses(QuantizeDynamic(recurrent=False), lstm())] == ["recurrent", "recurrent"]
+    assert [miss.rule for miss in misses(QuantizeDynamic(recurrent=False), lstm())] == ["kind", "kind"]
 
 
 def test_leaves_what_is_no_site_alone() -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx_ir as ir
 import pytest
 from tersor.ir.runner import runner
 from tersor.passes.edit import Tape
 from tersor.passes.weights import Affine, Quantized
+from tersor.tests.passes.weights.emitted import model_of
 from tersor.tests.support import on_onnxruntime
 
 RNG = np.random.default_rng(0)
@@ -37,20 +37,6 @@ CASES = {
     "half precision": made(8, 6, 4, block=4, dtype=np.float16),
     "one number": made(1, 1, 4, block=1),
 }
-
-
-def model_of(weight: Affine) -> ir.Model:
-    tape = Tape()
-    result = weight.emit(tape, "w")
-    result.name = "y"
-    for number, value in enumerate(tape.constants):
-        value.name = f"constant_{number}"
-    stored = [*tape.weights, *tape.constants]
-    body = ir.Graph([], [result], nodes=tape.nodes, initializers=stored, opset_imports={"": 23, "tersor": 1}, name="g")
-    model = ir.Model(body, ir_version=10)
-    for function in tape.functions:
-        function.declare(model)
-    return model
 
 
 @pytest.mark.parametrize("name", CASES)

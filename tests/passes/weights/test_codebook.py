@@ -6,11 +6,11 @@ from dataclasses import replace
 from itertools import product
 
 import numpy as np
-import onnx_ir as ir
 import pytest
 from tersor.ir.runner import runner
 from tersor.passes.edit import Tape
 from tersor.passes.weights import Codebook, Quantized
+from tersor.tests.passes.weights.emitted import model_of
 from tersor.tests.support import on_onnxruntime
 
 RNG = np.random.default_rng(0)
@@ -95,20 +95,6 @@ def naive(weight: Codebook) -> np.ndarray:
         for where, number in zip(*weight.outliers, strict=True):
             found[divmod(int(where), columns)] = number
     return found
-
-
-def model_of(weight: Codebook) -> ir.Model:
-    tape = Tape()
-    result = weight.emit(tape, "w")
-    result.name = "y"
-    for number, value in enumerate(tape.constants):
-        value.name = f"constant_{number}"
-    stored = [*tape.weights, *tape.constants]
-    body = ir.Graph([], [result], nodes=tape.nodes, initializers=stored, opset_imports={"": 23, "tersor": 1}, name="g")
-    model = ir.Model(body, ir_version=10)
-    for function in tape.functions:
-        function.declare(model)
-    return model
 
 
 @pytest.mark.parametrize("name", CASES)

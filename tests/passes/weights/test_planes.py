@@ -10,6 +10,7 @@ import pytest
 from tersor.ir.runner import runner
 from tersor.passes.edit import Tape
 from tersor.passes.weights import Planes
+from tersor.tests.passes.weights.emitted import model_of
 from tersor.tests.support import on_onnxruntime
 
 RNG = np.random.default_rng(0)
@@ -33,20 +34,6 @@ CASES = {
     "the largest scales": Planes(np.array([[[True, False]]]), np.full((1, 1, 1), np.finfo(np.float32).max)),
     "scales of zero": Planes(RNG.random((2, 3, 4)) < 0.5, np.zeros((2, 3, 1), np.float32)),
 }
-
-
-def model_of(weight: Planes) -> ir.Model:
-    tape = Tape()
-    result = weight.emit(tape, "w")
-    result.name = "y"
-    for number, value in enumerate(tape.constants):
-        value.name = f"constant_{number}"
-    stored = [*tape.weights, *tape.constants]
-    body = ir.Graph([], [result], nodes=tape.nodes, initializers=stored, opset_imports={"": 23, "tersor": 1}, name="g")
-    model = ir.Model(body, ir_version=10)
-    for function in tape.functions:
-        function.declare(model)
-    return model
 
 
 def slack(weight: Planes) -> np.ndarray:

@@ -1,0 +1,65 @@
+"""What passes that store weights in another way share: the options that say which weights, and the verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from ...ir.site import Kind, Site, sites
+from ..base import Context, Miss, Outcome, Pass
+from .choosing import FLOATS, Choice, Verdict, outcome
+
+#: The option that takes in sites of a kind; linear ones always are.
+OPTIONS: Mapping[Kind, str] = {
+    Kind.EMBEDDING: "embeddings",
+    Kind.CONV: "convolutions",
+    Kind.RECURRENT_INPUT: "recurrent",
+    Kind.RECURRENT_HIDDEN: "recurrent",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightPass(Pass):
+    """embeddings, convolutions, recurrent: take in sites of these kinds beside linear ones.
+
+    smallest: sites with fewer weights than this stay as they are.
+    only, ignore: glob patterns over site names, `kind:..` and `block:..`.
+    """
+
+    #: Types of weights that it takes on.
+    dtypes: ClassVar[Collection[ir.DataType]] = FLOATS
+    embeddings: bool = False
+    convolutions: bool = False
+    recurrent: bool = True
+    smallest: int = 1024
+    only: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+
+    def explain(self, model: ir.Model, context: Context) -> Outcome:
+        """The verdict at every weight site, leaving `model` as it is."""
+        return outcome(self.verdicts(model))
+
+    def verdicts(self, model: ir.Model) -> list[Verdict]:
+        """Every weight site, and why it stays as it is."""
+        asked = [kind for kind, option in OPTIONS.items() if getattr(self, option)]
+        choice = Choice(
+            kinds=(Kind.LINEAR, *asked),
+            options=OPTIONS,
+            smallest=self.smallest,
+            only=self.only,
+            ignore=self.ignore,
+            dtypes=self.dtypes,
+        )
+        return [(site, choice.verdict(site) or self.unfit(site)) for site in sites(model)]
+
+    def unfit(self, site: Site) -> Miss | None:
+        """Why a site that was chosen stays as it is all the same."""
+        return None
+
+
+def taken(verdicts: Iterable[Verdict]) -> list[Site]:
+    """The sites that a pass takes on: both directions of a recurrent weight lie in one tensor, and count once."""
+    return list({(site.node, site.weight): site for site, miss in verdicts if miss is None}.values())
