@@ -77,6 +77,7 @@ def _ours(folder: Path, threads: int, targets: str) -> Mapping[str, Contestant]:
                     folder / f"plain{opset}.onnx",
                     target=f"{target}{{threads={threads}}}",
                     passes=passes,
+                    size_first=True,
                     output=folder / label.replace(" ", "-").replace(",", ""),
                 )
                 size = sum(file["bytes"] for file in artifact.manifest["files"] if file["role"] == "model")

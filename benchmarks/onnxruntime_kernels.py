@@ -59,6 +59,18 @@ def _session(form: Form, threads: int) -> Callable[[Feeds], object]:
         "w12": _random(rng, HIDDEN, 2 * INNER),
         "w8": rng.integers(-127, 127, (HIDDEN, INNER)).astype(np.int8),
         "s8": np.abs(_random(rng, INNER)),
+        **{name: rng.integers(-60, 60, (HIDDEN, HIDDEN)).astype(np.int8) for name in ("q8", "k8", "v8")},
+        "qkv8": rng.integers(-60, 60, (HIDDEN, 3 * HIDDEN)).astype(np.int8),
+        "u8": rng.integers(68, 188, (HIDDEN, INNER)).astype(np.uint8),
+        "uz": np.full(INNER, 128, np.uint8),
+        "half8": rng.integers(-60, 60, (HIDDEN // 2, INNER)).astype(np.int8),
+        "down8": rng.integers(-60, 60, (INNER, HIDDEN)).astype(np.int8),
+        "sh": np.full(HIDDEN, 0.01, np.float32),
+        "sqkv": np.full(3 * HIDDEN, 0.01, np.float32),
+        "xs": np.float32(0.03).reshape(()),
+        "xz": np.array(120, np.uint8),
+        "iz": np.array(-8, np.int8),
+        **_grids(),
         "n8": rng.integers(0, 255, (INNER, HIDDEN // 128, 128)).astype(np.uint8),
         "ns": np.abs(_random(rng, INNER * HIDDEN // 128)),
     }
@@ -88,6 +100,12 @@ def _session(form: Form, threads: int) -> Callable[[Feeds], object]:
     session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), settings)
     names = [given.name for given in session.get_inputs()]
     return lambda feeds: session.run(None, {name: feeds[name] for name in names})
+
+
+def _grids() -> dict[str, np.ndarray]:
+    """Two grids for features in turn, and the features of each."""
+    even = np.arange(HIDDEN) % 2
+    return {"order": np.argsort(even, kind="stable"), "halves": np.array([HIDDEN // 2, HIDDEN // 2])}
 
 
 def _feeds(batch: int, sequence: int) -> Feeds:

@@ -29,6 +29,16 @@ from tersor.ir.trace import trace
 ROWS = {
     "exact": "",
     "W8A8 dynamic": "quantize-dynamic{embeddings=true}",
+    "W8A8 static min-max": "quantize-static{range=min-max, embeddings=true}",
+    "W8A8 static percentile": "quantize-static{range=percentile, embeddings=true}",
+    "W8A8 static entropy": "quantize-static{range=entropy, embeddings=true}",
+    "W8A8 static mse": "quantize-static{embeddings=true}",
+    "W8A8 static mse smooth": "smooth-activations{alpha=null}, quantize-static{embeddings=true}",
+    "W8A8 static mse bias": "quantize-static{correct=bias, embeddings=true}",
+    "W8A8 static 2 groups": "quantize-static{range=min-max, groups=2, embeddings=true}",
+    "W8A8 static 4 groups": "quantize-static{range=min-max, groups=4, embeddings=true}",
+    "W8A16 static": "quantize-static{type=uint16, embeddings=true}",
+    "W4A8 static g32": "quantize-static{bits=4, group=32, embeddings=true}",
     "W8A16": "quantize-weights{bits=8, group=0, embeddings=true}",
     "W4 g32 rtn": "quantize-weights{embeddings=true}",
     "W4 g64 rtn": "quantize-weights{group=64, embeddings=true}",
@@ -90,6 +100,7 @@ def _ours(folder: Path, rows: list[str], threads: int) -> Mapping[str, Contestan
             data="tersor.benchmarks._calibration:sts12",
             output=folder / name.replace(" ", "-"),
             verify="off",
+            size_first=True,
         )
         seconds = time.perf_counter() - start
         size = sum(file["bytes"] for file in artifact.manifest["files"] if file["role"] == "model")

@@ -1,7 +1,8 @@
 """The command line: `tersor COMMAND ...`.
 
 Exit codes: 0 done, 1 unexpected error (or `diff` found a difference, `doctor` something broken), 2 usage or option,
-3 model or data, 4 unsupported or not installed, 5 a pass broke the graph, 6 a pass broke its contract, 130 interrupted.
+3 model or data, 4 unsupported or not installed, 5 a pass broke the graph, 6 a pass broke its contract, 7 a pass
+changed nothing under --strict, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ _INTERRUPTED = 130
 
 _EPILOG = (
     "Exit codes: 0 done; 1 unexpected error, or diff found a difference; 2 usage or option; 3 model or data; "
-    "4 unsupported or not installed; 5 a pass broke the graph; 6 a pass broke its contract."
+    "4 unsupported or not installed; 5 a pass broke the graph; 6 a pass broke its contract; "
+    "7 a pass changed nothing under --strict."
 )
 
 app = typer.Typer(

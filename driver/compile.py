@@ -16,6 +16,7 @@ from ..ir.save import atomic_folder
 from ..passes.base import Context, Pass
 from ..passes.report import Report
 from ..passes.run import Observer, Verify, run_pipeline
+from ..passes.statistics import Progress
 from .artifact import Artifact
 from .data import batches
 from .job import run
@@ -59,10 +60,16 @@ def compile(
     output: str | Path | None = None,
     verify: str | Verify = "fast",
     exact: bool = False,
+    strict: bool = False,
+    force: bool = False,
+    size_first: bool = False,
+    resume: str | Path | None = None,
+    layers: bool = False,
     args: Sequence[object] = (),
     kwargs: Mapping[str, object] | None = None,
     dynamic: Dynamic | None = None,
     observe: Observer | None = None,
+    progress: Progress | None = None,
 ) -> Artifact:
     """Turn a model into an artifact that runs on `target`.
 
@@ -76,10 +83,17 @@ def compile(
     original and compiled; without, quality is fidelity: the mean cosine between the outputs of the two.
     max_drop: how much of it may be lost: `1%`, 0.01, or `0.5 abs`.
     output: the artifact folder, absent or empty or an earlier artifact, written atomically; None is a temporary one.
+    strict: each of `passes` has to change something. force: write a result over its contract or max_drop too; manifest
+    and report say of it that it is, and by how much. size_first: keep weights in fewer bits where their kernels are
+    slower on the target, too; else such a site stays as it was.
+    layers: rank the sites that lossy passes rewrote by the error that each adds, for manifest and report; without it
+    they say of each how far its own output is off.
+    resume: a folder that keeps how far calibration is; the same compile goes on from there after it was stopped.
     verify: as for `run_passes`. args, kwargs, dynamic: as for `load`. observe: told each stage and pass as it starts.
+    progress: told batches done, and of how many, while data are run through the model to calibrate.
 
-    Raises OptionError, ModelError, UnsupportedError, PassError or ContractError (measured loss over contract or
-    max_drop); nothing is written then.
+    Raises OptionError, ModelError, UnsupportedError, PassError, ContractError (measured loss over contract or max_drop)
+    or UnchangedError (`strict`); nothing is written then.
     """
     request = resolve(
         source,
@@ -91,6 +105,10 @@ def compile(
         max_drop=max_drop,
         verify=verify,
         exact=exact,
+        strict=strict,
+        force=force,
+        size_first=size_first,
+        resume=resume,
         args=args,
         kwargs=kwargs,
         dynamic=dynamic,
@@ -98,5 +116,5 @@ def compile(
     keep = tempfile.TemporaryDirectory(prefix="tersor-") if output is None else None
     path = Path(keep.name) / "artifact" if keep is not None else Path(str(output)).expanduser()
     with atomic_folder(path) as folder:
-        manifest, report = run(request, folder, observe)
+        manifest, report = run(request, folder, observe, progress, layers=layers)
     return Artifact(path, manifest, report, keep)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import enum
 import functools
 import io
@@ -20,8 +21,18 @@ from typing import ParamSpec, TextIO, TypeVar
 
 from rich.console import Console, RenderableType
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
+from rich.text import Text
 
 from ..ir.errors import colourless
 
@@ -72,20 +83,54 @@ class Steps:
         self._progress = progress
         self._title = title
         self._task = progress.add_task(escape(title), total=total)
+        self._run: TaskID | None = None
 
     def say(self, doing: str) -> None:
         """Name what is being done."""
         self._progress.update(self._task, description=escape(f"{self._title}: {doing}"))
+
+    def far(self, done: int, total: int) -> None:
+        """A line of its own for a run over data: batches done, and the time left; it goes when all are."""
+        if self._run is not None and (not done or done >= total):
+            self._progress.remove_task(self._run)
+            self._run = None
+        if done >= total:
+            return
+        if self._run is None:
+            self._run = self._progress.add_task("  calibration", total=total, completed=done)
+        self._progress.update(self._run, completed=done)
 
     def advance(self, amount: float = 1.0) -> None:
         """Move the bar."""
         self._progress.update(self._task, advance=amount)
 
 
+class Amount(ProgressColumn):
+    """`3/26` where the amount of work is known."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.total is None else f"{task.completed:.0f}/{task.total:.0f}")
+
+
+class TimeLeft(ProgressColumn):
+    """`0:00:12 left` where the amount of work is known and some of it is done."""
+
+    def render(self, task: Task) -> Text:
+        left = None if task.total is None else task.time_remaining
+        return Text("" if left is None else f"{datetime.timedelta(seconds=round(left))} left")
+
+
 @contextlib.contextmanager
 def steps(title: str, *, total: float | None = None) -> Iterator[Steps]:
     """Progress on stderr while the body runs; silent where stderr is no terminal, and gone afterwards."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        Amount(),
+        TimeElapsedColumn(),
+        TimeLeft(),
+    )
     stderr = Console(file=sys.stderr)
     with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
         yield Steps(progress, title, total)

@@ -118,12 +118,35 @@ def absolute(spec: str) -> str:
 def split(batches: Sequence[Feeds], *, more: bool = False) -> Split:
     """Hold every fifth batch out, or the last of fewer than five."""
     clipped = f"; there are more than these {len(batches)}" if more else ""
+    clipped += "".join(f"; {remark}" for remark in remarks(batches))
     if len(batches) == 1:
-        return Split(batches, batches, False, "one batch only: quality was read on the batch that calibrated")
+        note = f"one batch only: quality was read on the batch that calibrated{clipped}"
+        return Split(batches, batches, False, note)
     out = [index for index in range(len(batches)) if index % HOLD_OUT == HOLD_OUT - 1] or [len(batches) - 1]
     calibration = [feeds for index, feeds in enumerate(batches) if index not in out]
     note = f"{len(calibration)} batches for calibration, {len(out)} held out for quality{clipped}"
     return Split(calibration, [batches[index] for index in out], True, note)
+
+
+def remarks(batches: Sequence[Feeds]) -> Iterator[str]:
+    """What makes data that fit the model poor ones to calibrate on: one sample, inputs or features that never vary.
+
+    Only inputs of floats are looked at: masks and types of tokens are often the same throughout.
+    """
+    if len(batches) == 1 and all(len(array) == 1 for array in batches[0].values() if array.ndim):
+        yield "one sample only, which stands for no other"
+    for name, first in batches[0].items():
+        arrays = [feeds[name] for feeds in batches if feeds[name].size]
+        if not np.issubdtype(first.dtype, np.floating) or not first.ndim or not arrays:
+            continue
+        low, high = (min(float(array.min()) for array in arrays), max(float(array.max()) for array in arrays))
+        if low == high:
+            yield f"input {name!r} is {low:g} throughout"
+            continue
+        if first.ndim > 1 and len({array.shape[-1] for array in arrays}) == 1:
+            used = np.any([array.reshape(-1, array.shape[-1]).any(axis=0) for array in arrays], axis=0)
+            if not used.all():
+                yield f"{np.sum(~used)} of {len(used)} channels of input {name!r} are zero throughout"
 
 
 def _folder(folder: Path) -> Iterator[tuple[str, object]]:

@@ -11,12 +11,13 @@ from ..backends.base import Interface
 from ..ir.errors import OptionError, TersorError
 from ..ir.load import load
 from ..ir.text import excerpt, place
-from ..passes.base import Context, Finding, Pass
+from ..passes.base import Context, Curve, Finding, Pass
 from ..passes.failure import failure
 from ..passes.pipeline import Pipeline, text_of
 from ..passes.presets import RAISING
 from ..passes.report import count
 from ..passes.run import Observer, Verify, run_pipeline
+from ..passes.statistics import Calibration
 from ..passes.syntax import build, parse
 from .data import batches
 from .stages import standing
@@ -29,6 +30,7 @@ class Explanation:
     after: what was run before it, in words.
     whole: how many of what it looks for the graph holds already.
     excerpts: the graph around each place where the pass does not fire.
+    curve: between what the pass would choose, where it has a choice and data were given.
     """
 
     text: str
@@ -38,6 +40,7 @@ class Explanation:
     fired: tuple[Finding, ...]
     missed: tuple[Finding, ...]
     excerpts: Mapping[str, str]
+    curve: Curve | None = None
 
 
 def explain(
@@ -52,7 +55,10 @@ def explain(
     if observe is not None:
         observe(f"load {source}")
     model = load(source)
-    context = Context(feeds=() if data is None else batches(data, Interface.of(model))[0])
+    context = Context()
+    if data is not None:
+        feeds = batches(data, Interface.of(model))[0]
+        context = Context(feeds=feeds, calibration=Calibration(feeds))
     if not imported:
         run_pipeline(Pipeline(steps=before), model, context, verify=Verify.OFF, observe=observe)
     try:
@@ -69,6 +75,7 @@ def explain(
         fired=tuple(finding for finding in outcome.findings if finding.miss is None),
         missed=outcome.misses,
         excerpts=_excerpts(model, {finding.place for finding in outcome.misses}),
+        curve=outcome.curve,
     )
 
 

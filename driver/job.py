@@ -8,29 +8,36 @@ import importlib.metadata
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx_ir
 
 from ..backends.base import Interface
+from ..ir.errors import ContractError
 from ..ir.load import load
+from ..ir.provenance import settle
 from ..ir.runner import trial_feeds
+from ..ir.widened import coarsest
 from ..passes.base import Context, Contract, Exact, Lossy
+from ..passes.checkpoint import Checkpoints
+from ..passes.pipeline import Pipeline, title
 from ..passes.presets import RAISING
 from ..passes.report import Report, Size
 from ..passes.run import Observer, Verify, run_pipeline
-from ..passes.statistics import Calibration
+from ..passes.statistics import Calibration, Progress
 from ..passes.verify import allowed
-from . import data, host, manifest, origin, select
+from . import data, host, idle, manifest, origin, select
 from . import recipe as recipes
 from .artifact import finish, list_files
 from .data import Split
-from .manifest import ContractData, FeedsData, Manifest, StageData
+from .manifest import ContractData, FeedsData, LayersData, Manifest, StageData
 from .original import BATCHES, Original, Recorded, combined, record
+from .pays import Pays
 from .quality import Quality
 from .request import Request
 from .select import Candidate
+from .stages import halves
 
 
 @dataclass
@@ -53,7 +60,14 @@ class Clock:
         return {name: round(taken, 4) for name, taken in (*self.seconds.items(), ("total", sum(self.seconds.values())))}
 
 
-def run(request: Request, folder: Path, observe: Observer | None) -> tuple[Manifest, Report]:
+def run(
+    request: Request,
+    folder: Path,
+    observe: Observer | None,
+    progress: Progress | None = None,
+    *,
+    layers: bool = False,
+) -> tuple[Manifest, Report]:
     """Compile into `folder`, which then holds a whole artifact. Raises what `compile` does."""
     clock = Clock(observe)
     with clock("load"):
@@ -68,17 +82,44 @@ def run(request: Request, folder: Path, observe: Observer | None) -> tuple[Manif
         recorded, quality = _standard(request, model, feeds)
     context = Context()
     if request.data is not None:
-        context = Context(feeds=feeds.calibration[:BATCHES], calibration=Calibration(feeds.calibration))
+        kept_in = None if request.resume is None else Checkpoints(request.resume)
+        calibration = Calibration(feeds.calibration, progress, checkpoints=kept_in)
+        context = Context(feeds=feeds.calibration[:BATCHES], calibration=calibration)
     with clock("raise"):
         raising = run_pipeline(RAISING, model, context, verify=request.verify, observe=observe)
     with clock("passes"):
-        rewriting = run_pipeline(request.passes, model, context, verify=request.verify, observe=observe)
+        asked = context if request.size_first else _asking(context, request, feeds, observe)
+        exact, lossy = halves(request.passes)
+        rewriting = run_pipeline(
+            Pipeline(steps=exact), model, asked, verify=request.verify, force=request.force, observe=observe
+        )
+        settle(model)
+        plain = model.clone() if lossy and (layers or request.verify is not Verify.OFF) else None
+        try:
+            rewriting += run_pipeline(
+                Pipeline(steps=lossy), model, asked, verify=request.verify, force=request.force, observe=observe
+            )
+        except ContractError as error:
+            error.add_note("`tersor bench SOURCE --layers --passes TEXT` tells which layers lose how much")
+            raise
+    if request.strict:
+        idle.refuse(_requested(request, rewriting))
+    lost: LayersData = {"feeds": feeds.note, "batches": 0, "whole": None, "rows": []}
+    if plain is not None:
+        with clock("layers"):
+            # the interpreter, and with it torch, is loaded where something is measured
+            from .layer_data import measured
+
+            note = "held-out data" if request.data is not None and feeds.held_out else feeds.note
+            lost = measured(plain, model, lossy, asked, feeds.quality, note, full=layers)
+    del plain
 
     def lower(candidate: Candidate, lowered: onnx_ir.Model) -> None:
         candidate.lower(lowered, context, request.verify, observe)
 
     def check(candidate: Candidate) -> None:
-        candidate.open(recorded, _contract(raising + rewriting + candidate.lowering), observe)
+        contract = _contract(raising + rewriting + candidate.lowering, recorded.coarse)
+        candidate.open(recorded, contract, observe, force=request.force)
         if candidate.session is not None:
             candidate.fidelity = quality.fidelity(candidate.session)
 
@@ -89,7 +130,7 @@ def run(request: Request, folder: Path, observe: Observer | None) -> tuple[Manif
     with clock("time"):
         ready, heats = select.ranked(candidates, feeds.calibration[:BATCHES], request.timing_seconds)
     with clock("quality"):
-        kept = quality.choose(ready, candidates)
+        kept = quality.choose(ready, candidates, force=request.force)
     entries = [candidate.to_dict(kept, heats) for candidate in candidates]
     report = raising + rewriting + kept.lowering
     assert kept.interface is not None  # it was lowered
@@ -116,7 +157,7 @@ def run(request: Request, folder: Path, observe: Observer | None) -> tuple[Manif
         "host": host.host(),
         "versions": host.versions(),
         "interface": manifest.interface_data(kept.interface),
-        "contract": _contract_data(_contract(report), kept.loss),
+        "contract": _contract_data(_contract(report, recorded.coarse), kept.loss, [*_over(report), *kept.over]),
         "stages": [
             _stage("raise", raising, clock.seconds["raise"]),
             _stage("passes", rewriting, clock.seconds["passes"]),
@@ -129,6 +170,7 @@ def run(request: Request, folder: Path, observe: Observer | None) -> tuple[Manif
             "files": sum(file["bytes"] for file in files if file["role"] == "model"),
         },
         "quality": quality.to_dict(kept, _feeds_data(request, feeds, quality)),
+        "layers": lost,
         "seconds": clock.rounded(),
         "files": files,
     }
@@ -145,6 +187,17 @@ def _feeds(request: Request, model: onnx_ir.Model) -> Split:
     return Split(random[:1], random[1:], True, "no data was given: seeded random feeds")
 
 
+def _asking(context: Context, request: Request, feeds: Split, observe: Observer | None) -> Context:
+    """The context in which passes leave alone what their kernels make slower on the target."""
+    return replace(context, pays=Pays(request.backends, feeds.calibration[0], observe=observe))
+
+
+def _requested(request: Request, report: Report) -> list[dict[str, object]]:
+    """The records of the passes that were asked for, without the upgrade that one of them needed."""
+    asked = {title(step) for step in request.passes.flat()}
+    return [entry.to_dict() for entry in report.passes if entry.text in asked]
+
+
 def _standard(request: Request, model: onnx_ir.Model, feeds: Split) -> tuple[Recorded, Quality]:
     """What the original answers and how good it is. Its session is closed on return."""
     verifies = request.verify is not Verify.OFF
@@ -152,18 +205,24 @@ def _standard(request: Request, model: onnx_ir.Model, feeds: Split) -> tuple[Rec
         return Recorded(), Quality()
     session = Original(model)
     wanted = verifies or request.metric is None
-    recorded = record(session, feeds.calibration) if verifies else Recorded()
+    recorded = replace(record(session, feeds.calibration), coarse=coarsest(model)) if verifies else Recorded()
     held_out = record(session, feeds.quality) if wanted else Recorded()
     return recorded, Quality.of(session, held_out, request.metric, request.max_drop)
 
 
-def _contract(report: Report) -> Contract:
+def _contract(report: Report, coarse: float) -> Contract:
     """What the passes promise together; a lossy one that was seen to do nothing promises nothing."""
     idle = [isinstance(entry.contract, Lossy) and entry.loss == 0.0 and not entry.changed for entry in report.passes]
-    return combined(entry.contract for entry, still in zip(report.passes, idle, strict=True) if not still)
+    kept = [entry.contract for entry, still in zip(report.passes, idle, strict=True) if not still]
+    return combined(kept, coarse)
 
 
-def _contract_data(contract: Contract, loss: float | None) -> ContractData:
+def _over(report: Report) -> list[str]:
+    """What passes that were let through over their contracts lost."""
+    return [entry.over for entry in report.passes if entry.over]
+
+
+def _contract_data(contract: Contract, loss: float | None, over: list[str]) -> ContractData:
     metric = contract.metric if isinstance(contract, Lossy) else "relative-l2"
     return {
         "text": str(contract),
@@ -171,6 +230,7 @@ def _contract_data(contract: Contract, loss: float | None) -> ContractData:
         "metric": metric,
         "limit": allowed(contract),
         "loss": loss,
+        "over": over,
     }
 
 

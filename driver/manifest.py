@@ -84,6 +84,16 @@ class InterfaceData(TypedDict):
     dimensions: dict[str, list[int | None]]
 
 
+class CurveData(TypedDict):
+    """`passes.base.Curve`: between what a pass chose. points: [x, y]; others: [name, x, y]."""
+
+    x: str
+    y: str
+    points: list[tuple[float, float]]
+    chosen: tuple[float, float]
+    others: list[tuple[str, float, float]]
+
+
 class StageData(TypedDict):
     """name: `raise`, `passes` or `lower`. passes: `passes.report.PassReport.to_dict` of each."""
 
@@ -124,13 +134,17 @@ class CandidateData(TypedDict):
 
 
 class ContractData(TypedDict):
-    """What was promised against the original, and what was measured. metric: `relative-l2` or `cosine` (1 - cosine)."""
+    """What was promised against the original, and what was measured. metric: `relative-l2` or `cosine` (1 - cosine).
+
+    over: a sentence for each loss over a contract or max_drop that was let through (`--force`); empty elsewhere.
+    """
 
     text: str
     exact: bool
     metric: str
     limit: float
     loss: float | None
+    over: list[str]
 
 
 class FeedsData(TypedDict):
@@ -170,6 +184,40 @@ class SizesData(TypedDict):
     files: int
 
 
+class LayerData(TypedDict):
+    """One weight that a pass rewrote. Errors are relative L2; None where not measured, or not finite.
+
+    local: of the site's own output on the original's activations. in_place: the same in the rewritten model. alone,
+    prefix: of the model's outputs with only this site rewritten, and with all up to it; added: what that grew by.
+    share: of the sum of squares of all `alone`. bytes: before and after.
+    """
+
+    name: str
+    module: str
+    kind: str
+    block: int | None
+    bytes: list[int]
+    local: float | None
+    in_place: float | None
+    alone: float | None
+    share: float | None
+    prefix: float | None
+    added: float | None
+
+
+class LayersData(TypedDict):
+    """What each rewritten site loses, in the order of execution; no rows where none was rewritten or measured.
+
+    feeds: where the batches come from. whole: the error of the model that all passes made; None where only `local` was
+    measured.
+    """
+
+    feeds: str
+    batches: int
+    whole: float | None
+    rows: list[LayerData]
+
+
 class Manifest(TypedDict):
     """All of `manifest.json`. seconds: by stage, `total` included; created: UTC, ISO 8601."""
 
@@ -186,6 +234,7 @@ class Manifest(TypedDict):
     candidates: list[CandidateData]
     sizes: SizesData
     quality: QualityData
+    layers: LayersData
     seconds: dict[str, float]
     files: list[ArtifactFile]
 
@@ -209,6 +258,8 @@ def read_manifest(directory: str | Path) -> Manifest:
             f"{path} has schema {schema}, written by tersor {stored.get('tersor')}; this version reads up to {SCHEMA}: "
             "upgrade tersor"
         )
+    # manifests of this schema from before layers were measured
+    stored.setdefault("layers", {"feeds": "", "batches": 0, "whole": None, "rows": []})
     missing = sorted(Manifest.__required_keys__ - stored.keys())
     if missing:
         raise ModelError(f"{path} lacks {', '.join(missing)}: it was altered; compile the model again")

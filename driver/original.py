@@ -21,15 +21,22 @@ from ..passes.verify import allowed, worst_loss
 BATCHES = 8
 BYTES = 256 * 1024 * 1024
 
+#: Roundings to 16 bits that add up on the way to an output: their errors grow as the root of how many there are.
+_ROUNDINGS = 16
+
 Answers = Mapping[str, Array]
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """Feeds and what the original answered to them, batch by batch."""
+    """Feeds and what the original answered to them, batch by batch.
+
+    coarse: the unit in the last place of the 16-bit floats that it computes in, 0 where there are none.
+    """
 
     feeds: Sequence[Feeds] = ()
     answers: Sequence[Answers] = ()
+    coarse: float = 0.0
 
     def against(self, session: Session) -> Comparison:
         """How far a session is from the original, over all batches."""
@@ -62,15 +69,18 @@ def record(session: Session, batches: Iterable[Feeds], limit: int = BATCHES) -> 
     return Recorded(feeds, answers)
 
 
-def combined(contracts: Iterable[Contract]) -> Contract:
+def combined(contracts: Iterable[Contract], coarse: float = 0.0) -> Contract:
     """What passes promise together: losses add up, and one lossy pass makes the whole lossy.
 
     In cosine where any pass speaks of cosine: a relative L2 error e moves the cosine by no more than 1 - sqrt(1 - e^2).
+    coarse: the unit in the last place of the 16-bit floats that the original computes in, 0 for none. Runtimes round
+    such a model in different places, so it is held to some of these units.
     """
     kept = list(contracts)
     lossy = [contract for contract in kept if isinstance(contract, Lossy)]
     if not lossy:
-        return Exact(tolerance=max((allowed(contract) for contract in kept), default=Exact().tolerance))
+        tolerance = max((allowed(contract) for contract in kept), default=Exact().tolerance)
+        return Exact(tolerance=max(tolerance, _ROUNDINGS * coarse))
     if all(contract.metric != "cosine" for contract in lossy):
         return Lossy(metric=lossy[0].metric, budget=sum(contract.budget for contract in lossy))
     return Lossy(metric="cosine", budget=sum(map(_as_cosine, lossy)))

@@ -43,18 +43,28 @@ class Quality:
             return None
         return float(np.mean([output.cosine for output in self.recorded.against(session).outputs]))
 
-    def choose(self, ranked: Sequence[Candidate], everyone: Sequence[Candidate]) -> Candidate:
+    def choose(self, ranked: Sequence[Candidate], everyone: Sequence[Candidate], *, force: bool = False) -> Candidate:
         """The first of `ranked` that loses no more than is allowed; every candidate gets its status.
 
-        Raises ContractError with each one's drop where none does, ModelError where the metric fails.
+        Where none does, `force` keeps the first of those that are over. Else raises ContractError with each one's drop;
+        ModelError where the metric fails.
         """
-        for position, candidate in enumerate(ranked):
+        order = sorted(ranked, key=lambda candidate: bool(candidate.over))
+        over: list[Candidate] = []
+        for position, candidate in enumerate(order):
             self._measure(candidate)
-            if self._within(candidate):
-                candidate.status = "kept"
-                for other in ranked[position + 1 :]:
-                    other.status = "slower"
-                return candidate
+            excess = self._excess(candidate)
+            if excess is None and not candidate.over:
+                return _kept(candidate, order[position + 1 :])
+            if force:
+                candidate.over += [] if excess is None else [str(excess)]
+                candidate.status = "over-contract" if excess is None else "over-max-drop"
+                over.append(candidate)
+            elif excess is not None:
+                candidate.fail(excess)
+                candidate.status = "over-max-drop"
+        if over:
+            return _kept(over[0], ())
         raise failure(everyone)
 
     def lost(self, candidate: Candidate) -> float | None:
@@ -87,16 +97,22 @@ class Quality:
         elif candidate.session is not None:
             candidate.quality = metrics.evaluate(*self.metric, candidate.session, f"the model on {candidate.text}")
 
-    def _within(self, candidate: Candidate) -> bool:
+    def _excess(self, candidate: Candidate) -> ContractError | None:
+        """What is to be said of a candidate that lost more than is allowed."""
         lost = self.lost(candidate)
         if self.max_drop is None or lost is None or lost <= self.max_drop.limit:
-            return True
+            return None
         shown = f"{lost:g}" if self.max_drop.absolute else f"{lost:.2%}"
-        candidate.fail(
-            ContractError(
-                f"{candidate.text}: {self._name} fell from {self.original:g} to {candidate.quality:g}, a drop of "
-                f"{shown}; max_drop allows {self.max_drop}. Leave out or soften a lossy pass, or allow more"
-            )
+        return ContractError(
+            f"{candidate.text}: {self._name} fell from {self.original:g} to {candidate.quality:g}, a drop of "
+            f"{shown}; max_drop allows {self.max_drop}. Leave out or soften a lossy pass, or allow more",
+            loss=lost,
         )
-        candidate.status = "over-max-drop"
-        return False
+
+
+def _kept(candidate: Candidate, slower: Sequence[Candidate]) -> Candidate:
+    """The candidate that is kept, before others in their order."""
+    candidate.status = "kept"
+    for other in slower:
+        other.status = "over-contract" if other.over else "slower"
+    return candidate

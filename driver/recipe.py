@@ -41,6 +41,9 @@ class Recipe:
     metric: str | None = None
     max_drop: str | None = None
     exact: bool | None = None
+    strict: bool | None = None
+    force: bool | None = None
+    size_first: bool | None = None
     verify: Verify | None = None
     timing_seconds: float | None = None
 
@@ -141,6 +144,9 @@ _READERS: Mapping[str, Callable[[object], object]] = {
     "metric": _text,
     "max_drop": _drop,
     "exact": _flag,
+    "strict": _flag,
+    "force": _flag,
+    "size_first": _flag,
     "verify": verify_of,
     "timing_seconds": _seconds,
 }

@@ -42,6 +42,10 @@ class Request:
     data: Data | None
     metric: tuple[str, Metric] | None
     max_drop: MaxDrop | None
+    strict: bool
+    force: bool
+    size_first: bool
+    resume: Path | None
     verify: Verify
     timing_seconds: float
     recipe: Recipe
@@ -59,6 +63,10 @@ def resolve(
     max_drop: str | float | None,
     verify: str | Verify,
     exact: bool,
+    strict: bool,
+    force: bool,
+    size_first: bool,
+    resume: str | Path | None,
     args: Sequence[object],
     kwargs: Mapping[str, object] | None,
     dynamic: Dynamic | None,
@@ -77,6 +85,9 @@ def resolve(
         metric=metric if isinstance(metric, str) else None,
         max_drop=None if max_drop is None else str(max_drop),
         exact=exact or None,
+        strict=strict or None,
+        force=force or None,
+        size_first=size_first or None,
         verify=None if mode is Verify.FAST else mode,
     ).over(base)
     found = source if source is not None else joined.source
@@ -106,6 +117,10 @@ def resolve(
         data=wanted,
         metric=measured,
         max_drop=None if joined.max_drop is None else MaxDrop.of(joined.max_drop),
+        strict=bool(joined.strict),
+        force=bool(joined.force),
+        size_first=bool(joined.size_first),
+        resume=None if resume is None else Path(resume).expanduser(),
         verify=joined.verify or Verify.FAST,
         timing_seconds=joined.timing_seconds or TIMING_SECONDS,
         recipe=Recipe(
@@ -116,6 +131,9 @@ def resolve(
             metric=None if notes["metric"] or measured is None else measured[0],
             max_drop=joined.max_drop,
             exact=joined.exact,
+            strict=joined.strict,
+            force=joined.force,
+            size_first=joined.size_first,
             verify=joined.verify,
             timing_seconds=joined.timing_seconds,
         ),

@@ -6,7 +6,7 @@ import gc
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx_ir
@@ -49,6 +49,7 @@ class Candidate:
     """One backend on its way through a compile. An `error` takes it out of the race.
 
     loss: against the original, in the contract's metric. quality: its metric, or its fidelity where there is none.
+    over: what an error would have said of losses that were let through.
     """
 
     backend: Backend
@@ -63,6 +64,7 @@ class Candidate:
     seconds: float = 0.0
     status: str = "ready"
     error: Exception | None = None
+    over: list[str] = field(default_factory=list)
 
     @property
     def text(self) -> str:
@@ -93,8 +95,10 @@ class Candidate:
         self.size, self.interface = Size.of(model), Interface.of(model)
         self.seconds += time.perf_counter() - start
 
-    def open(self, recorded: Recorded, contract: Contract, observe: Observer | None) -> None:
-        """Open what `lower` wrote and hold it to the original's answers. Raises ContractError over contract."""
+    def open(self, recorded: Recorded, contract: Contract, observe: Observer | None, *, force: bool = False) -> None:
+        """Open what `lower` wrote and hold it to the original's answers. Raises ContractError over contract, unless
+        `force` lets it through.
+        """
         assert self.interface is not None  # lower() ran
         if observe is not None:
             observe(f"open {self.text}")
@@ -104,7 +108,12 @@ class Candidate:
             comparison = recorded.against(self.session)
             loss = worst_loss(contract, comparison)
             self.loss = loss if math.isfinite(loss) else None
-            hold(contract, comparison, self.text, self.session, recorded.feeds)
+            try:
+                hold(contract, comparison, self.text, self.session, recorded.feeds)
+            except ContractError as error:
+                if not force:
+                    raise
+                self.over.append(str(error))
         self.seconds += time.perf_counter() - start
 
     def to_dict(self, kept: Candidate, heats: Heats) -> CandidateData:
@@ -129,6 +138,8 @@ class Candidate:
     def _reason(self, speed: Interval | None) -> str | None:
         if self.error is not None:
             return describe(self.error)
+        if self.over:
+            return " ".join(["let through:"] * (self.status == "kept") + self.over)
         if self.status == "slower" and speed is not None:
             return f"runs at {speed} of the speed of the kept one"
         return None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..backends import catalogue
-from ..passes.base import Pass
+from ..passes.base import Lossy, Pass
+from ..passes.pipeline import Pipeline
 from ..passes.presets import RAISING
 
 
@@ -31,6 +33,16 @@ def standing(name: str) -> Standing | None:
 def lowering(backend: str) -> tuple[Pass, ...]:
     """The lowering passes of a backend, in order. Raises OptionError for an unknown one."""
     return tuple(catalogue.find(backend)().pipeline().flat())
+
+
+def halves(pipeline: Pipeline) -> tuple[tuple[Pass, ...], tuple[Pass, ...]]:
+    """The exact passes before the first lossy one, and all from there on: none where no pass is lossy.
+
+    What the former leave is what a lossy pass is held against, layer by layer.
+    """
+    every = tuple(pipeline.flat())
+    exact = tuple(itertools.takewhile(lambda step: not isinstance(step.contract, Lossy), every))
+    return exact, every[len(exact) :]
 
 
 def _stages() -> Iterator[tuple[str, Sequence[Pass], Sequence[Pass]]]:

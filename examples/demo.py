@@ -54,7 +54,8 @@ def main() -> None:
     model = tersor.load(source.module, args=source.args, dynamic=source.dynamic)
     for name, passes in VARIANTS.items():
         with console.status(f"compiling {name}"):
-            artifact = tersor.compile(model, passes=passes, data=minilm.batches(calibration, 8), output=out / name)
+            feeds = minilm.batches(calibration, 8)
+            artifact = tersor.compile(model, passes=passes, data=feeds, size_first=True, output=out / name)
         size = sum(file["bytes"] for file in artifact.manifest["files"] if file["role"] == "model")
         contestants[f"tersor {name}"] = Contestant(artifact.session.run, size, artifact.manifest["target"]["text"])
         console.print(f"{name:10} {artifact.path}   report: {artifact.path / 'report.html'}")

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.generic]
 
+#: In a node's metadata: what it reads is a weight that a pass stores as another type than it is read, on purpose.
+STORED = "tersor.stored"
+
 
 def tensor_of(value: ir.Value | None) -> ir.TensorProtocol | None:
     """The tensor behind a constant, unread; None for anything else."""

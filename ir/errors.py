@@ -1,12 +1,13 @@
 """What tersor raises, and the exit code of each.
 
 A message says where, what was expected, what was found and what to do; an excerpt of the graph is added
-with `add_note`. The four classes tell whose move it is.
+with `add_note`. The classes tell whose move it is.
 """
 
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -59,9 +60,22 @@ class PassError(TersorError):
 
 
 class ContractError(PassError):
-    """A pass changed the model's answers by more than its contract allows."""
+    """A pass changed the model's answers by more than its contract allows.
+
+    loss: as measured, in the contract's metric; None where it was not, or is not finite.
+    """
 
     exit_code = 6
+
+    def __init__(self, *args: object, loss: float | None = None) -> None:
+        super().__init__(*args)
+        self.loss = loss if loss is not None and math.isfinite(loss) else None
+
+
+class UnchangedError(TersorError):
+    """A pass that was asked for changed nothing, where each was to change something (`--strict`)."""
+
+    exit_code = 7
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 KEY = "tersor.sources"
 #: The module that a rewritten node belongs to.
 SCOPE = "tersor.scope"
+#: In a value's `meta`: what its features were divided by, and their axis from the end.
+_DIVIDED = "tersor.divided"
 
 #: torch's exporter: the modules around a node from the outermost in, then the node, as Python writes a list.
 _TORCH = "pkg.torch.onnx.name_scopes"
@@ -80,6 +84,25 @@ def stand_for(nodes: Iterable[ir.Node], names: Iterable[str]) -> None:
     text = "\n".join(names)
     for node in nodes:
         node.metadata_props[KEY] = text
+
+
+def divide(value: ir.Value, scales: NDArray[np.floating], axis: int) -> None:
+    """Note that a value's features, on `axis` from the end, are from now on what they were over `scales`."""
+    known = division(value)
+    value.meta[_DIVIDED] = (scales if known is None or known[1] != axis else known[0] * scales, axis)
+
+
+def division(value: ir.Value) -> tuple[NDArray[np.floating], int] | None:
+    """What a value's features were divided by, and their axis from the end; None where they are what they were."""
+    found: tuple[NDArray[np.floating], int] | None = value.meta.get(_DIVIDED)
+    return found
+
+
+def settle(model: ir.Model) -> None:
+    """Forget divisions: what the model computes now is what later ones are counted from."""
+    for node in model.graph:
+        for value in node.outputs:
+            value.meta.pop(_DIVIDED, None)
 
 
 def _module(name: str | None) -> str:

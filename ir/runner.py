@@ -81,21 +81,34 @@ def watch(model: ir.Model, feeds: Feeds, names: Collection[str], see: Callable[[
     What the interpreter folds away is not shown. Nothing is held for the caller, except where ONNX Runtime has to run
     the model: there all the named values of the run are computed first.
     """
-    from .fx import Interpreter, missing, to_fx
+    Watcher(model, hold=False).watch(feeds, names, see)
 
-    if missing(model):
-        _watch_outside(model, feeds, names, see)
-        return
-    from .fx.dtypes import to_numpy
 
-    interpreter = Interpreter(to_fx(model))
+class Watcher:
+    """`watch` on one model again and again, which stays as it is.
 
-    def tap(name: str, value: torch.Tensor) -> None:
-        if not see(name, to_numpy(value)):
-            raise _Enough
+    hold: keep what follows from weights alone, such as dequantized weights, from one run to the next.
+    """
 
-    with contextlib.suppress(_Enough):
-        interpreter.run(feeds, taps=[name for name in names if name in interpreter.values], tap=tap)
+    def __init__(self, model: ir.Model, *, hold: bool = True) -> None:
+        from .fx import Interpreter, missing, to_fx
+
+        self._model = model
+        self._interpreter = None if missing(model) else Interpreter(to_fx(model), hold=hold)
+
+    def watch(self, feeds: Feeds, names: Collection[str], see: Callable[[str, Array], bool]) -> None:
+        """As the function of that name."""
+        if self._interpreter is None:
+            _watch_outside(self._model, feeds, names, see)
+            return
+        from .fx.dtypes import to_numpy
+
+        def tap(name: str, value: torch.Tensor) -> None:
+            if not see(name, to_numpy(value)):
+                raise _Enough
+
+        with contextlib.suppress(_Enough):
+            self._interpreter.run(feeds, taps=[name for name in names if name in self._interpreter.values], tap=tap)
 
 
 class _Enough(Exception):  # noqa: N818  # no error: it ends a run early

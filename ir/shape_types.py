@@ -96,6 +96,12 @@ def _branch(node: ir.Node, index: int, scope: Scope) -> ir.DataType | None:
     return scope.type_of(node.attributes[scope.branches(node)[0]].as_graph().outputs[index])
 
 
+def _body(node: ir.Node, index: int, scope: Scope) -> ir.DataType | None:
+    """A loop gives back what its body gives, but for whether to go on."""
+    going = 1 if node.op_type == "Loop" else 0
+    return scope.type_of(node.attributes["body"].as_graph().outputs[index + going])
+
+
 _BOOL = "Equal Greater GreaterOrEqual Less LessOrEqual And Or Xor Not IsNaN IsInf"
 _CONTRIB = "com.microsoft"
 _CONTRIB_LIKE_FIRST = (
@@ -122,6 +128,7 @@ TYPES: Mapping[tuple[str, str, int | None], Type] = {
     ("", "OneHot", 0): Type(_like(2)),
     ("", "If", 0): Type(_branch),
     ("", "If", None): Type(_branch),
+    **{("", op, None): Type(_body) for op in ("Loop", "Scan")},
     ("", "TopK", 1): Type(_is(ir.DataType.INT64)),
     ("", "MaxPool", 1): Type(_is(ir.DataType.INT64)),
     ("", "Dropout", 1): Type(_is(ir.DataType.BOOL)),

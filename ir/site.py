@@ -8,7 +8,8 @@
 with Identity, Cast, Transpose, Squeeze, Unsqueeze, Reshape or DequantizeLinear between the initializer and its use.
 Each is seen as `output = activation @ dense() + bias`, with the features of the activation on `axis`. Subgraphs and the
 bodies of model-local functions are searched too. Left out: weights computed at run time, batched weights (one matrix
-for each element of a batch), and recurrent weights that are cut and joined by nodes (fold constants first).
+for each element of a batch), and recurrent weights that are cut and joined by nodes (fold constants first). Weights
+that nodes compute from constants alone, as codebooks and planes of bits are, `computed_sites` lists for reports.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from .block import block_of
+from .constants import is_constant, tensor_of
 from .weight import Weight, resolve
 
 Array = NDArray[np.generic]
@@ -117,12 +119,85 @@ def sites(model: ir.Model) -> list[Site]:
 
     A node that reads a weight twice, as both directions of a recurrent one do, gives one site for each use.
     """
-    scopes: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
-    nodes = (node for scope in scopes for node in ir.traversal.RecursiveGraphIterator(scope))
+    nodes = _nodes(model)
+    fixed = _fixed(nodes)
     found = [
         site for node in nodes if node.op_type in _RULES and node.domain == "" for site in _RULES[node.op_type](node)
     ]
+    # the vectors of a codebook are looked up by what is the same at every run
+    found = [site for site in found if site.kind is not Kind.EMBEDDING or site.activation not in fixed]
     return _place(_tie(_rename(found)), block_of(model))
+
+
+def computed_sites(model: ir.Model) -> list[Site]:
+    """Where a weight is used that nodes compute from constants alone: what is not quantized again, for reports.
+
+    The view is of the constant that most of the weight lies in, and nothing is known about features.
+    """
+    nodes = _nodes(model)
+    fixed = _fixed(nodes)
+    found = []
+    for node in nodes:
+        places = _PLACES.get(node.op_type, ()) if node.domain == "" else ()
+        read = [node.inputs[place] for place in places if place < len(node.inputs)]
+        if node.op_type == "MatMul" and all(value in fixed for value in read):
+            continue
+        for value in read:
+            if value is not None and value in fixed and resolve(value) is None:
+                kind = Kind.EMBEDDING if node.op_type == "Gather" else Kind.LINEAR
+                kind = Kind.CONV if node.op_type.startswith("Conv") else kind
+                if node.op_type in ("LSTM", "GRU", "RNN"):
+                    kind = Kind.RECURRENT_INPUT if value is node.inputs[1] else Kind.RECURRENT_HIDDEN
+                view = _source(value)
+                if view is not None and not (kind is Kind.EMBEDDING and node.outputs[0] in fixed):
+                    fed = next((other for other in node.inputs if other is not None and other is not value), value)
+                    found.append(Site(kind, "", node, view, fed, node.outputs[0], 0, 0))
+    return _place(_rename(found), block_of(model))
+
+
+#: The inputs that may be weights.
+_PLACES: Mapping[str, tuple[int, ...]] = {
+    "MatMul": (0, 1),
+    "Gemm": (1,),
+    "Conv": (1,),
+    "ConvTranspose": (1,),
+    "Gather": (0,),
+    "LSTM": (1, 2),
+    "GRU": (1, 2),
+    "RNN": (1, 2),
+}
+
+
+def _nodes(model: ir.Model) -> list[ir.Node]:
+    scopes: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    return [node for scope in scopes for node in ir.traversal.RecursiveGraphIterator(scope)]
+
+
+def _fixed(nodes: Iterable[ir.Node]) -> set[ir.Value]:
+    """What nodes compute from constants alone."""
+    found: set[ir.Value] = set()
+    for node in nodes:
+        read = [value for value in node.inputs if value is not None]
+        if read and all(value in found or is_constant(value) for value in read):
+            found.update(node.outputs)
+    return found
+
+
+def _source(value: ir.Value) -> Weight | None:
+    """The constant of most numbers that a value is computed from, and the nodes on the way."""
+    stack, nodes, constants = [value], dict[ir.Node, None](), list[tuple[ir.Value, ir.TensorProtocol]]()
+    while stack:
+        each = stack.pop()
+        node, tensor = each.producer(), tensor_of(each)
+        if tensor is not None:
+            constants.append((each, tensor))
+        elif node is not None and node not in nodes:
+            nodes[node] = None
+            stack += [read for read in node.inputs if read is not None]
+    if not constants:
+        return None
+    root, tensor = max(constants, key=lambda held: held[1].size)
+    return Weight(root, tuple(reversed(nodes)), tuple(tensor.shape.numpy()))
 
 
 def _matmul(node: ir.Node) -> Iterator[Site]:

@@ -40,6 +40,12 @@ class Weight:
             array = _STEPS[node.op_type](node, array, False)
         return array
 
+    def moved(self, array: Array) -> Array:
+        """Another array of the stored shape with its axes as they arrive: no cast, and nothing dequantized."""
+        for node in self.path:
+            array = _STEPS[node.op_type](node, array, True)
+        return array
+
 
 def resolve(value: ir.Value) -> Weight | None:
     """The constant behind `value`, or None where it depends on anything else."""

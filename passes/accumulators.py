@@ -2,26 +2,21 @@
 
 Each accumulator takes arrays as they come (`add`), joins one that saw other data (`merge`), and holds `bytes`. What it
 holds is a sum, a largest or a smallest number, so the order of the data does not matter: exactly for ranges, histograms
-and counts, up to the rounding of sums for Gram matrices and means. They can be pickled, for a run to go on later.
+and counts, up to the rounding of sums for Gram matrices and means. `state` and `restore` let a run go on later.
 """
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..ir.errors import ModelError
+from .accumulator import Accumulator, Floats, chunks, extent, extents
 from .edit import Array
 
-Floats = NDArray[np.float64]
-
-#: Numbers worked on at a time.
-_CHUNK = 1 << 16
 #: Rows of a product that is summed in float32.
 _BLOCK = 1 << 10
 #: Magnitudes whose products, many of them, neither overflow nor vanish in float32.
@@ -34,25 +29,6 @@ _INVERTIBLE = 126
 _LEAST_EXPONENT = -1000
 
 
-class Accumulator(ABC):
-    """Something gathered over arrays `[tokens, features]`; count: how many tokens, or numbers, were seen."""
-
-    count: int = 0
-
-    @abstractmethod
-    def add(self, array: Array) -> None:
-        """Take in an array. Raises ModelError, and changes nothing, where it holds NaN or infinity."""
-
-    @abstractmethod
-    def merge(self, other: Self) -> None:
-        """Take in what another of the same sizes has seen. Raises ValueError where the sizes differ."""
-
-    @property
-    @abstractmethod
-    def bytes(self) -> int:
-        """Bytes that it holds."""
-
-
 class Range(Accumulator):
     """The smallest and the largest number of arrays of any shape; infinity and its negative before the first."""
 
@@ -61,7 +37,7 @@ class Range(Accumulator):
 
     def add(self, array: Array) -> None:
         if array.size:
-            low, high = _extent(array)
+            low, high = extent(array)
             self.low, self.high = min(self.low, low), max(self.high, high)
             self.count += array.size
 
@@ -103,12 +79,12 @@ class Histogram(Accumulator):
     def add(self, array: Array) -> None:
         if not array.size:
             return
-        self._cover(*_extent(array))
+        self._cover(*extent(array))
         # float32 is exact here: quotients are no smaller than numbers, and indices have at most 24 bits and a sign
         single = array.dtype in (np.float32, np.float16) and -_INVERTIBLE <= self.exponent <= 0
         dtype = np.float32 if single else np.float64
         shrink = dtype(2.0**-self.exponent)
-        for chunk in _chunks(array):
+        for chunk in chunks(array):
             scaled = np.multiply(chunk, shrink, dtype=dtype)
             np.floor(scaled, out=scaled)
             # a product that vanishes in float64 loses its sign
@@ -189,7 +165,7 @@ class FeatureRange(_ByFeature):
     def add(self, array: Array) -> None:
         self._check(array)
         if array.size:
-            low, high = _extents(array)
+            low, high = extents(array)
             np.minimum(self.low, low, out=self.low)
             np.maximum(self.high, high, out=self.high)
         self.count += len(array)
@@ -215,7 +191,7 @@ class AbsMax(_ByFeature):
     def add(self, array: Array) -> None:
         self._check(array)
         if array.size:
-            low, high = _extents(array)
+            low, high = extents(array)
             np.maximum(self.largest, np.maximum(high, -low), out=self.largest)
         self.count += len(array)
 
@@ -246,7 +222,7 @@ class Gram(_ByFeature):
         if not array.size:
             self.count += len(array)
             return
-        low, high = _extent(array)
+        low, high = extent(array)
         largest = max(abs(low), abs(high))
         dtype = np.float32 if _SAFE[0] < largest < _SAFE[1] or not largest else np.float64
         for start in range(0, len(array), _BLOCK):
@@ -271,6 +247,59 @@ class Gram(_ByFeature):
         return self.matrix.nbytes + self.total.nbytes
 
 
+class Joint(_ByFeature):
+    """What features are now beside what they were in another model, over the same tokens.
+
+    Takes both side by side, [tokens, 2 * features], now first. With x' now and x before: `matrix`, x'.T @ x', and
+    `cross`, x'.T @ x, [features, features] each, and the means of both.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__(features)
+        self._gram = Gram(features)
+        self.cross: Floats = np.zeros((features, features))
+        self._before: Floats = np.zeros(features)
+
+    def add(self, array: Array) -> None:
+        if array.ndim != 2 or array.shape[1] != 2 * self.features:
+            raise ValueError(f"expected an array [tokens, {2 * self.features}], found {list(array.shape)}")
+        now, before = array[:, : self.features], array[:, self.features :]
+        if before.size:
+            extent(before)
+        self._gram.add(now)
+        for start in range(0, len(array), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            self.cross += np.asarray(now[part], np.float64).T @ np.asarray(before[part], np.float64)
+        self._before += before.sum(0, dtype=np.float64)
+        self.count += len(array)
+
+    def merge(self, other: Self) -> None:
+        self._match(other)
+        self._gram.merge(other._gram)
+        self.cross += other.cross
+        self._before += other._before
+        self.count += other.count
+
+    @property
+    def matrix(self) -> Floats:
+        """x'.T @ x', [features, features]."""
+        return self._gram.matrix
+
+    @property
+    def mean_now(self) -> Floats:
+        """The mean of each feature now; zeros before the first token."""
+        return self._gram.mean
+
+    @property
+    def mean_before(self) -> Floats:
+        """The mean of each feature before; zeros before the first token."""
+        return self._before / max(self.count, 1)
+
+    @property
+    def bytes(self) -> int:
+        return self._gram.bytes + self.cross.nbytes + self._before.nbytes
+
+
 class TokenCounts(Accumulator):
     """How often each row of a table was looked up, `counts` [rows].
 
@@ -290,7 +319,7 @@ class TokenCounts(Accumulator):
         if low < -self.rows or high >= self.rows:
             worst = low if low < -self.rows else high
             raise ModelError(f"expected ids below the {self.rows} rows of a table, found {worst}")
-        for chunk in _chunks(array):
+        for chunk in chunks(array):
             index = chunk.astype(np.int64)
             if low < 0:
                 index[index < 0] += self.rows
@@ -306,39 +335,6 @@ class TokenCounts(Accumulator):
     @property
     def bytes(self) -> int:
         return self.counts.nbytes
-
-
-def _chunks(array: Array) -> Iterator[Array]:
-    """An array's numbers in flat pieces, in the order of memory."""
-    flat = array.ravel(order="K")
-    return (flat[start : start + _CHUNK] for start in range(0, flat.size, _CHUNK))
-
-
-def _extent(array: Array) -> tuple[float, float]:
-    """The smallest and the largest number. Raises ModelError where one is not finite."""
-    low, high = float(array.min()), float(array.max())
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise _not_finite(array)
-    return low, high
-
-
-def _extents(array: Array) -> tuple[Floats, Floats]:
-    """The smallest and the largest number of each feature. Raises ModelError where one is not finite."""
-    low, high = array.min(0).astype(np.float64), array.max(0).astype(np.float64)
-    if not (np.isfinite(low).all() and np.isfinite(high).all()):
-        raise _not_finite(array)
-    return low, high
-
-
-def _not_finite(array: Array) -> ModelError:
-    """The error that names the first such number."""
-    found = ~np.isfinite(array)
-    first = np.unravel_index(int(found.argmax()), array.shape)
-    at = ", ".join(str(int(index)) for index in first)
-    return ModelError(
-        f"calibration met {array[first]} in an activation, at [{at}] of {list(array.shape)}, one of {int(found.sum())} "
-        "numbers that are not finite; leave out the sample that gives it, or the site"
-    )
 
 
 def _exponent(low: float, high: float, bins: int) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import onnx_ir as ir
 
@@ -20,6 +20,9 @@ from ..ir.walk import every_node
 from .edit import Ledger
 from .failure import failure, no_verdict
 from .statistics import Calibration, Statistics, Want
+
+if TYPE_CHECKING:
+    from ..ir.site import Site
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,13 +87,15 @@ class Miss:
 class Finding:
     """One candidate place, the source nodes it stands for, and the verdict: None when the pass fired.
 
-    scope: the module that it was exported from, where that is known.
+    scope: the module that it was exported from, where that is known. chosen: what the pass took there, where it had a
+    choice.
     """
 
     place: str
     sources: tuple[str, ...] = ()
     miss: Miss | None = None
     scope: str = ""
+    chosen: str = ""
 
     @classmethod
     def at(cls, node: ir.Node, verdict: Match | Miss) -> Finding:
@@ -98,10 +103,26 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Curve:
+    """What a pass could choose between, for reports to draw: the least y that each x allows.
+
+    x, y: what is along the axes, with units. points: (x, y), smallest x first. chosen: the point that it took. others:
+    points beside the curve that are known by a name.
+    """
+
+    x: str
+    y: str
+    points: tuple[tuple[float, float], ...]
+    chosen: tuple[float, float]
+    others: tuple[tuple[str, float, float], ...] = ()
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """What one application of a pass did."""
+    """What one application of a pass did, and between what it chose."""
 
     findings: tuple[Finding, ...] = ()
+    curve: Curve | None = None
 
     @property
     def matches(self) -> int:
@@ -117,12 +138,14 @@ class Context:
     """What a pass may consult beside the model.
 
     feeds: a few batches to verify on. calibration: the data to gather statistics on, where the user gave any. seed: of
-    anything random.
+    anything random. pays: why a site that a pass would rewrite stays as it was, its new kernel being slower on the
+    target; without it nobody asks.
     """
 
     feeds: Sequence[Feeds] = ()
     seed: int = 0
     calibration: Calibration | None = None
+    pays: Callable[[Pass, ir.Model, Site], Miss | None] | None = None
 
     def statistics(self, model: ir.Model, wants: Iterable[Want]) -> Statistics:
         """What calibration finds on the model as it is now. Raises OptionError where there are no data for it."""

@@ -21,6 +21,7 @@ GROUP = "tersor.passes"
 #: name -> "module:Class", modules relative to this package.
 PASSES: Mapping[str, str] = {
     "cast": ".quantize.cast:Cast",
+    "cast-arithmetic": ".quantize.cast_arithmetic:CastArithmetic",
     "drop-dead-code": ".clean.drop_dead_code:DropDeadCode",
     "drop-identities": ".clean.drop_identities:DropIdentities",
     "drop-outputs": ".clean.drop_outputs:DropOutputs",
@@ -37,9 +38,11 @@ PASSES: Mapping[str, str] = {
     "inline-functions": ".clean.inline_functions:InlineFunctions",
     "merge-common-subexpressions": ".clean.merge_common_subexpressions:MergeCommonSubexpressions",
     "merge-matmuls": ".fuse.merge_matmuls:MergeMatMuls",
+    "mix-precision": ".quantize.mix_precision:MixPrecision",
     "quantize-binary": ".quantize.quantize_binary:QuantizeBinary",
     "quantize-codebook": ".quantize.quantize_codebook:QuantizeCodebook",
     "quantize-dynamic": ".quantize.quantize_dynamic:QuantizeDynamic",
+    "quantize-static": ".quantize.quantize_static:QuantizeStatic",
     "quantize-weights": ".quantize.quantize_weights:QuantizeWeights",
     "raise-activation": ".raising.activation.raise_activation:RaiseActivation",
     "raise-attention": ".raising.attention.raise_attention:RaiseAttention",

@@ -139,9 +139,10 @@ class Tape:
         domain: str = "",
         outputs: int = 1,
     ) -> ir.Node:
-        """Record a node. Attributes that are None are left out."""
+        """Record a node. Attributes that are None are left out, and so are inputs behind the last that is given."""
         given = {name: value for name, value in (attributes or {}).items() if value is not None}
-        node = ir.node(op_type, inputs, given, domain=domain, num_outputs=outputs)
+        last = max((index for index, value in enumerate(inputs, 1) if value is not None), default=0)
+        node = ir.node(op_type, inputs[:last], given, domain=domain, num_outputs=outputs)
         self.nodes.append(node)
         return node
 

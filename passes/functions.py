@@ -10,6 +10,7 @@ the call by its name. Two functions of one name differ in their overload, as ONN
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx.parser
@@ -36,10 +37,16 @@ class Function:
 
     def __call__(self, tape: Tape, *inputs: ir.Value | None, **attributes: Attribute) -> ir.Value:
         """Record a call that gives one value; attributes that are None take their defaults."""
-        node = tape.node(self.name, inputs, attributes, domain=DOMAIN)
+        return self.node(tape, inputs, attributes).outputs[0]
+
+    def node(
+        self, tape: Tape, inputs: Sequence[ir.Value | None], attributes: Mapping[str, Attribute], outputs: int = 1
+    ) -> ir.Node:
+        """Record a call that gives several values."""
+        node = tape.node(self.name, inputs, attributes, domain=DOMAIN, outputs=outputs)
         node.overload = self.overload
         tape.functions.append(self)
-        return node.outputs[0]
+        return node
 
     def called_by(self, node: ir.Node | None) -> bool:
         """Whether a node is a call of this function."""

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from ..ir.text import spelled
 from ..ir.walk import every_node, held_graphs, may_hold_graphs
-from .base import Contract, Finding, Lossy
+from .base import Contract, Curve, Finding, Lossy
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ class PassReport:
     """One pass: what it found, what became of the graph, how long it took, and what it measurably changed.
 
     loss: the error over the verified stretch that ends with this pass, in the contract's metric; None where none was
-    measured. subject: what a raising pass looks for; whole: how many of them were whole before it ran.
+    measured. subject: what a raising pass looks for; whole: how many of them were whole before it ran. over: what the
+    error would have said of a loss over the contract that was let through; else empty. curve: between what it chose.
     """
 
     text: str
@@ -63,6 +64,8 @@ class PassReport:
     loss: float | None = None
     subject: str = ""
     whole: int = 0
+    over: str = ""
+    curve: Curve | None = None
 
     @property
     def matches(self) -> int:
@@ -107,7 +110,23 @@ class PassReport:
             "bytes": [self.before.bytes, self.after.bytes],
             "seconds": round(self.seconds, 4),
             "loss": self.loss,
+            "over": self.over,
+            **self._choice(),
         }
+
+    def _choice(self) -> dict[str, object]:
+        """What a pass that had a choice took, place by place, and between what."""
+        if self.curve is None:
+            return {}
+        taken = [{"place": f.place, "scope": f.scope, "chosen": f.chosen} for f in self.findings if f.chosen]
+        curve = {
+            "x": self.curve.x,
+            "y": self.curve.y,
+            "points": list(map(list, self.curve.points)),
+            "chosen": list(self.curve.chosen),
+            "others": list(map(list, self.curve.others)),
+        }
+        return {"chosen": taken, "curve": curve}
 
 
 @dataclass(frozen=True)

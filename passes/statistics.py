@@ -12,7 +12,7 @@ blocks that are quantized already.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -22,14 +22,17 @@ import onnx_ir as ir
 from ..ir.content import Element, dimensions
 from ..ir.errors import ModelError, OptionError
 from ..ir.feeds import Array, Feeds
-from ..ir.runner import watch
-from ..ir.walk import every_node
-from .accumulators import Accumulator, TokenCounts
+from ..ir.runner import Watcher
+from ..ir.walk import held_graphs, may_hold_graphs
+from .accumulator import Accumulator
+from .accumulators import TokenCounts
+from .checkpoint import Checkpoints, Origins, digest, digest_of_data, surroundings
 from .padding import Padding
+from .views import View
 
 A = TypeVar("A", bound=Accumulator)
 
-#: What reads statistics is told how far a run is: batches done, and of how many.
+#: Told how far a run is, as it starts and after each batch: batches done, and of how many.
 Progress = Callable[[int, int], None]
 
 
@@ -37,13 +40,15 @@ Progress = Callable[[int, int], None]
 class Want:
     """One statistic of one value, whose features lie along `axis`.
 
-    size: what the kind is made for, features or rows of a table; 0 for those that are made for any.
+    size: what the kind is made for, features or rows of a table; 0 for those that are made for any. view: how the rows
+    are read, where they do not lie in the value as they are.
     """
 
     value: ir.Value
     kind: type[Accumulator]
     size: int = field(default=0, compare=False)
     axis: int = -1
+    view: View | None = None
 
     def new(self) -> Accumulator:
         """An accumulator that has seen nothing."""
@@ -57,9 +62,9 @@ class Statistics:
 
     found: Mapping[Want, Accumulator]
 
-    def of(self, value: ir.Value, kind: type[A], axis: int = -1) -> A:
+    def of(self, value: ir.Value, kind: type[A], axis: int = -1, view: View | None = None) -> A:
         """The statistic of a value. KeyError where it was not wanted."""
-        found = self.found[Want(value, kind, axis=axis)]
+        found = self.found[Want(value, kind, axis=axis, view=view)]
         assert isinstance(found, kind)
         return found
 
@@ -91,11 +96,18 @@ class _Pasts:
     def of(self, model: ir.Model) -> dict[ir.Value, int]:
         """The number of each value that nodes compute and of each input."""
         found: dict[ir.Value, int] = {}
-        for node in every_node(model.graph):
-            read = [None if value is None else found.get(value) or self._source(value) for value in node.inputs]
-            made = self._number(_Same(node), *map(_Same, node.attributes.values()), *read)
-            found |= dict.fromkeys(node.outputs, made)
+        for node in model.graph:
+            self._learn(node, found)
         return {**found, **{value: self._source(value) for value in model.graph.inputs}}
+
+    def _learn(self, node: ir.Node, found: dict[ir.Value, int]) -> int:
+        """The number of what a node computes; what it does in graphs that it holds is part of that."""
+        read = [None if value is None else found.get(value) or self._source(value) for value in node.inputs]
+        inside = held_graphs(node) if may_hold_graphs(node) else ()
+        held = [self._learn(each, found) for graph in inside for each in graph]
+        made = self._number(_Same(node), *map(_Same, node.attributes.values()), *read, *held)
+        found |= dict.fromkeys(node.outputs, made)
+        return made
 
     def _source(self, value: ir.Value) -> int:
         return self._number(_Same(value), _Same(value.const_value))
@@ -108,14 +120,17 @@ class _Pasts:
 class Calibration:
     """Batches of real data, and what was gathered on them so far.
 
-    runs: how often the data were run through a model, for reports.
+    runs: how often the data were run through a model, for reports. checkpoints: where `gather` keeps how far a run is,
+    for another process to go on from there.
     """
 
     batches: Sequence[Feeds]
     progress: Progress | None = None
     runs: int = 0
+    checkpoints: Checkpoints | None = None
     _kept: dict[Want, tuple[int, Accumulator]] = field(default_factory=dict, repr=False)
     _pasts: _Pasts = field(default_factory=_Pasts, repr=False)
+    _data: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         if not self.batches:
@@ -140,12 +155,38 @@ class Calibration:
             known |= gathered
         return Statistics({want: known[want] for want in asked})
 
+    def beside(
+        self, before: ir.Model, name: str, model: ir.Model, value: ir.Value, found: Accumulator, *, axis: int = -1
+    ) -> None:
+        """Let `found` take in a value of the model side by side with one of another model that has its shape.
+
+        name: of the value in `before`. Real tokens only, [tokens, 2 * features], what `value` is now first. Raises
+        ModelError as `gather` does.
+        """
+        self.runs += 1
+        padding, dims, fed = Padding.of(model), dimensions(value), {each.name for each in model.graph.inputs}
+        watched = [
+            (None if wanted in fed else Watcher(each), wanted)
+            for each, wanted in ((model, value.name or ""), (before, name))
+        ]
+        if self.progress is not None:
+            self.progress(0, len(self.batches))
+        for number, feeds in enumerate(self.batches, 1):
+            pair = [
+                padding.rows(_only(watcher, feeds, wanted, number), dims, feeds, axis) for watcher, wanted in watched
+            ]
+            try:
+                found.add(np.concatenate(pair, axis=1))
+            except ModelError as error:
+                raise ModelError(f"calibration: {name}: {error}") from error
+            if self.progress is not None:
+                self.progress(number, len(self.batches))
+
     def _found(self, want: Want, past: Mapping[ir.Value, int]) -> Accumulator | None:
         kept = self._kept.get(want)
         return None if kept is None or kept[0] != past.get(want.value) else kept[1]
 
     def _run(self, model: ir.Model, wants: Sequence[Want]) -> dict[Want, Accumulator]:
-        self.runs += 1
         made = {want: want.new() for want in wants}
         named: dict[str, list[Want]] = {}
         for want in wants:
@@ -153,7 +194,13 @@ class Calibration:
         known = {name: dimensions(each[0].value) for name, each in named.items()}
         padding = Padding.of(model)
         fed = {value.name or "" for value in model.graph.inputs}
-        for number, feeds in enumerate(self.batches, 1):
+        key = self._key(model, wants, [padding.masks, known])
+        done = self._resumed(key, made.values())
+        self.runs += done < len(self.batches)
+        if self.progress is not None:
+            self.progress(done, len(self.batches))
+        watcher: Watcher | None = None
+        for number, feeds in enumerate(self.batches[done:], done + 1):
             left = set(named)
 
             def see(name: str, array: Array, feeds: Feeds = feeds, left: set[str] = left) -> bool:
@@ -165,12 +212,51 @@ class Calibration:
             for name in sorted(left & fed):
                 see(name, np.asarray(feeds[name]))
             if left:
-                watch(model, feeds, [name for name in named if name in left], see)
+                watcher = watcher or Watcher(model)
+                watcher.watch(feeds, [name for name in named if name in left], see)
             if left:
                 raise ModelError(f"calibration: the value {min(left)!r} is not computed on batch {number} of the data")
+            if self.checkpoints is not None:
+                last = number == len(self.batches)
+                self.checkpoints.save(key, number, (each.state() for each in made.values()), last=last)
             if self.progress is not None:
                 self.progress(number, len(self.batches))
         return made
+
+    def _key(self, model: ir.Model, wants: Sequence[Want], rows: object) -> str:
+        """What decides the outcome of a run, `rows` being what its rows are chosen by; empty without checkpoints."""
+        if self.checkpoints is None:
+            return ""
+        self._data = self._data or digest_of_data(self.batches)
+        kinds = [
+            (want.kind.__module__, want.kind.__qualname__, want.size, want.axis, repr(want.view)) for want in wants
+        ]
+        return digest(surroundings(), self._data, kinds, Origins(model).of([want.value for want in wants]), rows)
+
+    def _resumed(self, key: str, accumulators: Collection[Accumulator]) -> int:
+        """Batches that an earlier run has done, its statistics restored."""
+        if self.checkpoints is None:
+            return 0
+        done, states = self.checkpoints.read(key, len(accumulators))
+        for accumulator, state in zip(accumulators, states, strict=False):
+            accumulator.restore(state)
+        return done
+
+
+def _only(watcher: Watcher | None, feeds: Feeds, name: str, number: int) -> Array:
+    """One value of a model on one batch; without a watcher, that input."""
+    if watcher is None:
+        return np.asarray(feeds[name])
+    seen: list[Array] = []
+
+    def see(_: str, array: Array) -> bool:
+        seen.append(array)
+        return False
+
+    watcher.watch(feeds, [name], see)
+    if not seen:
+        raise ModelError(f"calibration: the value {name!r} is not computed on batch {number} of the data")
+    return seen[0]
 
 
 def _take(
@@ -185,6 +271,8 @@ def _take(
     if ids:
         # ids have no features: each is a token
         array, dims = array[..., None], None if dims is None else [*dims, 1]
+    if want.view is not None:
+        array, dims = want.view(array, dims)
     try:
         accumulator.add(padding.rows(array, dims, feeds, -1 if ids else want.axis))
     except ModelError as error:

@@ -3,7 +3,7 @@
 An exact stretch of a model that rounds at run time is held to its promise value by value: a sum reordered in the last
 bit can move an activation across a rounding boundary, and the layers behind amplify that as they would any other int8
 step. There every value that both graphs have is computed from the reference's own inputs, so that what is measured is
-the rewrite, not the rounding.
+the rewrite, not the rounding. For the same reason models of 16-bit floats are compared in float32.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from ..ir.feeds import Feeds
 from ..ir.level import Level, Signature, violations
 from ..ir.runner import runner
 from ..ir.text import excerpt
+from ..ir.widened import coarsest, widened, widened_feeds
 from .base import Contract, Exact, Lossy, Pass
 from .pipeline import title
 
 #: Ops that round what a run computes.
 _ROUNDING = frozenset(
     {
+        "DynamicQuantizeGRU",
         "DynamicQuantizeLinear",
         "DynamicQuantizeLSTM",
         "DynamicQuantizeMatMul",
@@ -47,6 +49,10 @@ def judge(
     if faults:
         return PassError(f"{_subject(stretch)} broke the graph: {'; '.join(faults[:5])}")
     reference = _with_outputs_of(before, after) if changing else before
+    limit, coarse = allowed(contract), coarsest(before) if isinstance(contract, Exact) else 0.0
+    if coarse:
+        limit = max(limit, coarse)
+        reference, after, feeds = widened(reference), widened(after), [widened_feeds(each) for each in feeds]
     try:
         if isinstance(contract, Exact) and _rounds(before):
             comparison = compare_locally(reference, after, feeds[0])
@@ -56,10 +62,10 @@ def judge(
         _rehearse(reference, feeds)
         return _caused(PassError(f"{_subject(stretch)} left a graph that does not run: {error}"), error)
     loss = worst_loss(contract, comparison)
-    if loss <= allowed(contract):
+    if loss <= limit:
         return loss
     measured = f"measured {loss:.3g} on {comparison.worst.name}"
-    return ContractError(f"{_subject(stretch)} promised {contract}, {measured}")
+    return ContractError(f"{_subject(stretch)} promised {contract}, {measured}", loss=loss)
 
 
 def located(
@@ -68,10 +74,12 @@ def located(
     """The error with the first value that diverged by more than `tolerance`, and the graph around it as a note."""
     if not isinstance(error, ContractError):
         return error
+    if coarsest(good):
+        good, bad, feeds = widened(good), widened(bad), [widened_feeds(each) for each in feeds]
     first = compare(good, bad, feeds, locate=True, tolerance=tolerance).first_diverging
     if first is None:
         return error
-    better = ContractError(f"{error}; first diverging value: {first}")
+    better = ContractError(f"{error}; first diverging value: {first}", loss=error.loss)
     node = next((node for node in bad.graph.all_nodes() if any(out.name == first.name for out in node.outputs)), None)
     if node is not None:
         better.add_note(excerpt(node))

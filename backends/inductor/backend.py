@@ -78,6 +78,7 @@ class Inductor(TorchBackend):
         Inductor fails; PassError for one of `passes`.
         """
         from ...ir.fx.export import ExportError, export
+        from ...ir.fx.kernels.packed import pack_weights
         from ...ir.fx.kernels.products import has_vnni
         from ...ir.fx.kernels.qdq import lower_qdq
         from . import aoti
@@ -93,6 +94,7 @@ class Inductor(TorchBackend):
         if lacking is not None:
             raise UnsupportedError(f"inductor: {'; '.join(lacking)}")
         integers = lower_qdq(module) if self.device == "cpu" and self.freeze else 0
+        pack_weights(module)
 
         def again(rewrite: torch.fx.GraphModule) -> torch.export.ExportedProgram:
             rewrite.meta["inputs"] = module.meta["inputs"]

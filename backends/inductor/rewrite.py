@@ -15,6 +15,7 @@ from torch import fx
 from ...ir import reference
 from ...ir.errors import PassError, TersorError
 from .divisors import check_divisors
+from .hold import hold_packed
 from .indices import check_indices
 
 Rewrite = Callable[[fx.GraphModule], object]
@@ -33,7 +34,7 @@ def rewritten(
     Raises OptionError for a function that is not there, PassError that names one which fails or breaks the graph.
     """
     found = {text: reference.resolve(text, "the fx pass") for text in passes}
-    program = _apply(program, again, "the rewrite of linear layers and scalars", _own)
+    program = _apply(program, again, "the rewrite of layers and weights", _own)
     for text, function in found.items():
         program = _apply(program, again, f"the fx pass {text!r}", function)
     return _apply(program, again, "the check of indices and divisors", _check) if check else program
@@ -42,6 +43,7 @@ def rewritten(
 def _own(module: fx.GraphModule) -> None:
     fuse_bias(module)
     fill_scalars(module)
+    hold_packed(module)
 
 
 def _check(module: fx.GraphModule) -> None:

@@ -11,22 +11,29 @@ from ...passes.pipeline import Pipeline
 from .rules.expand_attention_mask import ExpandAttentionMask
 from .rules.expand_rotary_cache import ExpandRotaryCache
 from .rules.fuse_bias_gelu import FuseBiasGelu
+from .rules.fuse_dynamic_lstm import FuseDynamicLstm
 from .rules.fuse_dynamic_matmul import FuseDynamicMatMul
 from .rules.fuse_matmul_nbits import FuseMatMulNBits
 from .rules.fuse_multi_head_attention import FuseMultiHeadAttention
 from .rules.fuse_packed_attention import FusePackedAttention
+from .rules.fuse_static_matmul import FuseStaticMatMul
 from .rules.gather_quantized_blocks import GatherQuantizedBlocks
 from .rules.gather_quantized_rows import GatherQuantizedRows
 from .rules.keep_residual_sums import KeepResidualSums
 from .rules.lift_mask_floor import LiftMaskFloor
+from .rules.split_feature_groups import SplitFeatureGroups
+from .rules.unsign_activations import UnsignActivations
 from .rules.widen_float8 import WidenFloat8
 
-#: Weights of few bits while they are whole, then what only takes nodes away, then attention, which takes the
-#: projections whole, then what is left of the linear layers.
+#: Grids of activations, then weights of few bits while they are whole, then what only takes nodes away, then attention,
+#: which takes the projections whole, then what is left of the linear layers.
 LOWERING = Pipeline(
     label="onnxruntime",
     steps=(
+        UnsignActivations(),
+        SplitFeatureGroups(),
         FuseMatMulNBits(),
+        FuseDynamicLstm(),
         GatherQuantizedBlocks(),
         InlineFunctions(own=True),
         FOLDING,
@@ -37,6 +44,7 @@ LOWERING = Pipeline(
         ExpandAttentionMask(),
         ExpandRotaryCache(),
         FuseDynamicMatMul(),
+        FuseStaticMatMul(),
         WidenFloat8(),
         GatherQuantizedRows(),
         FuseBiasGelu(),

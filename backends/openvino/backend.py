@@ -14,18 +14,24 @@ import onnx_ir as ir
 
 from ...ir.errors import MissingOp, ModelError, UnsupportedError, unsupported
 from ...passes.clean.inline_functions import InlineFunctions
+from ...passes.edit import attribute, is_op
 from ...passes.fuse.folding import FOLDING
 from ...passes.pipeline import Pipeline
 from ..base import Backend, Interface, Session
 from .decompose_attention import DecomposeAttention
 from .defer_activation_quantization import DEFERRED, DeferActivationQuantization, compressed_weight
+from .fold_zero_point import FoldZeroPoint
 from .frontend import missing_ops, write_ir
+from .round_in_floats import RoundInFloats
 from .session import OpenVinoSession, first_lines
+from .split_blocks import SplitBlocks
+from .unpack_by_remainders import UnpackByRemainders
 
 MODEL = "openvino.xml"
 RUNTIME = "runtime.json"
 
 _GROUP = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
+_BYTES = (ir.DataType.INT8, ir.DataType.UINT8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +58,18 @@ class OpenVino(Backend):
             return None
 
     def pipeline(self) -> Pipeline:
-        return Pipeline(steps=(DeferActivationQuantization(), InlineFunctions(own=True), FOLDING, DecomposeAttention()))
+        return Pipeline(
+            steps=(
+                DeferActivationQuantization(),
+                SplitBlocks(),
+                UnpackByRemainders(),
+                InlineFunctions(own=True),
+                FOLDING,
+                FoldZeroPoint(),
+                RoundInFloats(),
+                DecomposeAttention(),
+            )
+        )
 
     def supports(self, model: ir.Model) -> Sequence[MissingOp]:
         return missing_ops(model)
@@ -93,11 +110,40 @@ class OpenVino(Backend):
     def _grouped(self, model: ir.Model) -> dict[str, str]:
         """Whether OpenVINO may quantize activations, which it does to all compressed weights or to none.
 
-        It may only where the model asks for it at every such place: what is only stored in 8 bits stays exact.
+        It may only where the model asks for it at every such place: what is only stored in few bits stays exact.
+        Products on integers that the model itself rounded are not asked.
         """
-        sites = [node for node in model.graph.all_nodes() if node.op_type in ("MatMul", "Gemm")]
-        compressed = [node for node in sites if compressed_weight(node) is not None]
+        products = [node for node in model.graph.all_nodes() if is_op(node, "MatMul", "Gemm")]
+        compressed = [node for node in products if _dequantized(node.inputs[1]) and not _on_integers(node)]
         if not compressed:
             return {}
         asked = all(DEFERRED in node.metadata_props for node in compressed)
         return {_GROUP: str(self.group if asked else 0)}
+
+
+def _rounded(value: ir.Value | None) -> bool:
+    """Whether an activation is dequantized from what QuantizeLinear made."""
+    producer = None if value is None else value.producer()
+    stored = producer.inputs[0] if is_op(producer, "DequantizeLinear") else None
+    return stored is not None and is_op(stored.producer(), "QuantizeLinear")
+
+
+def _on_integers(node: ir.Node) -> bool:
+    """Whether a product multiplies an activation that is rounded by a weight of bytes, in one block."""
+    weight = compressed_weight(node)
+    if weight is None or weight.dtype not in _BYTES or not _rounded(node.inputs[0]):
+        return False
+    return not any(attribute(reader, "block_size", 0) for reader in weight.consumers())
+
+
+#: What a weight may go through on the way to its product.
+_VIEWS = ("Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze")
+
+
+def _dequantized(value: ir.Value | None) -> bool:
+    """Whether a weight is dequantized from stored integers, packed ones included."""
+    producer = None if value is None else value.producer()
+    while is_op(producer, *_VIEWS):
+        value = producer.inputs[0]
+        producer = None if value is None else value.producer()
+    return is_op(producer, "DequantizeLinear") and not _rounded(value)

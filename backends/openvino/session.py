@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import ml_dtypes
 import numpy as np
 
 from ...ir.errors import ModelError, UnsupportedError
@@ -45,9 +46,15 @@ class OpenVinoSession(Session):
         request = self._idle.get()
         try:
             request.infer(dict(feeds), share_inputs=True)
-            return {name: np.array(request.get_output_tensor(port).data) for name, port in self._ports.items()}
+            return {name: _array(request.get_output_tensor(port)) for name, port in self._ports.items()}
         finally:
             self._idle.put(request)
+
+
+def _array(tensor: openvino.Tensor) -> Array:
+    """A copy of what a tensor holds. OpenVINO shows the bits of bfloat16 as float16."""
+    array = np.array(tensor.data)
+    return array.view(ml_dtypes.bfloat16) if tensor.get_element_type().get_type_name() == "bf16" else array
 
 
 def first_lines(error: Exception) -> str:

@@ -25,14 +25,19 @@ RUNTIME = "runtime.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Torch(TorchBackend):
-    """torch without a compiler: every op as torch's own eager kernel."""
+    """torch without a compiler: every op as torch's own eager kernel.
+
+    unpack: compute weights of few bits once, when a session opens, and keep them as floats; without, they stay as they
+        are stored, and are computed at every run.
+    """
 
     name: ClassVar[str] = "torch"
+    unpack: bool = True
 
     def compile(self, model: ir.Model) -> Session:
         """A session for a lowered model over its FX form: the same calls of torch as in the program that `write` makes,
         without writing it."""
-        return self._session(self._module(model), Interface.of(model))
+        return self._session(self._packed(model), Interface.of(model))
 
     def write(self, model: ir.Model, folder: Path) -> None:
         """Write `model.pt2`, which `torch.export.load(path).module()` runs.
@@ -44,7 +49,7 @@ class Torch(TorchBackend):
 
         from ...ir.fx.export import ExportError, export
 
-        module = self._module(model)
+        module = self._packed(model)
         runtime = {"program": PROGRAM}
         try:
             program = export(model, module)
@@ -59,20 +64,36 @@ class Torch(TorchBackend):
         (folder / RUNTIME).write_text(json.dumps(runtime, indent=2) + "\n", encoding="utf-8")
 
     def open(self, folder: Path, interface: Interface) -> Session:
+        import torch
+
         from ...ir import onnxfile, pt2
 
         program, graph = folder / PROGRAM, folder / GRAPH
         if program.is_file():
-            return self._session(self._placed(pt2.read(program)).module(), interface)
+            made = self._placed(pt2.read(program)).module()
+            assert isinstance(made, torch.fx.GraphModule)
+            return self._session(made, interface)
         if graph.is_file():
-            return self._session(self._module(onnxfile.read(graph)), interface)
+            return self._session(self._packed(onnxfile.read(graph)), interface)
         raise ModelError(f"{folder} is no artifact for torch: expected {PROGRAM} or {GRAPH} in it")
 
-    def _session(self, module: torch.nn.Module, interface: Interface) -> Session:
+    def _packed(self, model: ir.Model) -> torch.fx.GraphModule:
+        """The FX form, weights of few bits packed."""
+        from ...ir.fx.kernels.packed import pack_weights
+
+        module = self._module(model)
+        pack_weights(module)
+        return module
+
+    def _session(self, module: torch.fx.GraphModule, interface: Interface) -> Session:
+        from ...ir.fx.kernels.constants import fold
+        from ...ir.fx.kernels.linear import fuse_linears
         from ...ir.fx.kernels.weights import quicken
         from ..torch_session import TorchSession
 
         self._check_device()
+        if self.unpack and fold(module):
+            fuse_linears(module)
         module = module.to(self.device)
         weights = (*module.parameters(), *module.buffers())
         quicken(module)

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ...ir.errors import OptionError
 from .. import console
 from ..units import amount, duration, error, plural, ratio, size
+from .layers import shown
 from .options import Data, Dimensions, Json, Seed, dimensions
 
 if TYPE_CHECKING:
     from ..bench import Bench, Row
+
+_LAYERS = "Which layer broke"
+
+
+class _Sort(enum.Enum):
+    ALONE = "alone"
+    PREFIX = "prefix"
+    LOCAL = "local"
+
+
+class _By(enum.Enum):
+    SITE = "site"
+    BLOCK = "block"
+    KIND = "kind"
 
 
 def bench(
@@ -36,15 +53,104 @@ def bench(
         bool, typer.Option("--memory/--no-memory", help="Measure memory and load time, in a process for each.")
     ] = True,
     seed: Seed = 0,
+    layers: Annotated[
+        bool,
+        typer.Option(
+            "--layers",
+            rich_help_panel=_LAYERS,
+            help="Instead of timing, rank the sites that lossy passes rewrote by the error that each adds. A is an "
+            "artifact, whose recipe names source, passes and data, or a SOURCE with --passes.",
+        ),
+    ] = False,
+    passes: Annotated[
+        str | None,
+        typer.Option(
+            "--passes",
+            metavar="TEXT",
+            show_default=False,
+            rich_help_panel=_LAYERS,
+            help="Passes to rank sites for, as in 'quantize-weights{bits=4}'; else those of the artifact.",
+        ),
+    ] = None,
+    sort: Annotated[
+        _Sort,
+        typer.Option(
+            "--sort",
+            rich_help_panel=_LAYERS,
+            help="Worst first by the error with only this site rewritten, by what it adds to those before it, or by "
+            "that of its own output.",
+        ),
+    ] = _Sort.ALONE,
+    by: Annotated[
+        _By, typer.Option("--by", rich_help_panel=_LAYERS, help="What is ranked: each site, or all of a block or kind.")
+    ] = _By.SITE,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target",
+            metavar="TARGET",
+            show_default=False,
+            rich_help_panel=_LAYERS,
+            help="Measure on this backend, which compiles the model anew for each site; else on the reference "
+            "interpreter.",
+        ),
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            "--metric",
+            metavar="MODULE:FUNCTION",
+            show_default=False,
+            rich_help_panel=_LAYERS,
+            help="Also a function from a session to a number, with only this site rewritten.",
+        ),
+    ] = None,
+    outputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--output",
+            metavar="NAME",
+            show_default=False,
+            rich_help_panel=_LAYERS,
+            help="The output whose error counts; may be given again. The worst of all when left out.",
+        ),
+    ] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", min=0, rich_help_panel=_LAYERS, help="Lines shown; 0 shows all.")
+    ] = 20,
     json: Json = False,
 ) -> None:
     """Time contestants in turns on the same feeds: speed relative to the first, with 95 % intervals.
 
     Also latency percentiles, throughput, bytes on disk, load time, peak memory, and how far the answers are apart.
+    With --layers: which layer broke.
     """
+    sizes = dimensions(dims, batch)
+    if layers:
+        if len(contestants) != 1:
+            raise OptionError(f"--layers looks into one model, found {len(contestants)}: leave the others out")
+        from ..diagnosis import diagnose
+
+        with console.steps("layers") as progress:
+            ranked = diagnose(
+                contestants[0],
+                passes=passes,
+                data=data,
+                dimensions=sizes,
+                metric=metric,
+                target=target,
+                outputs=outputs or (),
+                by=by.value,
+                sort=sort.value,
+                seed=seed,
+                observe=progress.say,
+            )
+        console.show(ranked, *shown(ranked, limit), as_json=json)
+        return
+    if passes or target or metric or outputs:
+        raise OptionError("--passes, --target, --metric and --output go with --layers; an artifact has its own")
     from ..bench import bench as run
 
-    sizes = dimensions(dims, batch)
     with console.steps("bench") as progress:
         found = run(
             contestants,

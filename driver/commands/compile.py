@@ -80,6 +80,37 @@ def compile(
         ),
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Leave lossy passes out.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Each of --passes has to change something; one that does not is an error.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write a result over its contract or --max-drop too, and say that it is.")
+    ] = False,
+    size_first: Annotated[
+        bool,
+        typer.Option(
+            "--size-first",
+            help="Keep weights in fewer bits also where their kernels are slower on the target than what they replace; "
+            "else those are left as they were.",
+        ),
+    ] = False,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            "--resume",
+            metavar="DIR",
+            show_default=False,
+            help="Keep in this folder how far calibration is, and go on from there when stopped and run again.",
+        ),
+    ] = None,
+    layers: Annotated[
+        bool,
+        typer.Option(
+            "--layers",
+            help="Rank layers by the error that each adds, in manifest and report; else those tell how far the output "
+            "of each is off.",
+        ),
+    ] = False,
     verify: Annotated[
         str,
         typer.Option(
@@ -108,7 +139,13 @@ def compile(
             output=output,
             verify=verify,
             exact=exact,
+            strict=strict,
+            force=force,
+            size_first=size_first,
+            resume=resume,
+            layers=layers,
             observe=progress.say,
+            progress=progress.far,
         )
     console.show({"path": made.path, "manifest": made.manifest}, *_summary(made), as_json=json)
 
@@ -118,21 +155,33 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _summary(made: Artifact) -> Iterator[RenderableType]:
+    from ..idle import idle, why
+
     manifest = made.manifest
     for stage in manifest["stages"]:
         if stage["passes"]:
             yield console.heading(f"{stage['name']}, {duration(stage['seconds'])}")
-            idle = list(dict.fromkeys(str(record["pass"]) for record in stage["passes"] if _idle(record)))
+            asked = stage["name"] == "passes"
+            still = idle(stage["passes"]) if asked else [record for record in stage["passes"] if _idle(record)]
             columns = ("pass", ">fired", ">missed", ">nodes", ">weights", ">time", ">loss")
-            yield console.table(*columns, rows=(_pass(record) for record in stage["passes"] if not _idle(record)))
-            if idle:
-                yield f"[dim]nothing to do for {console.literal(_listed(idle))}[/]"
+            yield console.table(*columns, rows=(_pass(record) for record in stage["passes"] if record not in still))
+            if asked:
+                yield from (
+                    f"[bold]{_name(record)} changed nothing[/]: {console.literal(why(record))}" for record in still
+                )
+            elif still:
+                names = list(dict.fromkeys(str(record["pass"]) for record in still))
+                yield f"[dim]nothing to do for {console.literal(_listed(names))}[/]"
     if manifest["candidates"][1:]:
         yield console.heading("candidates")
         columns = ("target", "", ">speed (95 % interval)", ">p50", ">on disk", ">loss", "why")
         yield console.table(*columns, rows=map(_candidate, manifest["candidates"]))
     yield console.heading("result")
     yield console.table("", "", rows=_result(made))
+
+
+def _name(record: Mapping[str, object]) -> str:
+    return console.literal(str(record["pass"]))
 
 
 def _idle(record: Mapping[str, object]) -> bool:
@@ -190,6 +239,7 @@ def _result(made: Artifact) -> Iterator[tuple[str, str]]:
     yield "nodes", _step(f"{nodes[0]:,}", f"{nodes[1]:,}")
     yield from ((entry.subject, str(entry)) for entry in raised(manifest))
     yield "loss", _loss(manifest)
+    yield from (("over contract", sentence) for sentence in manifest["contract"]["over"])
     yield from _quality(manifest)
     yield "time", duration(manifest["seconds"].get("total", 0.0))
     yield "artifact", f"{made.path}, {size(manifest['sizes']['files'])} of model files"

@@ -14,7 +14,7 @@ from ..units import plural
 from .options import Data, Json, Source
 
 if TYPE_CHECKING:
-    from ...passes.base import Finding
+    from ...passes.base import Curve, Finding
     from ..explain import Explanation
 
 
@@ -52,6 +52,9 @@ def _text(found: Explanation, verbose: bool, limit: int) -> Iterator[RenderableT
     counts = f"fires at {len(found.fired)} of {plural(places, 'place')}" if places else "has no candidate place"
     held = f", {found.whole:,} {'are' if found.whole > 1 else 'is'} whole already" if found.whole else ""
     yield f"[bold]{console.literal(found.text)}[/] {counts}{held} (after {found.after}); {found.contract}"
+    if found.curve is not None:
+        yield console.heading(f"would choose {_point(*found.curve.chosen, found.curve)}")
+        yield "\n".join(f"  {name}: {_point(x, y, found.curve)}" for name, x, y in found.curve.others)
     if found.fired:
         yield console.heading("fires")
         yield "\n".join(f"  {_place(finding)}" for finding in found.fired[:limit])
@@ -81,7 +84,12 @@ def _place(finding: Finding) -> str:
     module = f" in {finding.scope}" if finding.scope and finding.scope not in own.replace("/", ".") else ""
     others = [name for name in finding.sources if name != own]
     stands = f"   (source: {', '.join(others[:3])}{', ...' if others[3:] else ''})" if others else ""
-    return console.literal(finding.place + module + stands)
+    chosen = f": {finding.chosen}" if finding.chosen else ""
+    return console.literal(finding.place + module + chosen + stands)
+
+
+def _point(x: float, y: float, curve: Curve) -> str:
+    return f"{x:.4g} {curve.x}, {y:.3g} {curve.y}"
 
 
 def _more(count: int) -> Iterator[RenderableType]:

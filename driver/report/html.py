@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from ..idle import idle, why
 from ..manifest import CandidateData, Manifest, PortData
 from ..raised import away, raised
 from ..units import change, duration, error, plural, ratio, size
+from .choices import choices
+from .layers import layers
 from .markup import Bar, Markup, bars, details, markup, paragraph, section, table
 from .style import STYLE
 
@@ -32,6 +35,8 @@ def render(manifest: Manifest) -> str:
         _candidates(manifest),
         _passes(manifest),
         _quality(manifest),
+        choices(manifest),
+        layers(manifest["layers"]),
         _interface(manifest),
         _files(manifest),
         _circumstances(manifest),
@@ -64,7 +69,7 @@ def _summary(manifest: Manifest) -> Markup:
         for label, value, note in tiles
     )
     return Markup(
-        f"<header><h1>{markup(manifest['source']['name'])}</h1><p>{_sentence(manifest)}</p>"
+        f"<header><h1>{markup(manifest['source']['name'])}</h1><p>{_sentence(manifest)}</p>{_over(manifest)}"
         f'<div class="tiles">{drawn}</div>'
         f'<pre>session = tersor.open("this folder")   # {markup(target["text"])}, {markup(target["version"])}</pre>'
         f"</header>"
@@ -79,6 +84,14 @@ def _sentence(manifest: Manifest) -> Markup:
         f"Compiled {kind} for {manifest['target']['text']} by tersor {manifest['tersor']}: {plural(fired, 'pass')} "
         f"fired, {size(before)} of weights became {size(after)}. Contract: {manifest['contract']['text']}."
     )
+
+
+def _over(manifest: Manifest) -> Markup:
+    """What was let through although it is over a contract or max_drop."""
+    told = (
+        f'<p class="failed">Over contract, let through: {markup(text)}</p>' for text in manifest["contract"]["over"]
+    )
+    return Markup("".join(told))
 
 
 def _sizes(manifest: Manifest) -> Markup:
@@ -151,6 +164,8 @@ def _passes(manifest: Manifest) -> Markup:
         parts.append(Markup(f"<h3>{markup(title)}</h3>"))
         if stage["passes"]:
             parts.append(table(head, (_pass(record) for record in stage["passes"])))
+        for record in idle(stage["passes"]) if stage["name"] == "passes" else ():
+            parts.append(paragraph(f"{record['pass']} changed nothing: {why(record)}"))
     steps = [record for stage in manifest["stages"] for record in stage["passes"] if _moved(record["bytes"])]
     start = manifest["sizes"]["weights"][0]
     drawn = [Bar("before", start, size(start)), *map(_step_bar, steps)]

@@ -28,6 +28,8 @@ details ul { margin: .2rem 0; padding-left: 1.1rem; max-height: 20rem; overflow:
 .chart { display: block; width: 100%; max-width: 780px; height: auto; margin: .4rem 0; font-size: 12px; }
 .chart text { fill: var(--ink); } .chart .label { text-anchor: end; fill: var(--dim); }
 .chart .plain { fill: var(--bar); } .chart .good { fill: var(--good); }
+.chart .bad { fill: var(--bad); } .chart .note { fill: var(--dim); font-size: 10px; }
+.chart .grid { stroke: var(--line); } .chart .line { fill: none; stroke: var(--good); stroke-width: 1.5; }
 .chart .whisker { stroke: var(--ink); stroke-width: 1.5; }
 .chart .mark { stroke: var(--dim); stroke-dasharray: 3 3; }
 @media print { details { display: block; } .scroll { overflow: visible; } }

@@ -17,6 +17,7 @@ from .dtypes import to_numpy
 from .edge import enter, holds_values, leave
 from .limit import Limit
 from .lowering import FAILURES
+from .ops import random
 
 Tap = Callable[[str, torch.Tensor], torch.Tensor | None]
 """Called with a value's ONNX name and the value, in the order of execution; keep a clone, not the tensor. A tensor that
@@ -32,17 +33,27 @@ class Interpreter:
 
     `values` are the names that can be tapped: what the graph computes, the bodies of `If` and `Loop` included, and the
     inputs; not weights, nor what was folded into constants. Feeds go to the device of the module's weights, or to
-    `device`, to which the module then moves. No op runs whose result would take more than `limit` bytes.
+    `device`, to which the module then moves. No op runs whose result would take more than `limit` bytes. With
+    `hold` what runs with taps compute from weights alone, such as dequantized weights, is held for the next run.
 
     Raises ModelError for a module of other origin, for feeds that do not match the inputs, and for a model that cannot
     run on them or not within the limit; OptionError for a tap on a value that is not there.
     """
 
-    def __init__(self, module: fx.GraphModule, *, device: str | torch.device | None = None, limit: int = LIMIT) -> None:
+    def __init__(
+        self,
+        module: fx.GraphModule,
+        *,
+        device: str | torch.device | None = None,
+        limit: int = LIMIT,
+        hold: bool = False,
+    ) -> None:
         _check_ports(module)
         self.module = module if device is None else module.to(device)
         self.device = torch.device(device) if device is not None else _device(module)
         self.limit = limit
+        self.hold = hold
+        self._held: dict[fx.Node, object] = {}
         self.inputs: tuple[str, ...] = tuple(module.meta["inputs"])
         self.outputs: tuple[str, ...] = tuple(module.meta["outputs"])
         self.values = frozenset(_tappable(module))
@@ -83,7 +94,7 @@ class Interpreter:
         grad: bool = False,
     ) -> dict[str, torch.Tensor]:
         """As `run`, but the outputs stay tensors, and keep their gradients' history where `grad`."""
-        inputs = self._feed(feeds)
+        inputs = self.arguments(feeds)
         watch, wanted = self._watch(taps, tap)
         with torch.set_grad_enabled(grad), Limit(self.limit):
             results = self._run(inputs) if watch is None else self._walk(self.module, inputs, watch, wanted)
@@ -98,7 +109,8 @@ class Interpreter:
         except FAILURES:
             return self._walk(self.module, inputs, None, frozenset())
 
-    def _feed(self, feeds: Mapping[str, np.ndarray | torch.Tensor]) -> list[torch.Tensor]:
+    def arguments(self, feeds: Mapping[str, np.ndarray | torch.Tensor]) -> list[torch.Tensor]:
+        """The module's arguments. Raises ModelError for feeds that do not match the inputs."""
         unknown = [name for name in feeds if name not in self.inputs]
         if unknown:
             raise ModelError(f"feed {unknown[0]!r}: the model has no such input; {nearest(unknown[0], self.inputs)}")
@@ -130,11 +142,16 @@ class Interpreter:
         """One graph, node by node, showing what is wanted and dropping what is no longer used."""
         values: dict[fx.Node, object] = {}
         given = iter(inputs)
+        fixed = _fixed(module, wanted) if self.hold and module is self.module else frozenset[fx.Node]()
 
         def value_of(node: fx.Node) -> Argument:
             return cast(Argument, values[node])
 
         for node, dead in self._plan(module):
+            if node in fixed:
+                if any(user not in fixed for user in node.users):
+                    values[node] = self._constant(node, fixed)
+                continue
             args = fx.map_arg(node.args, value_of)
             if node.op == "placeholder":
                 values[node] = next(given)
@@ -143,12 +160,28 @@ class Interpreter:
             elif node.op == "output":
                 return args[0]
             else:
-                values[node] = _call(node, args, fx.map_arg(node.kwargs, value_of))
+                values[node] = called(node, args, fx.map_arg(node.kwargs, value_of))
             if watch is not None and node.meta.get("tap") and node.meta["onnx_name"] in wanted:
                 values[node] = _seen(watch, node.meta["onnx_name"], values[node])
             for other in dead:
-                del values[other]
+                values.pop(other, None)
         raise AssertionError("an FX graph ends in an output")
+
+    def _constant(self, node: fx.Node, fixed: frozenset[fx.Node]) -> object:
+        """What a node gives at every run; all that it was computed from is dropped."""
+        if node.op == "get_attr":
+            return self._attribute(self.module, str(node.target), None, frozenset())
+        if node not in self._held:
+            known = {each: self._constant(each, fixed) for each in node.all_input_nodes}
+            added = [each for each in known if each in self._held and all(user in fixed for user in each.users)]
+
+            def value_of(each: fx.Node) -> Argument:
+                return cast(Argument, known[each])
+
+            self._held[node] = called(node, fx.map_arg(node.args, value_of), fx.map_arg(node.kwargs, value_of))
+            for each in added:
+                del self._held[each]
+        return self._held[node]
 
     def _attribute(self, module: fx.GraphModule, path: str, watch: Tap | None, wanted: frozenset[str]) -> object:
         """A tensor; or for a branch or loop body, a function that walks it with the same taps."""
@@ -175,6 +208,21 @@ class Interpreter:
         return self._plans[module]
 
 
+def _fixed(module: fx.GraphModule, wanted: frozenset[str]) -> frozenset[fx.Node]:
+    """Weights and what follows from them alone, unless it is watched, random or the body of a branch."""
+    found: set[fx.Node] = set()
+    for node in module.graph.nodes:
+        if node.op == "get_attr":
+            plain = not isinstance(getattr(module, str(node.target), None), fx.GraphModule)
+        else:
+            drawn = getattr(node.target, "__module__", "") == random.__name__
+            alone = bool(node.all_input_nodes) and all(each in found for each in node.all_input_nodes)
+            plain = node.op == "call_function" and alone and not drawn and node.meta.get("onnx_name") not in wanted
+        if plain:
+            found.add(node)
+    return frozenset(found)
+
+
 def _check_ports(module: fx.GraphModule) -> None:
     """Raise ModelError unless the graph takes and returns what the module says that it does."""
     if "inputs" not in module.meta:
@@ -196,7 +244,8 @@ def _device(module: torch.nn.Module) -> torch.device:
     return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
 
-def _call(node: fx.Node, args: Sequence[object], kwargs: Mapping[str, object]) -> object:
+def called(node: fx.Node, args: Sequence[object], kwargs: Mapping[str, object]) -> object:
+    """What the function of an FX node gives. Raises ModelError that names the ONNX node where it fails."""
     assert callable(node.target)
     try:
         return node.target(*args, **kwargs)

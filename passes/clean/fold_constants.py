@@ -18,7 +18,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from ...ir.constants import tensor_of
+from ...ir.constants import STORED, tensor_of
 from ...ir.content import numbers
 from ...ir.level import SEMANTIC_OPSET, Level
 from ...ir.provenance import sources
@@ -173,7 +173,9 @@ def _settle_later(node: ir.Node, found: Deferred, known: dict[Hashable, ir.Value
 
 
 def _widens(node: ir.Node) -> bool:
-    """Whether a node reads a weight that is stored in few bits."""
+    """Whether a node reads a weight that is stored in few bits, or that a pass stores as another type on purpose."""
+    if STORED in node.metadata_props:
+        return True
     tensor = _constant(node.inputs[0]) if node.op_type == "Cast" and node.inputs[0] is not None else None
     return tensor is not None and tensor.dtype in _STORED and tensor.size > _SMALL
 

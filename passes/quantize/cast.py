@@ -57,7 +57,7 @@ class Cast(WeightPass):
             raise OptionError(f"{self.name}: expected a dtype of {', '.join(known)}, found {self.dtype}")
 
     def apply(self, model: ir.Model, context: Context) -> Outcome:
-        verdicts = self.verdicts(model)
+        verdicts = self.verdicts(model, context)
         for site in taken(verdicts):
             put(site, self._narrowed(matrix(site)))
         return outcome(verdicts)

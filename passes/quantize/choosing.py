@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from ...ir.constants import is_constant
+from ...ir.constants import tensor_of
 from ...ir.provenance import scope, sources
 from ...ir.site import Kind, Site
 from ...ir.text import place
-from ..base import Finding, Miss, Outcome
+from ..base import Context, Curve, Finding, Miss, Outcome, Pass
 
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
@@ -26,7 +26,8 @@ class Choice:
     """What `only`, `ignore` and `smallest` mean.
 
     only, ignore: glob patterns over site names, kinds (`kind:embedding`) and blocks (`block:3`). smallest: fewest
-    weights of a site. kinds: those that are taken on; options: what asks for the others, where anything does.
+    weights of a site. kinds: those that are taken on; options: what asks for the others, where anything
+    does: the name of a switch, or an option with its value.
     """
 
     kinds: Collection[Kind]
@@ -38,20 +39,32 @@ class Choice:
 
     def verdict(self, site: Site) -> Miss | None:
         """Why the site stays as it is."""
+        return self._left(site) or self._unfit(site)
+
+    def computed(self, site: Site) -> Miss:
+        """Why a site stays as it is whose weight nodes compute from constants."""
+        tensor = tensor_of(site.weight)
+        if tensor is None or tensor.dtype in FLOATS:
+            return self._left(site) or Miss("weight", site.name, "an initializer; run fold-constants first")
+        return self._left(site) or Miss("quantized", site.weight.name or "", "weights that are not quantized yet")
+
+    def _left(self, site: Site) -> Miss | None:
+        """Why the options leave it out."""
         if self.only and not matches(site, self.only):
             return Miss("only", site.name, f"a name like {', '.join(self.only)}")
         if matches(site, self.ignore):
             return Miss("ignore", site.name, f"a name unlike {', '.join(self.ignore)}")
         if site.kind not in self.kinds:
             option, kinds = self.options.get(site.kind), " or ".join(kind.value for kind in self.kinds)
-            return Miss("kind", site.kind.value, f"the option {option}=true" if option else f"a site of kind {kinds}")
-        return self._unfit(site)
+            asked = option if option is None or "=" in option else f"{option}=true"
+            return Miss("kind", site.kind.value, f"the option {asked}" if asked else f"a site of kind {kinds}")
+        return None
 
     def _unfit(self, site: Site) -> Miss | None:
         tensor = site.weight.const_value
         if not site.weight.is_initializer() or site.weight.is_graph_input() or tensor is None:
             return Miss("weight", site.name, "an initializer that nobody may override; run fold-constants first")
-        if any(node.op_type == "DequantizeLinear" for node in site.view.path) or _is_book(site):
+        if any(node.op_type == "DequantizeLinear" for node in site.view.path):
             return Miss("quantized", site.weight.name or "", "weights that are not quantized yet")
         names = ", ".join(dtype.name.lower() for dtype in self.dtypes)
         if tensor.dtype not in self.dtypes:
@@ -71,24 +84,6 @@ class Choice:
         return None
 
 
-def _is_book(site: Site) -> bool:
-    """Whether a table is looked up by what is the same at every run, as the vectors of a codebook are."""
-    if site.kind is not Kind.EMBEDDING:
-        return False
-    stack, seen = [site.activation], {site.activation}
-    while stack:
-        value = stack.pop()
-        node = value.producer()
-        if is_constant(value):
-            continue
-        if node is None or not any(node.inputs):
-            return False
-        fresh = {each for each in node.inputs if each is not None} - seen
-        seen |= fresh
-        stack += fresh
-    return True
-
-
 def matches(site: Site, patterns: Iterable[str]) -> bool:
     """Whether a site's name, `kind:..` or `block:..` fits one of the patterns."""
     block = [] if site.block is None else [f"block:{site.block}"]
@@ -96,11 +91,36 @@ def matches(site: Site, patterns: Iterable[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns for name in named)
 
 
-def outcome(verdicts: Sequence[Verdict]) -> Outcome:
-    """The findings of a pass, one for each site."""
+def paying(made: Pass, model: ir.Model, verdicts: Sequence[Verdict], context: Context | None) -> list[Verdict]:
+    """The verdicts, and of sites that were taken on those left alone that are slower then on the target.
+
+    Tables are not asked about: they are taken in for their size, and a lookup is a sliver of any run.
+    """
+    pays = None if context is None else context.pays
+    if pays is None:
+        return list(verdicts)
+    asked = (miss is None and site.kind is not Kind.EMBEDDING for site, miss in verdicts)
+    return [
+        (site, pays(made, model, site) if asking else miss)
+        for (site, miss), asking in zip(verdicts, asked, strict=True)
+    ]
+
+
+def outcome(
+    verdicts: Sequence[Verdict], chosen: Mapping[ir.Value, str] | None = None, curve: Curve | None = None
+) -> Outcome:
+    """The findings of a pass, one for each site; what it chose for weights, and between what."""
+    told = chosen or {}
     return Outcome(
         tuple(
-            Finding(f"{site.name} ({place(site.node)})", sources(site.node), miss, scope(site.node))
+            Finding(
+                f"{site.name} ({place(site.node)})",
+                sources(site.node),
+                miss,
+                scope(site.node),
+                "" if miss else told.get(site.weight, ""),
+            )
             for site, miss in verdicts
-        )
+        ),
+        curve,
     )

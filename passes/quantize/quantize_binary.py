@@ -92,7 +92,7 @@ class QuantizeBinary(WeightPass):
             raise OptionError(f"{self.name}: expected a threshold from 0 to below 1, found {self.threshold}")
 
     def apply(self, model: ir.Model, context: Context) -> Outcome:
-        verdicts = self.verdicts(model)
+        verdicts = self.verdicts(model, context)
         for site in taken(verdicts):
             put(site, self._quantized(matrix(site)))
         declare_functions(model)

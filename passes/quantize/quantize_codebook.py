@@ -140,7 +140,7 @@ class QuantizeCodebook(WeightPass):
         which comes with the first.
         """
         seen: dict[tuple[ir.Node, ir.Value], Miss | None] = {}
-        for site, miss in self.verdicts(model):
+        for site, miss in self.verdicts(model, context):
             key = site.node, site.weight
             if miss is not None or key in seen:
                 yield (site, miss or seen.get(key)), None

@@ -6,8 +6,10 @@
 Lossy. Weights have one scale for each output channel. Activations have one for the tensor, or with `rows` one for each
 row: x = r * x', r = max|row|, and x W = r * (x' W), so that a loud token no longer costs the quiet ones their bits
 (Dettmers et al., LLM.int8(), 2022, section 2.1). Linear layers compute in int8 where the backend can; embedding tables
-(by option) and recurrent weights are stored in int8 and read as float. Needs no data. Left alone: convolutions, weights
-that are tied, small, not finite or computed, and sites that `ignore` and `only` leave out.
+(by option) and recurrent weights are stored in int8 and read as float, or LSTM and GRU become calls of
+`tersor.DynamicQuantizeLSTM` and `tersor.DynamicQuantizeGRU` (`passes.dynamic_recurrence`), which quantize their input
+and, at every step, their state. Needs no data. Left alone: convolutions, weights that are tied, small, not finite or
+computed, and sites that `ignore` and `only` leave out.
 """
 
 from __future__ import annotations
@@ -21,10 +23,11 @@ import onnx_ir as ir
 
 from ...ir.site import Kind, Site, sites
 from ..base import Context, Contract, Lossy, Miss, Outcome, Pass
-from ..edit import Tape, attribute, constant_of, replace, reroute
+from ..edit import Tape, attribute, constant_of, declare_functions, replace, reroute
 from ..weights import Quantized
-from .choosing import Choice, Verdict, outcome
+from .choosing import Choice, Verdict, outcome, paying
 from .methods.uniform import symmetric
+from .rounded_states import RECURRENT, round_states, unrounded
 from .weight_pass import OPTIONS, taken
 
 
@@ -34,7 +37,8 @@ class QuantizeDynamic(Pass):
 
     rows: one activation scale for each row instead of one for the tensor.
     embeddings: store embedding tables in int8 too, one scale for each row of the table.
-    recurrent: store the weights of LSTM, GRU and RNN in int8 too.
+    recurrent: `stored` keeps the weights of LSTM, GRU and RNN in int8 and reads them as float; `computed` multiplies
+        in int8 too, LSTM and GRU alone, where both weights are quantized; `none` leaves them alone.
     headroom: against saturation on x86 CPUs without VNNI, which add pairs of 8-bit products in 16 bits. `pairs` scales
         each channel so that no pair of neighbouring weights can; `bits` uses 7 bits; `none` trusts the CPU.
     smallest: sites with fewer weights than this stay as they are.
@@ -45,27 +49,33 @@ class QuantizeDynamic(Pass):
     contract: ClassVar[Contract] = Lossy(metric="cosine", budget=0.05)
     rows: bool = False
     embeddings: bool = False
-    recurrent: bool = True
+    recurrent: Literal["stored", "computed", "none"] = "stored"
     headroom: Literal["pairs", "bits", "none"] = "pairs"
     smallest: int = 1024
     only: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
 
     def apply(self, model: ir.Model, context: Context) -> Outcome:
-        verdicts = self._verdicts(model)
+        verdicts = paying(self, model, self._verdicts(model), context)
         found = outcome(verdicts)
         activations: Activations = {}
-        for site in taken(verdicts):
+        chosen = taken(verdicts)
+        for site in chosen:
             _SURGERY[site.kind](site, self._quantize(site), self.rows, activations)
+        if self.recurrent == "computed":
+            fed = {site.node for site in chosen if site.kind is Kind.RECURRENT_INPUT}
+            for site in (site for site in chosen if site.kind is Kind.RECURRENT_HIDDEN and site.node in fed):
+                round_states(site)
+            declare_functions(model)
         return found
 
     def explain(self, model: ir.Model, context: Context) -> Outcome:
         """The verdict at every weight site, leaving `model` as it is."""
-        return outcome(self._verdicts(model))
+        return outcome(paying(self, model, self._verdicts(model), context))
 
     def _verdicts(self, model: ir.Model) -> list[Verdict]:
-        options: dict[Kind, str] = {kind: option for kind, option in OPTIONS.items() if kind is not Kind.CONV}
-        asked = [kind for kind, option in options.items() if getattr(self, option)]
+        options = {Kind.EMBEDDING: OPTIONS[Kind.EMBEDDING], **dict.fromkeys(RECURRENT, "recurrent=stored")}
+        asked = [*([Kind.EMBEDDING] if self.embeddings else []), *(RECURRENT if self.recurrent != "none" else ())]
         choice = Choice(
             kinds=(Kind.LINEAR, *asked),
             options=options,
@@ -74,34 +84,39 @@ class QuantizeDynamic(Pass):
             ignore=self.ignore,
             dtypes=(ir.DataType.FLOAT, ir.DataType.FLOAT16),
         )
-        return [(site, choice.verdict(site) or _unfit(site)) for site in sites(model)]
+        return [(site, choice.verdict(site) or self._unfit(site)) for site in sites(model)]
+
+    def _unfit(self, site: Site) -> Miss | None:
+        """Why a site that was chosen cannot be computed in int8."""
+        if site.weight not in site.node.inputs:
+            return Miss("weight", site.name, "an initializer that the node reads directly; run fold-constants first")
+        if site.kind in RECURRENT and self.recurrent == "computed":
+            return unrounded(site.node)
+        if site.kind is not Kind.LINEAR:
+            return None
+        if site.node.op_type not in ("MatMul", "Gemm"):
+            return Miss("op", site.node.op_type, "MatMul or Gemm")
+        if site.view.dtype != ir.DataType.FLOAT:
+            return Miss("dtype", site.view.dtype.name.lower(), "weights of float")
+        return None
 
     def _quantize(self, site: Site) -> Quantized:
         weight = constant_of(site.weight)
         assert weight is not None
         axis = _channel_axis(site, weight.ndim)
-        summed = 1 - axis % 2 if self.headroom == "pairs" and site.kind is Kind.LINEAR and weight.ndim == 2 else None
+        summed = None
+        if self.headroom == "pairs" and site.kind is Kind.LINEAR and weight.ndim == 2:
+            summed = 1 - axis % 2
+        elif self.headroom == "pairs" and site.kind in RECURRENT and self.recurrent == "computed":
+            summed = 2
         return symmetric(weight, bits=7 if self.headroom == "bits" else 8, axis=axis, paired=summed)
-
-
-def _unfit(site: Site) -> Miss | None:
-    """Why a site that was chosen cannot be computed in int8."""
-    if site.weight not in site.node.inputs:
-        return Miss("weight", site.name, "an initializer that the node reads directly; run fold-constants first")
-    if site.kind is not Kind.LINEAR:
-        return None
-    if site.node.op_type not in ("MatMul", "Gemm"):
-        return Miss("op", site.node.op_type, "MatMul or Gemm")
-    if site.view.dtype != ir.DataType.FLOAT:
-        return Miss("dtype", site.view.dtype.name.lower(), "weights of float")
-    return None
 
 
 def _channel_axis(site: Site, rank: int) -> int:
     """The axis of the stored weight along which each index has a scale of its own."""
     if site.kind is Kind.EMBEDDING:
         return 0
-    if site.kind in (Kind.RECURRENT_INPUT, Kind.RECURRENT_HIDDEN):
+    if site.kind in RECURRENT:
         return 1
     if site.node.op_type == "Gemm":
         return 0 if attribute(site.node, "transB", 0) else 1

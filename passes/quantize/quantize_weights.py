@@ -6,14 +6,15 @@
 Lossy. Weights [in, out] have a scale for each run of `group` inputs of an output, or for each output with group 0. 4
 and 8 bits are types of ONNX; 2, 3, 5, 6 and 7 are stored as planes of bits (`weights.packing`), unpacked where the
 runtime folds constants. `gptq`, `awq` and `refine` need calibration data; they go block by block (`ir.block`), so that
-each sees what the blocks before it have become. What they have no Gram matrix for (tables, convolutions, recurrences
-between steps, values of subgraphs) is rounded to the nearest, as `rtn` does all.
+each sees what the blocks before it have become. What they have no Gram matrix for (`seen`: tables, values of subgraphs,
+transposed convolutions in groups) is rounded to the nearest, as `rtn` does all.
 
     awq      LayerNormalization(h, g, b) @ W  ->  LayerNormalization(h, g / s, b / s) @ Q(s * W)
 
 `awq` scales the sites that share an activation together; the reciprocal scales go into what produces it, where that is
 exact and free (`scaling.producer`). Elsewhere sites are not scaled, only clipped, or read the activation by way of a
-Mul with `multiply`. What feeds the product of queries and keys is not clipped.
+Mul with `multiply`; convolutions and recurrences between steps always. What feeds the product of queries and keys is
+not clipped.
 
 Left alone: weights that are tied, small, not finite, computed or quantized already, and sites that the options leave
 out.
@@ -28,14 +29,11 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from ...ir.errors import OptionError
 from ...ir.site import Kind, Site
-from ..accumulators import Gram
 from ..base import Context, Contract, Lossy, Miss, Outcome
 from ..edit import Array, declare_functions, is_op
-from ..statistics import Want
 from ..weights import Affine, Quantized
 from .choosing import outcome
 from .methods.awq import awq, clipping, scaled
@@ -44,13 +42,13 @@ from .methods.grid import Scheme, fit, nearest
 from .methods.hqq import hqq
 from .methods.lqer import lqer
 from .methods.refine import refine
-from .methods.scaling import times
 from .placing import Structured, matrix, put
 from .scaling import Fan, fans, makers, producer
+from .seen import Seen, inputs, joined
 from .weight_pass import WeightPass, taken
 
-#: Sites whose input is an activation that calibration sees as rows of features.
-_SEEN = (Kind.LINEAR, Kind.RECURRENT_INPUT)
+#: Sites whose inputs are the features of an activation, which something before them may divide.
+_SCALED = (Kind.LINEAR, Kind.RECURRENT_INPUT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,15 +93,23 @@ class QuantizeWeights(WeightPass):
             raise OptionError(f"{self.name}: expected a rank of at least 0, found {self.rank}")
 
     def apply(self, model: ir.Model, context: Context) -> Outcome:
-        verdicts = self.verdicts(model)
-        for part in self._parts(taken(verdicts)):
-            seen = self._seen(model, part, context)
-            if self.algorithm == "awq":
-                seen |= self._scaled(model, part, seen)
-            for site in part:
-                put(site, self._quantized(site, seen.get(site.weight)))
-            declare_functions(model)
+        verdicts = self.verdicts(model, context)
+        self.store(model, taken(verdicts), context)
         return outcome(verdicts)
+
+    def store(
+        self, model: ir.Model, chosen: Sequence[Site], context: Context, bits: Mapping[ir.Value, int] | None = None
+    ) -> None:
+        """Quantize these sites; `bits` by weight take the place of the option's."""
+        for part in self._parts(chosen):
+            seen = self.seen(model, part, context)
+            each = {site.weight: self.bits if bits is None else bits[site.weight] for site in part}
+            if self.algorithm == "awq":
+                seen |= self._scaled(model, part, seen, each)
+            for site in part:
+                made = replace(self, bits=each[site.weight]).quantized(site, seen.get(site.weight))
+                put(site, made)
+            declare_functions(model)
 
     @property
     def _calibrated(self) -> bool:
@@ -118,24 +124,23 @@ class QuantizeWeights(WeightPass):
         for _, part in groupby(chosen, lambda site: site.block):
             yield list(part)
 
-    def _seen(self, model: ir.Model, part: Sequence[Site], context: Context) -> dict[ir.Value, _Seen]:
+    def seen(self, model: ir.Model, part: Sequence[Site], context: Context) -> dict[ir.Value, Seen]:
         """By weight, what calibration finds about the inputs of the sites, where it has to be asked."""
         if not self._calibrated and not (self.rank and context.calibration is not None):
             return {}
-        # what a subgraph computes is not computed at every run, or many times
-        fed = [site for site in part if site.kind in _SEEN and site.activation.graph is model.graph]
-        wants = [Want(site.activation, Gram, site.in_features, axis=site.axis) for site in fed]
-        if not wants:
-            return {}
-        found = context.statistics(model, wants)
-        return {site.weight: _Seen(found.of(site.activation, Gram, site.axis)) for site in fed}
+        return inputs(model, part, context)
 
-    def _scaled(self, model: ir.Model, part: Sequence[Site], seen: Mapping[ir.Value, _Seen]) -> dict[ir.Value, _Seen]:
+    def _scaled(
+        self, model: ir.Model, part: Sequence[Site], seen: Mapping[ir.Value, Seen], bits: Mapping[ir.Value, int]
+    ) -> dict[ir.Value, Seen]:
         """The same, the inputs divided by awq's scales; the graph divides them from now on."""
-        scheme, made_by = self._scheme(), makers(model)
-        found: dict[ir.Value, _Seen] = {}
-        for fan in fans(site for site in part if site.weight in seen):
+        made_by = makers(model)
+        ones = {site.weight: np.ones(site.in_features) for site in part if site.weight in seen}
+        found = {weight: replace(seen[weight], scales=scales) for weight, scales in ones.items()}
+        for fan in fans(site for site in part if site.kind in _SCALED and site.weight in seen):
             inputs = seen[fan.sites[0].weight]
+            # sites of fewer bits lose more by scales that do not suit them
+            scheme = replace(self._scheme(), bits=min(bits[site.weight] for site in fan.sites))
             scales = awq([matrix(site) for site in fan.sites], inputs.magnitude, inputs.gram, scheme, clip=False).scales
             if not self._divided(fan, scales, made_by):
                 scales = np.ones_like(scales)
@@ -154,57 +159,38 @@ class QuantizeWeights(WeightPass):
         fan.divide(scales)
         return True
 
-    def _quantized(self, site: Site, seen: _Seen | None) -> Structured:
+    def quantized(self, site: Site, seen: Seen | None) -> Structured:
         """What is stored in the place of the weight."""
-        weight, scheme = matrix(site), self._scheme()
+        weight = matrix(site)
         if self.algorithm == "hqq" and not self.refine and not self.rank:
-            free = hqq(weight, replace(scheme, symmetric=False))
+            free = hqq(weight, replace(self._scheme(), symmetric=False))
             return Affine(_in(free.levels, weight.dtype), free.offset.astype(weight.dtype))
-        gram = None if seen is None else seen.gram
+        runs = [(weight, seen)] if seen is None else seen.apart(weight)
+        found = joined([self._rounded(*run) for run in runs])
+        if self.rank and site.kind is not Kind.EMBEDDING:
+            wanted, gram = (weight, None) if seen is None else seen.scaled(weight)
+            return lqer(wanted, found, self.rank, gram=gram)
+        return found
+
+    def _rounded(self, weight: Array, seen: Seen | None) -> Quantized:
+        """Columns [in, out] that see the same inputs, on the grid."""
+        scheme, gram = self._scheme(), None
+        if seen is not None:
+            weight, gram = seen.scaled(weight)
         if self.algorithm == "hqq":
             found = hqq(weight, scheme, zero="integer")
         elif gram is not None and self.algorithm == "gptq":
             found = gptq(weight, gram, scheme, clip=self.clip)
-        elif seen is not None and seen.scales is not None:
-            weight, gram = seen.scaled(weight)
+        elif gram is not None and seen is not None and seen.scales is not None:
             ratios = clipping(weight, gram, scheme) if seen.clipped else np.ones_like(fit(weight, scheme)[0])
             found = scaled(weight, np.ones(len(weight)), ratios, scheme)
         else:
             found = nearest(weight, scheme)
         found = _in(found, weight.dtype)
-        if self.refine and gram is not None:
-            found = refine(weight, gram, found, scheme)
-        if self.rank and site.kind is not Kind.EMBEDDING:
-            return lqer(weight, found, self.rank, gram=gram)
-        return found
+        return refine(weight, gram, found, scheme) if self.refine and gram is not None else found
 
     def _scheme(self) -> Scheme:
         return Scheme(bits=self.bits, group=self.group, symmetric=self.symmetric)
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What is known of a site's inputs: their Gram matrix before they are divided by `scales`, [in]."""
-
-    found: Gram
-    scales: Array | None = None
-    clipped: bool = True
-
-    @property
-    def gram(self) -> NDArray[np.float64]:
-        return self.found.matrix
-
-    @property
-    def magnitude(self) -> NDArray[np.float64]:
-        """The root mean square of each input."""
-        squares: NDArray[np.float64] = np.diagonal(self.gram) / max(self.found.count, 1)
-        return np.sqrt(np.maximum(squares, 0.0))
-
-    def scaled(self, weight: Array) -> tuple[Array, NDArray[np.float64]]:
-        """The weight times the scales, and the Gram matrix of the inputs over them."""
-        assert self.scales is not None
-        wide = self.scales.astype(np.float64)
-        return times(self.scales, weight).astype(weight.dtype), self.gram / np.outer(wide, wide)
 
 
 def _in(found: Quantized, dtype: np.dtype[np.generic]) -> Quantized:

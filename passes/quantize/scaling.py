@@ -21,6 +21,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ...ir.content import dimensions
+from ...ir.provenance import divide
 from ...ir.site import Kind, Site, sites
 from ..base import Miss
 from ..edit import Array, Tape, attribute, constant_of, is_op, reroute
@@ -103,9 +104,13 @@ class Constant:
 
 @dataclass(frozen=True)
 class Scalable:
-    """Constants that a scaling of features changes, all or none."""
+    """Constants that a scaling of features changes, all or none.
+
+    made: the output of a weight site that is divided with them, and the axis of its features from the end.
+    """
 
     constants: tuple[Constant, ...]
+    made: tuple[ir.Value, int] | None = None
 
     def divide(self, scales: Array) -> bool:
         """Divide by scales above zero, one for each feature; False, and nothing changes, where that is not finite."""
@@ -114,6 +119,8 @@ class Scalable:
             return False
         for constant, array in zip(self.constants, made, strict=True):
             constant.write(array)
+        if self.made is not None:
+            divide(self.made[0], np.asarray(scales, np.float64), self.made[1])
         return True
 
 
@@ -211,10 +218,11 @@ def _site(site: Site, axis: int, features: int, rank: int) -> Scalable | Miss:
     if isinstance(weight, Miss):
         return weight
     if site.bias is None and all(value is None for value in site.node.inputs[2:]):
-        return Scalable((weight,))
+        return Scalable((weight,), made=(site.output, axis))
     if site.bias is None or site.bias_node is None or not _writable(site.bias):
         return Miss("bias", site.name, "a bias that is stored")
-    return Scalable((weight, Constant(site.bias_node, site.bias, -1 if site.bias_node is site.node else axis)))
+    bias = Constant(site.bias_node, site.bias, -1 if site.bias_node is site.node else axis)
+    return Scalable((weight, bias), made=(site.output, axis))
 
 
 def rows(fan: Fan) -> Scalable | Miss:

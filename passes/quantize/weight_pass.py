@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from ...ir.site import Kind, Site, sites
+from ...ir.site import Kind, Site, computed_sites, sites
 from ..base import Context, Miss, Outcome, Pass
-from .choosing import FLOATS, Choice, Verdict, outcome
+from .choosing import FLOATS, Choice, Verdict, outcome, paying
 
 #: The option that takes in sites of a kind; linear ones always are.
 OPTIONS: Mapping[Kind, str] = {
@@ -40,10 +40,10 @@ class WeightPass(Pass):
 
     def explain(self, model: ir.Model, context: Context) -> Outcome:
         """The verdict at every weight site, leaving `model` as it is."""
-        return outcome(self.verdicts(model))
+        return outcome(self.verdicts(model, context))
 
-    def verdicts(self, model: ir.Model) -> list[Verdict]:
-        """Every weight site, and why it stays as it is."""
+    def verdicts(self, model: ir.Model, context: Context | None = None) -> list[Verdict]:
+        """Every weight site, and why it stays as it is; the last reason is `Context.pays`."""
         asked = [kind for kind, option in OPTIONS.items() if getattr(self, option)]
         choice = Choice(
             kinds=(Kind.LINEAR, *asked),
@@ -53,7 +53,9 @@ class WeightPass(Pass):
             ignore=self.ignore,
             dtypes=self.dtypes,
         )
-        return [(site, choice.verdict(site) or self.unfit(site)) for site in sites(model)]
+        found = [(site, choice.verdict(site) or self.unfit(site)) for site in sites(model)]
+        stored: list[Verdict] = [(site, choice.computed(site)) for site in computed_sites(model)]
+        return [*paying(self, model, found, context), *stored]
 
     def unfit(self, site: Site) -> Miss | None:
         """Why a site that was chosen stays as it is all the same."""

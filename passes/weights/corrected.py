@@ -27,7 +27,10 @@ class Corrected:
     def dense(self) -> Array:
         """The weight it stands for, in the dtype of the quantized weight's scale."""
         base = self.quantized.dense()
-        dense: Array = np.add(base, np.matmul(_dense(self.left), _dense(self.right)), dtype=base.dtype)
+        left, right = _dense(self.left), _dense(self.right)
+        # numpy's matmul knows no bfloat16
+        wide = left.dtype if left.dtype.kind == "f" else np.dtype(np.float32)
+        dense: Array = np.add(base, np.matmul(left.astype(wide), right.astype(wide)).astype(base.dtype))
         return dense
 
     def transposed(self) -> Corrected:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
+from ...ir.constants import STORED
 from ..edit import Array, Tape
 
 
@@ -37,4 +38,6 @@ class Half:
     def emit(self, tape: Tape, name: str) -> ir.Value:
         """A Cast of the stored numbers."""
         stored = tape.weight(np.ascontiguousarray(self.values), f"{name}_quantized")
-        return tape("Cast", stored, to=ir.DataType.from_numpy(self.dtype))
+        node = tape.node("Cast", [stored], {"to": ir.DataType.from_numpy(self.dtype)})
+        node.metadata_props[STORED] = "weight"
+        return node.outputs[0]

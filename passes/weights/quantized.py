@@ -34,7 +34,8 @@ class Quantized:
         values: Array = self.values
         if self.zero is not None:
             values = np.subtract(self.values, self.spread(self.zero), dtype=np.int16)
-        dense: Array = np.multiply(values, self.spread(self.scale), dtype=self.scale.dtype)
+        # integers of 9 bits are exact in every type of scales but bfloat16, where ONNX rounds them too
+        dense: Array = np.multiply(values.astype(self.scale.dtype), self.spread(self.scale))
         return dense
 
     def spread(self, parameter: Array) -> Array:

@@ -12,4 +12,4 @@ def test_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert "words.weight" in names
     assert "(2, 7, 64)" in shapes
     assert exported == "torch.Size([3, 5])"
-    assert fired == "4 0 0"
+    assert fired == "4 0 0 0"

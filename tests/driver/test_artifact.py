@@ -173,8 +173,9 @@ def test_the_schema_and_the_types_agree() -> None:
     assert schema["properties"]["schema"]["const"] == manifests.SCHEMA
     assert set(schema["required"]) == set(schema["properties"]) == manifests.Manifest.__required_keys__
     hints = typing.get_type_hints(manifests.Manifest)
-    for name in ("source", "target", "host", "interface", "contract", "sizes", "quality"):
+    for name in ("source", "target", "host", "interface", "contract", "sizes", "quality", "layers"):
         assert set(schema["properties"][name]["required"]) == hints[name].__required_keys__, name
     kinds = {"candidate": manifests.CandidateData, "port": manifests.PortData, "interval": manifests.IntervalData}
+    kinds |= {"layer": manifests.LayerData}
     for name, kind in kinds.items():
         assert set(schema["$defs"][name]["required"]) == kind.__required_keys__, name

@@ -16,7 +16,7 @@ from tersor.driver.cli import app
 from tersor.driver.commands.describe import describe
 from tersor.driver.commands.options import dimensions
 from tersor.ir.dimensions import set_ranges
-from tersor.ir.errors import ContractError, ModelError, OptionError, PassError, UnsupportedError
+from tersor.ir.errors import ContractError, ModelError, OptionError, PassError, UnchangedError, UnsupportedError
 from tersor.passes import catalogue
 from tersor.tests.driver.support import Cli, dense
 from typer.main import get_command
@@ -154,6 +154,7 @@ class TestErrors:
             (UnsupportedError("u"), 4),
             (PassError("p"), 5),
             (ContractError("c"), 6),
+            (UnchangedError("u"), 7),
             (KeyError("k"), 1),
         ],
     )
@@ -276,8 +277,8 @@ def test_the_manual_names_every_command_and_option() -> None:
 
 def test_the_manual_gives_each_exit_code() -> None:
     codes = dict(re.findall(r"^\| (\d+) \| (.*) \|$", DOCS.read_text(encoding="utf-8"), re.MULTILINE))
-    errors = (OptionError, ModelError, UnsupportedError, PassError, ContractError)
+    errors = (OptionError, ModelError, UnsupportedError, PassError, ContractError, UnchangedError)
     assert {str(error.exit_code): error.__name__ in codes[str(error.exit_code)] for error in errors} == dict.fromkeys(
-        "23456", True
+        "234567", True
     )
     assert {"0", "1", "130"} <= set(codes)

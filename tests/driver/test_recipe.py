@@ -21,6 +21,9 @@ data: texts.jsonl+tokenizer.json
 metric: tasks:accuracy
 max_drop: 1%
 exact: false
+strict: true
+force: false
+size_first: true
 verify: each
 timing_seconds: 0.25
 """
@@ -41,6 +44,9 @@ def test_reads_every_key(tmp_path: Path) -> None:
         metric="tasks:accuracy",
         max_drop="1%",
         exact=False,
+        strict=True,
+        force=False,
+        size_first=True,
         verify=Verify.EACH,
         timing_seconds=0.25,
     )
@@ -67,6 +73,8 @@ def test_what_is_given_wins_over_the_base() -> None:
         ("passes: 3", "passes: .*int"),
         ("passes: [quantize-dynamic: {bitz: 8}]", "passes: quantize-dynamic has no option 'bitz'"),
         ("exact: maybe", "exact: expected true or false, found 'maybe'"),
+        ("strict: 1", "strict: expected true or false, found 1"),
+        ("size-first: true", r"unknown key 'size-first'; did you mean size_first\?"),
         ("verify: slow", "verify: verify is one of off, fast, each; found 'slow'"),
         ("max_drop: [1]", "max_drop: expected a share like 1% or 0.01"),
         ("timing_seconds: -1", "timing_seconds: expected seconds above 0"),

@@ -70,6 +70,7 @@ MANIFEST: Manifest = {
         "metric": "relative-l2",
         "limit": 1e-5,
         "loss": 1.2e-7,
+        "over": [],
     },
     "stages": [
         {"name": "raise", "seconds": 0.2, "passes": [record("raise-attention", (315, 200), (90_000, 90_000), 45)]},
@@ -121,6 +122,7 @@ MANIFEST: Manifest = {
         "fidelity": 0.99999,
         "feeds": {"source": "random", "calibration": 1, "quality": 1, "held_out": True, "note": "seeded"},
     },
+    "layers": {"feeds": "seeded", "batches": 0, "whole": None, "rows": []},
     "seconds": {"load": 0.1, "total": 3.2},
     "files": [{"name": "model.onnx", "bytes": 30_500, "sha256": "cd" * 32, "role": "model"}],
 }

@@ -232,6 +232,25 @@ def test_over_max_drop_gives_way_to_the_next(monkeypatch: pytest.MonkeyPatch) ->
         _compile(monkeypatch, "wrong", verify="off", metric=metric, max_drop="10%")
 
 
+def test_force_keeps_what_is_over_only_where_nothing_else_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact = _compile(monkeypatch, "wrong", "slow", force=True)
+    assert _status(artifact) == {"wrong": "over-contract", "slow": "kept"}
+    assert artifact.manifest["contract"]["over"] == []
+    alone = _compile(monkeypatch, "wrong", "unable", force=True)
+    assert _status(alone) == {"wrong": "kept", "unable": "unsupported"}
+    (sentence,) = alone.manifest["contract"]["over"]
+    assert "was compiled as exact" in sentence
+
+
+def test_forced_over_max_drop(monkeypatch: pytest.MonkeyPatch) -> None:
+    def metric(session: Session) -> float:
+        return float(session.run({"x": np.ones((1, 4), np.float32)})["y"].mean() != 2.0) * -1.0 + 2.0
+
+    made = _compile(monkeypatch, "wrong", verify="off", metric=metric, max_drop="10%", force=True)
+    assert _status(made) == {"wrong": "kept"}
+    assert "a drop of 50.00%; max_drop allows 10%" in made.manifest["contract"]["over"][0]
+
+
 def test_options_go_to_each_and_into_the_manifest(monkeypatch: pytest.MonkeyPatch) -> None:
     artifact = _compile(monkeypatch, "quick", "slow", target="cpu{threads=2}")
     assert list(_status(artifact)) == ["quick{threads=2}", "slow{threads=2}"]

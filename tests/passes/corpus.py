@@ -168,6 +168,19 @@ def quantized() -> ir.Model:
     return model
 
 
+def rounded_states() -> ir.Model:
+    """An LSTM whose input and state are quantized at run time, and a GRU that reads what it makes."""
+    lstm = {"w": normal(1, 64, 32), "r": normal(1, 64, 16), "b": normal(1, 128)}
+    gru = {"u": normal(1, 48, 16), "v": normal(1, 48, 16).copy()}
+    model = graph(
+        "(a, _, c) = LSTM{hidden_size=16}(x, w, r, b)", "s = Squeeze(a, [1])",
+        "(y, h) = GRU{hidden_size=16}(s, u, v)", inputs={"x": "float[time, batch, 32]"}, outputs=["y", "c"],
+        **lstm, **gru,
+    )  # fmt: skip
+    QuantizeDynamic(recurrent="computed", smallest=1).apply(model, Context())
+    return model
+
+
 def scaled_layers() -> ir.Model:
     """Constants added to and multiplied with what linear layers read and make."""
     return graph(
@@ -347,6 +360,21 @@ def few_bits() -> ir.Model:
     )  # fmt: skip
 
 
+def rounded_activations() -> ir.Model:
+    """Layers of int8 behind activations on a grid of int8, one for each of two groups of features, and one of uint8."""
+    rng = np.random.default_rng(9)
+    return graph(
+        "q = QuantizeLinear(x, a, i)", "d = DequantizeLinear(q, a, i)", "w = DequantizeLinear{axis=1}(w8, s)",
+        "h = MatMul(d, w)", "r = QuantizeLinear{axis=-1}(h, g, k)", "e = DequantizeLinear{axis=-1}(r, g, k)",
+        "v = DequantizeLinear{axis=1}(v8, s)", "o = MatMul(e, v)", "p = QuantizeLinear(o, a, z)",
+        "f = DequantizeLinear(p, a, z)", "y = MatMul(f, w)",
+        inputs={"x": "float[batch, 32]"}, z=np.array(131, np.uint8),
+        w8=rng.integers(-63, 64, (32, 32), np.int8), v8=rng.integers(-63, 64, (32, 32), np.int8),
+        s=np.full(32, 0.01, np.float32), a=np.float32(0.03).reshape(()), i=np.array(5, np.int8),
+        g=np.tile(np.float32([0.02, 0.1]), 16), k=np.tile(np.uint8([120, 130]), 16),
+    )  # fmt: skip
+
+
 CORPUS: Mapping[str, Callable[[], ir.Model]] = {
     made.__name__: made
     for made in (
@@ -360,6 +388,6 @@ CORPUS: Mapping[str, Callable[[], ir.Model]] = {
         constants, normalizations, gated, sentence, rotary_positions, optimized_encoder, linear_layers, integer_product,
         einsums,
         lstm_cell, scanned_gru, unrolled_rnn, two_directions, turned_rnn, looped_rnn, settled_branch, flat_mask,
-        typed_embedding, few_bits,
+        typed_embedding, few_bits, rounded_states, rounded_activations,
     )
 }  # fmt: skip

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 from tersor.ir.errors import ModelError
-from tersor.passes.accumulators import AbsMax, Accumulator, FeatureRange, Gram, Histogram, Range, TokenCounts
+from tersor.passes.accumulator import Accumulator
+from tersor.passes.accumulators import AbsMax, FeatureRange, Gram, Histogram, Range, TokenCounts
 
 RNG = np.random.default_rng(0)
 PIECES = st.lists(

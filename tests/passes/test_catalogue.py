@@ -144,7 +144,7 @@ def test_a_class_that_took_a_known_name_is_spelled_by_its_place() -> None:
     ("name", "message"),
     [
         ("raise-gelo", "there is no pass 'raise-gelo'; did you mean raise-gelu"),
-        ("zzz", "there is no pass 'zzz'; known: cast, drop-dead-code"),
+        ("zzz", "there is no pass 'zzz'; known: cast, cast-arithmetic"),
         ("no.such.module:Class", "the pass 'no.such.module:Class' cannot be imported from .*ModuleNotFoundError"),
         (f"{HERE}:Nothing", f"the pass '{HERE}:Nothing' cannot be imported from .*AttributeError"),
         (":", "the pass ':' cannot be imported from ':': ValueError"),

@@ -37,6 +37,7 @@ EVERY: dict[str, Pass] = {
     for made in (*(find(name)() for name in sorted(PASSES)), *dict.fromkeys(type(step)() for step in LOWERING.flat()))
 } | {
     "quantize-dynamic{rows}": QuantizeDynamic(rows=True, embeddings=True, smallest=1),
+    "quantize-dynamic{computed}": QuantizeDynamic(recurrent="computed", headroom="none", smallest=1),
     "quantize-weights{awq}": QuantizeWeights(algorithm="awq", multiply=True, refine=True, rank=2, smallest=1),
     "inline-functions{own}": InlineFunctions(own=True),
     "raising": RAISING,
@@ -47,7 +48,7 @@ OPTIONS = [
     FoldConstants(limit=7),
     DropOutputs(keep=("y", "a b, c")),
     InlineFunctions(own=True),
-    QuantizeDynamic(rows=True, embeddings=True, recurrent=False, headroom="bits", only=("*.q",), ignore=("[",)),
+    QuantizeDynamic(rows=True, embeddings=True, recurrent="computed", headroom="bits", only=("*.q",), ignore=("[",)),
     LowerOpset(floor=21),
 ]
 IN_IF = ("exported_attention", "masks", "lstm", "tied_table")

@@ -132,6 +132,15 @@ def test_a_node_put_before_a_value_makes_it_new() -> None:
     assert found.of(h, Range).low == 0.0
 
 
+def test_a_change_inside_a_branch_makes_what_comes_after_it_new() -> None:
+    model = inside_if(graph("y = MatMul(x, w)", inputs={"x": "float[2, 4]"}, w=W))
+    y = _value(model, "y")
+    calibration = Calibration([{"x": np.ones((2, 4), np.float32), "cond": np.array(True)}])
+    assert calibration.gather(model, [Want(y, Range)]).of(y, Range).high == 2.0
+    model.graph.initializers["w"].const_value = ir.tensor(W * 3)
+    assert calibration.gather(model, [Want(y, Range)]).of(y, Range).high == 6.0
+
+
 def test_nothing_behind_the_last_wanted_value_is_computed() -> None:
     model = graph(
         "h = MatMul(x, w)", "y = Reshape(h, wrong)", inputs={"x": "float[2, 4]"}, outputs=["y"], w=W, wrong=[7]
@@ -145,7 +154,7 @@ def test_progress_is_told_by_batch() -> None:
     Calibration(_batches(2), progress=lambda done, of: told.append((done, of))).gather(
         model, [Want(_value(model, "h"), Range)]
     )
-    assert told == [(1, 2), (2, 2)]
+    assert told == [(0, 2), (1, 2), (2, 2)]
 
 
 def test_activations_that_are_not_finite_are_named() -> None:

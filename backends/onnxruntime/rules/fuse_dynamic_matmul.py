@@ -17,8 +17,8 @@ import onnx_ir as ir
 
 from ....ir.level import Level
 from ....passes.base import Match, Miss, Rewrite
-from ....passes.edit import Tape, is_op, replace
-from .linear import DOMAIN, Linear, linear
+from ....passes.edit import Tape, replace
+from .linear import DOMAIN, Linear, outermost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class FuseDynamicMatMul(Rewrite):
     anchors: ClassVar[tuple[str, ...]] = ("MatMul",)
 
     def match(self, node: ir.Node) -> Match | Miss:
-        layer = _outermost(node)
+        layer = outermost(node)
         if layer is None or not layer.quantized or layer.quantizer is None:
             need = "a MatMul of a dynamically quantized activation with int8 columns"
             return Miss("layer", node.name or "", need, far=layer is None or not layer.quantized)
@@ -60,14 +60,3 @@ class FuseDynamicMatMul(Rewrite):
             inputs = (q, layer.weight, s, layer.scale, zero, None, layer.bias)
             new = tape("MatMulIntegerToFloat", *inputs, domain=DOMAIN)
         replace(tape, [layer.output], [new], matched=layer.nodes)
-
-
-def _outermost(node: ir.Node) -> Linear | None:
-    """The layer with its bias, when the product's only reader adds one."""
-    product = node.outputs[0]
-    readers = product.consumers()
-    if len(readers) == 1 and is_op(readers[0], "Add") and not product.is_graph_output():
-        biased = linear(readers[0].outputs[0])
-        if biased is not None:
-            return biased
-    return linear(product)

@@ -1,12 +1,13 @@
-"""Linear layers whose weights are stored in 2, 4 or 8 bits as one kernel each, which reads them as they are.
+"""Linear layers whose weights are stored in 2 to 8 bits as one kernel each, which reads them as they are.
 
     before   x @ DequantizeLinear{axis=0, block_size=32}(W4, scale, zero) + b
     after    MatMulNBits{bits=4, block_size=32}(x, packed W4, scale, zero, b)
 
-Exact: the same integers and scales. Without it ONNX Runtime's CPU provider dequantizes the whole weight for every run.
-A weight with one scale for each output gets it repeated for every 128 inputs. Left alone, to be dequantized: scales
-along another axis, blocks that are no power of two from 16 to 256, three bits and other widths without a kernel, and
-weights of halves, for which the kernel was not timed.
+Exact: the same integers and scales. Without it ONNX Runtime's CPU provider dequantizes the whole weight for every run,
+or makes of what it folded a MatMulNBits of its own, whose default rounds activations to 8 bits. There are kernels of 2,
+4 and 8 bits; integers of other widths stay stored as they are and are widened at load. A weight with one scale for each
+output gets it repeated for every 128 inputs. Left alone, to be dequantized: scales along another axis, blocks that are
+no power of two from 16 to 256, and weights of halves, for which the kernel was not timed.
 """
 
 from __future__ import annotations
@@ -53,10 +54,10 @@ class FuseMatMulNBits(Rewrite):
         if x is None or w is None or stored is None or len(stored.shape) != 2:
             return Miss("weight", w.name or "" if w else "", "a dequantized constant matrix", far=True)
         quantizer = x.producer()
-        if is_op(quantizer, "DequantizeLinear"):
+        if is_op(quantizer, "DequantizeLinear") and stored.bits == 8 and not stored.block:
             return Miss("activation", x.name or "", "an activation in floats", far=True)
-        if stored.bits not in nbits.BITS:
-            return Miss("bits", str(stored.bits), "2, 4 or 8 bits")
+        if stored.bits not in nbits.KERNEL:
+            return Miss("bits", str(stored.bits), "2 to 8 bits")
         if w.dtype != ir.DataType.FLOAT or stored.node.inputs[1] is None:
             return Miss("type", str(w.dtype), "a weight of float32")
         if stored.block and (stored.axis != 0 or stored.block not in nbits.BLOCKS):
@@ -79,17 +80,25 @@ class FuseMatMulNBits(Rewrite):
                 f"{name}_{part}", shape, dtype, lambda: numbers(stored.read().transposed()), weight=True
             )
 
-        shape = [columns, count, block * stored.bits // 8]
-        packed = weight("packed", shape, bytes_of, lambda rows: nbits.packed(rows, block).reshape(shape))
+        kernel = nbits.KERNEL[stored.bits]
+        shape, of_zeros = [columns, count, block * kernel // 8], [columns, -(-count * kernel // 8)]
+        if kernel == stored.bits:
+            packed = weight("packed", shape, bytes_of, lambda rows: nbits.packed(rows, block).reshape(shape))
+        else:
+            whole = [columns, count, block]
+            packed = nbits.widened(
+                tape, f"{name}", stored.bits, whole, lambda: nbits.codes(stored.read().transposed(), block)
+            )
         scale = weight("scales", shape[:2], ir.DataType.FLOAT, lambda rows: nbits.scales(rows, count))
         zero = None
         if not stored.centred:
-            of_zeros = [columns, -(-count * stored.bits // 8)]
             zero = weight("zeros", of_zeros, bytes_of, lambda rows: nbits.zeros(rows, count))
+        elif kernel != stored.bits:
+            zero = nbits.middles(tape, stored.bits, of_zeros)
         inputs = [found.node.inputs[0], packed, scale, zero, None, found.bias]
         while inputs[-1] is None:
             inputs.pop()
-        attributes: dict[str, Attribute] = {"K": rows, "N": columns, "bits": stored.bits, "block_size": block}
+        attributes: dict[str, Attribute] = {"K": rows, "N": columns, "bits": kernel, "block_size": block}
         new = tape.node("MatMulNBits", inputs, attributes, domain=DOMAIN)
         replace(tape, [found.output], [new.outputs[0]], matched=found.nodes)
 

@@ -52,7 +52,7 @@ class FusePackedAttention(Rewrite):
         first, second, third = (layer for layer in layers if layer is not None)
         if not (first.activation is second.activation is third.activation):
             return Miss("self-attention", first.activation.name or "", "Q, K and V from one activation")
-        if not (first.quantized == second.quantized == third.quantized):
+        if not (first.codes == second.codes == third.codes):
             return Miss("precision", node.name or "", "Q, K and V in one precision")
         if any(layer.scale is not None and not layer.quantized for layer in (first, second, third)):
             return Miss("precision", first.weight.name or "", "quantized activations where weights are int8")
@@ -78,9 +78,8 @@ class FusePackedAttention(Rewrite):
         attributes = found.heads.attributes(found.padding)
         if layers[0].quantized:
             scale = tape.constant(_scales(layers), "packed_scale")
-            quantizer = layers[0].quantizer
-            assert quantizer is not None
-            q, s, zero = quantizer.outputs
+            assert layers[0].codes is not None
+            q, s, zero = layers[0].codes
             new = tape("QAttention", q, weight, packed_bias, s, scale, mask, zero, domain=DOMAIN, **attributes)
         else:
             new = tape("Attention", layers[0].activation, weight, packed_bias, mask, domain=DOMAIN, **attributes)

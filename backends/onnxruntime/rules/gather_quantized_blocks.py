@@ -4,8 +4,9 @@
     after    GatherBlockQuantized{bits=4, block_size=32}(packed table, ids, scale, zero)
 
 Exact: picking a row and scaling it commute. Without it ONNX Runtime would dequantize the whole table for every run. A
-table with one scale for each row is one block wide. Left alone: scales by column, blocks that are no power of two from
-16 on, widths without a kernel, and int8 around zero by row, which `onnxruntime-gather-quantized-rows` reads faster.
+table with one scale for each row is one block wide. Integers of 3, 5, 6 and 7 bits stay stored as they are, and are
+widened to 4 or 8 bits at load. Left alone: scales by column, blocks that are no power of two from
+16 on, rows that do not fill bytes, and int8 around zero by row, which `onnxruntime-gather-quantized-rows` reads faster.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ class GatherQuantizedBlocks(Rewrite):
         if source is None or stored is None or len(stored.shape) != 2 or attribute(node, "axis", 0) not in (0, -2):
             name = source.name or "" if source else ""
             return Miss("table", name, "rows of a dequantized constant table", far=stored is None)
-        if stored.bits not in nbits.BITS or stored.shape[1] % (8 // stored.bits):
-            return Miss("bits", str(stored.bits), "2, 4 or 8 bits, rows of whole bytes")
+        if stored.bits not in nbits.KERNEL or stored.shape[1] % (8 // nbits.KERNEL[stored.bits]):
+            return Miss("bits", str(stored.bits), "2 to 8 bits, rows of whole bytes")
         if stored.block and (stored.axis != 1 or stored.block not in nbits.BLOCKS):
             return Miss("block", f"{stored.block} on axis {stored.axis}", "a power of two from 16 to 256, on axis 1")
         if not stored.block and stored.axis == 1:
@@ -71,13 +72,21 @@ class GatherQuantizedBlocks(Rewrite):
             name = f"{source.name}_{part}"
             return tape.derived(name, [rows, columns], dtype, lambda: numbers(stored.read()), weight=True)
 
-        share = 8 // bits
-        packed = weight("packed", width // share, ir.DataType.UINT8, lambda table: nbits.packed(table, share))
+        kernel = nbits.KERNEL[bits]
+        share = 8 // kernel
+        if kernel == bits:
+            packed = weight("packed", width // share, ir.DataType.UINT8, lambda table: nbits.packed(table, share))
+        else:
+            packed = nbits.widened(
+                tape, source.name or "table", bits, [rows, width], lambda: nbits.codes(stored.read(), share)
+            )
         scale = weight("scales", count, source.dtype, lambda table: nbits.scales(table, count))
         inputs = [packed, found.node.inputs[1], scale]
         if not stored.centred:
             zero = weight("zeros", -(-count // share), ir.DataType.UINT8, lambda table: nbits.zeros(table, count))
             inputs.append(zero)
-        attributes: dict[str, Attribute] = {"bits": bits, "block_size": block, "gather_axis": 0, "quantize_axis": 1}
+        elif kernel != bits:
+            inputs.append(nbits.middles(tape, bits, [rows, -(-count // share)]))
+        attributes: dict[str, Attribute] = {"bits": kernel, "block_size": block, "gather_axis": 0, "quantize_axis": 1}
         new = tape.node("GatherBlockQuantized", inputs, attributes, domain=DOMAIN)
         replace(tape, found.node.outputs, [new.outputs[0]], matched=[found.node, stored.node])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -12,11 +12,16 @@ from ....passes.edit import Array, constant_of, derived, is_constant, is_op
 DOMAIN = "com.microsoft"
 
 
+#: Integers, their scale and their zero point, which is zero where it is None.
+Codes = tuple[ir.Value, ir.Value, ir.Value | None]
+
+
 @dataclass(frozen=True)
 class Linear:
     """output = x @ W + bias, W constant, or int8 with a scale for each output.
 
-    `activation` is x before its dynamic quantization when there is one, and `quantizer` is the node that quantizes it.
+    `activation` is x before it is quantized where it is; then `codes` are its integers, their scale and zero point.
+    `quantizer` is the node that makes all three of them, None where the scale is constant.
     """
 
     output: ir.Value
@@ -26,10 +31,11 @@ class Linear:
     bias: ir.Value | None
     quantizer: ir.Node | None
     nodes: tuple[ir.Node, ...]
+    codes: Codes | None = None
 
     @property
     def quantized(self) -> bool:
-        return self.scale is not None and self.quantizer is not None
+        return self.scale is not None and self.codes is not None
 
 
 def linear(value: ir.Value | None) -> Linear | None:
@@ -48,10 +54,19 @@ def linear(value: ir.Value | None) -> Linear | None:
                 continue
             found = _product(inner, product)
             if found is not None and bias.shape is not None and bias.shape[0] == _width(found.weight):
-                return Linear(
-                    value, found.activation, found.weight, found.scale, bias, found.quantizer, (node, *found.nodes)
-                )
+                return replace(found, output=value, bias=bias, nodes=(node, *found.nodes))
     return None
+
+
+def outermost(node: ir.Node) -> Linear | None:
+    """The layer whose product a MatMul computes, with its bias, when the product's only reader adds one."""
+    product = node.outputs[0]
+    readers = product.consumers()
+    if len(readers) == 1 and is_op(readers[0], "Add") and not product.is_graph_output():
+        biased = linear(readers[0].outputs[0])
+        if biased is not None:
+            return biased
+    return linear(product)
 
 
 def concatenate(arrays: list[Array], *, axis: int, name: str) -> ir.LazyTensor:
@@ -87,17 +102,32 @@ def _product(value: ir.Value, node: ir.Node) -> Linear | None:
         nodes.append(dequantize)
     if weight is None or weight.shape is None or len(weight.shape) != 2 or not is_constant(weight):
         return None
-    quantizer = None
     back = activation.producer()
-    if scale is not None and is_op(back, "DequantizeLinear") and back.inputs[0] is not None:
-        quantizer = back.inputs[0].producer()
-        if not is_op(quantizer, "DynamicQuantizeLinear") or quantizer.inputs[0] is None:
+    if scale is None or not is_op(back, "DequantizeLinear") or back.inputs[0] is None:
+        return Linear(value, activation, weight, scale, None, None, tuple(nodes))
+    maker = back.inputs[0].producer()
+    if is_op(maker, "DynamicQuantizeLinear") and maker.inputs[0] is not None:
+        made = maker.outputs
+        if list(back.inputs) != list(made):
             return None
-        if list(back.inputs) != list(quantizer.outputs):
-            return None
-        activation = quantizer.inputs[0]
-        nodes += [back, quantizer]
-    return Linear(value, activation, weight, scale, None, quantizer, tuple(nodes))
+        codes = made[0], made[1], made[2]
+        return Linear(value, maker.inputs[0], weight, scale, None, maker, (*nodes, back, maker), codes)
+    if is_op(maker, "QuantizeLinear") and maker.inputs[0] is not None and _is_round_trip(maker, back):
+        q, s = back.inputs[:2]
+        assert q is not None and s is not None
+        zero = back.inputs[2] if len(back.inputs) > 2 else None
+        return Linear(value, maker.inputs[0], weight, scale, None, None, (*nodes, back), (q, s, zero))
+    return Linear(value, activation, weight, scale, None, None, tuple(nodes))
+
+
+def _is_round_trip(there: ir.Node, back: ir.Node) -> bool:
+    """Whether an activation is rounded to uint8 by one constant scale, and read back by the same."""
+    codes = back.inputs[0]
+    if codes is None or codes.dtype != ir.DataType.UINT8:
+        return False
+    scale, *zeros = (constant_of(value) for value in back.inputs[1:])
+    same = list(there.inputs[1:]) == list(back.inputs[1:])
+    return same and scale is not None and not scale.ndim and all(zero is not None and not zero.ndim for zero in zeros)
 
 
 def _per_column(node: ir.Node) -> bool:

@@ -6,33 +6,38 @@
 With freezing on, Inductor fuses the latter into `onednn.qlinear_pointwise` and `onednn.qconv_pointwise`, an integer
 product with the weight packed once. Run it on a module that is to be compiled for a CPU, before `torch.export`; in
 eager mode the rewritten module computes the same values. Left alone: what needs a gradient, and products oneDNN gets
-wrong: without VNNI it adds pairs of u8 * s8 in 16 bits, which saturate unless weights lie within -64..64.
+wrong: without VNNI it adds pairs of u8 * s8 in 16 bits, which saturate unless neighbouring weights stay within 128.
 
 The ops are of `torch.ao.quantization.fx._decomposed`, which has no public name (tried on torch 2.13).
 """
 
 from __future__ import annotations
 
+import operator
+
+import onnx_ir as oir
 import torch
 from torch import fx
 from torch.nn import functional
 
+from ..ops.casts import cast
 from ..ops.linear import conv, gemm
-from ..ops.quant import dequantize
+from ..ops.quant import dequantize, dynamic_quantize
 from .products import has_vnni
 from .weights import Rewriter, bound, constant, finish
 
 Tensor = torch.Tensor
 _LIMITS = {torch.uint8: (0, 255), torch.int8: (-128, 127)}
-_SAFE = 64
-"""255 * 64 * 2 < 2^15"""
+#: 255 * 128 < 2^15: what weights of one sign may add up to that are neighbours along the inputs.
+_SAFE = 128
 
 
 def lower_qdq(module: fx.GraphModule) -> int:
     """Rewrite in place; how many products were.
 
     A product is `MatMul`, `Gemm` (alpha and beta 1, bias per column) or `Conv` of an activation with one constant scale
-    and zero point and a constant int8 weight without zero point whose scale is one or per output.
+    and zero point, or one that is quantized by its own range, and a constant int8 weight without zero point whose scale
+    is one or per output.
     """
     from torch.ao.quantization.fx import _decomposed  # noqa: F401  registers the ops
 
@@ -79,13 +84,17 @@ def _conv(module: fx.GraphModule, node: fx.Node) -> bool:
 
 
 class _Activation:
-    """A dequantization of something computed, with one scale and zero point, both constant."""
+    """A dequantization of something computed, with one scale and zero point: constants, or of the range it has."""
 
-    def __init__(self, source: fx.Node, scale: float, zero: int, dtype: torch.dtype) -> None:
+    def __init__(self, source: fx.Node, scale: float | fx.Node, zero: int | fx.Node, dtype: torch.dtype) -> None:
         self.source, self.scale, self.zero, self.dtype = source, scale, zero, dtype
 
     @classmethod
     def of(cls, module: fx.GraphModule, node: object) -> _Activation | None:
+        if not isinstance(node, fx.Node):
+            return None
+        if (ranged := _ranged(node)) is not None:
+            return cls(*ranged, torch.uint8)
         parts = _dequantized(module, node)
         if parts is None:
             return None
@@ -95,8 +104,26 @@ class _Activation:
         return cls(source, float(scale), int(zero), zero.dtype)
 
     def emit(self, write: Rewriter) -> fx.Node:
-        op = torch.ops.quantized_decomposed.dequantize_per_tensor.default
-        return write.call(op, self.source, self.scale, self.zero, *_LIMITS[self.dtype], self.dtype)
+        ops = torch.ops.quantized_decomposed.dequantize_per_tensor
+        limits = _LIMITS[self.dtype]
+        if not isinstance(self.zero, fx.Node):
+            return write.call(ops.default, self.source, self.scale, self.zero, *limits, self.dtype)
+        zero = write.call(cast, self.zero, to=oir.DataType.INT32.value)
+        return write.call(ops.tensor, self.source, self.scale, zero, *limits, self.dtype)
+
+
+def _ranged(node: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node] | None:
+    """Values, scale and zero point of a dequantization of what DynamicQuantizeLinear made."""
+    if node.target is not dequantize:
+        return None
+    given = bound(node, ("x", "scale", "zero"))
+    parts = [given.get(name) for name in ("x", "scale", "zero")]
+    made = [each for each in parts if isinstance(each, fx.Node) and each.target is operator.getitem]
+    if len(made) != 3 or given.get("output_dtype", 0):
+        return None
+    (source, _), *others = (each.args for each in made)
+    fits = [each.args[1] for each in made] == [0, 1, 2] and all(other[0] is source for other in others)
+    return tuple(made) if fits and isinstance(source, fx.Node) and source.target is dynamic_quantize else None  # type: ignore[return-value]
 
 
 class _Weight:
@@ -120,7 +147,7 @@ class _Weight:
         given = node.kwargs.get("axis", 1)
         if scale.numel() != 1 and (not isinstance(given, int) or given % values.dim() != axis):
             return None
-        if not has_vnni() and int(values.to(torch.int16).abs().max()) > _SAFE:
+        if not has_vnni() and not _is_safe(values, axis):
             return None
         return cls(source, values, scale.reshape(-1).expand(values.shape[axis]).contiguous())
 
@@ -131,6 +158,17 @@ class _Weight:
         zeros = write.own(torch.zeros_like(self.scales, dtype=torch.int64), self.source, "zeros")
         op = torch.ops.quantized_decomposed.dequantize_per_channel.default
         return write.call(op, rows, scales, zeros, 0, *_LIMITS[torch.int8], torch.int8)
+
+
+def _is_safe(values: Tensor, axis: int) -> bool:
+    """Whether no sum of two products with neighbours of a matrix saturates 16 bits; of a convolution's weights, with
+    any two."""
+    wide = values.to(torch.int16)
+    if values.dim() != 2:
+        return int(wide.abs().max()) * 2 <= _SAFE
+    rows = torch.nn.functional.pad(wide if axis == 0 else wide.T, (0, values.shape[1 - axis] % 2))
+    pairs = rows.unflatten(1, (-1, 2))  # type: ignore[no-untyped-call]
+    return max(int(sign.clamp(min=0).sum(-1).max()) for sign in (pairs, -pairs)) <= _SAFE
 
 
 def _dequantized(module: fx.GraphModule, node: object) -> tuple[fx.Node, Tensor, Tensor | None] | None:

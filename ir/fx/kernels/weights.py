@@ -15,10 +15,25 @@ def constant(module: fx.GraphModule, value: object) -> Tensor | None:
     """The tensor that an FX node reads off the module; None where the node computes something."""
     if not isinstance(value, fx.Node) or value.op != "get_attr":
         return None
-    found: object = module
-    for part in str(value.target).split("."):
-        found = getattr(found, part)
+    found = attribute_of(module, value)
     return found.detach() if isinstance(found, Tensor) else None
+
+
+def attribute_of(module: fx.GraphModule, node: fx.Node) -> object:
+    """What a `get_attr` node reads."""
+    found: object = module
+    for part in str(node.target).split("."):
+        found = getattr(found, part)
+    return found
+
+
+def free_name(module: fx.GraphModule, base: str) -> str:
+    """`base`, or that with a number where something has its name."""
+    name, number = base, 0
+    while hasattr(module, name):
+        number += 1
+        name = f"{base}_{number}"
+    return name
 
 
 def bound(node: fx.Node, names: tuple[str, ...]) -> dict[str, object]:
@@ -41,11 +56,7 @@ class Rewriter:
 
     def own(self, tensor: Tensor, source: fx.Node, kind: str) -> fx.Node:
         """A buffer named after the weight it was made from."""
-        base = f"{str(source.target).replace('.', '_')}_{kind}"
-        name, number = base, 0
-        while hasattr(self.module, name):
-            number += 1
-            name = f"{base}_{number}"
+        name = free_name(self.module, f"{str(source.target).replace('.', '_')}_{kind}")
         self.module.register_buffer(name, tensor, persistent=True)
         self.module.meta.setdefault("made", {})[name] = str(source.target)
         with self.module.graph.inserting_before(self.node):
@@ -76,8 +87,14 @@ def finish(module: fx.GraphModule) -> None:
 
 
 def drop_unread(module: fx.GraphModule) -> None:
-    """Let go of the weights that the graph reads no more, and of the modules that held nothing else."""
-    read = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
+    """Let go of the weights that neither the graph reads any more nor the bodies of its control flow."""
+    read = {
+        f"{prefix}.{node.target}".lstrip(".")
+        for prefix, part in module.named_modules()
+        if isinstance(part, fx.GraphModule)
+        for node in part.graph.nodes
+        if node.op == "get_attr"
+    }
     for path in [name for name, _ in (*module.named_parameters(), *module.named_buffers()) if name not in read]:
         owner, _, leaf = path.rpartition(".")
         delattr(module.get_submodule(owner), leaf)

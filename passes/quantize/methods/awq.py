@@ -23,8 +23,8 @@ import numpy as np
 from ...edit import Array
 from ...weights import Quantized
 from .gram import check_gram
-from .grid import Floats, Scheme, check, fit, round_to, spread
-from .scaling import check_shared, float_of, held, output_error, times
+from .grid import Floats, Scheme, check, fit, float_of, nonzero, round_to, spread
+from .scaling import check_shared, held, output_error, times
 
 #: Channels quieter than so much of the loudest count as that quiet: a channel of zeros has a scale too.
 _QUIETEST = 1e-4
@@ -95,7 +95,7 @@ def scaled(weight: Array, scales: Array, ratios: Floats, scheme: Scheme) -> Quan
     """
     product = times(scales, weight)
     scale, zero = fit(product, scheme)
-    scale = _shrunk(scale, ratios, product.dtype)
+    scale = nonzero(scale * ratios, scale, product.dtype)
     return scheme.quantized(round_to(product, scale, zero, scheme), scale, zero, product.dtype)
 
 
@@ -123,7 +123,7 @@ def clipping(
             rest = felt[rows] - own @ best
             least = _error(best, own, rest)
             for ratio in ratios:
-                trial = _shrunk(scale[group], np.asarray(ratio), dtype)
+                trial = nonzero(scale[group] * ratio, scale[group], dtype)
                 error = part - _dense(part, trial, zero[group], scheme)
                 loss = _error(error, own, rest)
                 better = loss < least
@@ -163,13 +163,6 @@ def _dense(weight: Floats, scale: Floats, zero: Floats, scheme: Scheme) -> Float
     values = np.clip(np.rint(weight / scale), scheme.low - zero, scheme.high - zero)
     dense: Floats = values * scale
     return dense
-
-
-def _shrunk(scale: Floats, ratios: Floats, dtype: np.dtype[np.generic]) -> Floats:
-    """Scales times ratios as `dtype` holds them; those that would become zero stay."""
-    stored = (scale * ratios).astype(dtype).astype(np.float64)
-    shrunk: Floats = np.where(stored > 0, stored, scale)
-    return shrunk
 
 
 def _error(difference: Floats, gram: Floats, rest: Floats) -> Floats:

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...edit import Array
-from .grid import check
-from .scaling import float_of, held, times
+from .grid import check, float_of
+from .scaling import held, times
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ import numpy as np
 from ...edit import Array
 from ...weights import Quantized
 from .gram import check_gram, damped, level
-from .grid import Floats, Scheme, check, fit, round_to, spread
+from .grid import Floats, Scheme, check, fit, float_of, nonzero
 
 #: How much of a group's range its grid may span where `clip` looks for the best.
 _RATIOS = np.linspace(1.0, 0.4, 25)
@@ -70,7 +70,7 @@ def gptq(
         raise ValueError(f"expected the order activation or natural, found {order!r}")
     if block < 1:
         raise ValueError(f"expected a block of at least one row, found {block}")
-    wide = check(weight)
+    wide, dtype = check(weight), float_of(weight)
     hessian = check_gram(gram, len(wide))
     diagonal = np.diagonal(hessian).copy()
     # an input that is always zero is correlated with none: any number on the diagonal leaves the others alone
@@ -78,7 +78,7 @@ def gptq(
     natural = order == "natural"
     ranks = np.arange(len(wide)) if natural else np.argsort(-diagonal, kind="stable")
     feedback, costs = _feedback(hessian[np.ix_(ranks, ranks)], damping)
-    scale, zero = _scales(wide, costs[np.argsort(ranks)], scheme, weight.dtype, clip)
+    scale, zero = _scales(wide, costs[np.argsort(ranks)], scheme, dtype, clip)
     size = scheme.group or max(len(wide), 1)
     values = np.empty(wide.shape, np.int16)
     given = wide[ranks]
@@ -92,13 +92,13 @@ def gptq(
                 moved = target[run] - given[run] + feedback[run, past] @ error[past]
                 # later errors at their best, f = 0: U.T e == -moved
                 optimum = given[run] + np.linalg.solve(feedback[run, run], moved)
-                scale[group], zero[group] = _scales(optimum, costs[run], scheme, weight.dtype, clip)
+                scale[group], zero[group] = _scales(optimum, costs[run], scheme, dtype, clip)
             wanted = target[row] + feedback[row, past] @ error[past]
             codes = np.clip(np.rint(wanted / scale[group]) + zero[group], scheme.low, scheme.high)
             error[row] = given[row] - (codes - zero[group]) * scale[group]
             values[ranks[row]] = codes
         target[part.stop :] += feedback[part.stop :, part] @ error[part]
-    return scheme.quantized(values, scale, zero, weight.dtype)
+    return scheme.quantized(values, scale, zero, dtype)
 
 
 def _feedback(hessian: Floats, damping: float) -> tuple[Floats, Floats]:
@@ -113,16 +113,15 @@ def _scales(
     weight: Floats, costs: Floats, scheme: Scheme, dtype: np.dtype[np.generic], clip: bool
 ) -> tuple[Floats, Floats]:
     """Scales and zero points of each group, [groups, out], as `dtype` holds them; `costs` are those of the rows."""
-    scale, zero = fit(weight.astype(dtype), scheme)
-    if not clip or not weight.size:
-        return scale, zero
-    starts = [rows.start for rows in scheme.groups(len(weight))]
-    least = np.full(scale.shape, np.inf)
-    for ratio in _RATIOS:
-        tried, origin = fit((ratio * weight).astype(dtype), scheme)
-        codes = round_to(weight, tried, origin, scheme)
-        rounded = (codes - spread(origin, len(weight), scheme)) * spread(tried, len(weight), scheme)
-        cost = np.add.reduceat(costs[:, None] * (weight - rounded) ** 2, starts)
-        better = cost < least
-        least[better], scale[better], zero[better] = cost[better], tried[better], origin[better]
+    given, zero = fit(weight.astype(dtype), scheme)
+    scale = given.copy()
+    for group, rows in enumerate(scheme.groups(len(weight)) if clip else ()):
+        part, ends = weight[rows], (scheme.low - zero[group], scheme.high - zero[group])
+        least = np.full(part.shape[1], np.inf)
+        for ratio in _RATIOS:
+            tried = nonzero(given[group] * ratio, given[group], dtype)
+            missed = np.clip(np.rint(part / tried), *ends) * tried - part
+            cost = costs[rows] @ (missed * missed)
+            better = cost < least
+            least[better], scale[group, better] = cost[better], tried[better]
     return scale, zero

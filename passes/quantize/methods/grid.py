@@ -7,8 +7,10 @@ Weights are [in, out]; each output column, or each run of `group` rows of one, h
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +18,9 @@ from ...edit import Array
 from ...weights import Quantized
 
 Floats = NDArray[np.float64]
+
+#: Weights of which so many are rounded at once.
+_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,23 +67,31 @@ class Scheme:
 
 
 def fit(weight: Array, scheme: Scheme) -> tuple[Floats, Floats]:
-    """Scales and zero points, each [groups, out], by which no weight of a group is cut off.
+    """Scales and zero points, each [groups, out], by which no weight of a group is cut off by more than a step.
 
-    Symmetric: the least scale whose grid reaches the group's largest and its smallest weight; the zero points are 0.
-    Else the range of the group, stretched to take in zero, is divided evenly, and the zero point is an integer (Jacob
-    et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference, 2018, section
-    2.1 and equation 1). A group of zeros has the scale one. Raises ValueError for weights that are not finite or no
-    matrix.
+    Symmetric: the zero points are 0. In 8 bits the least scale whose grid reaches the group's largest and its smallest
+    weight. In fewer bits a scale may be negative, so that the end of the grid which reaches further, -2^(bits - 1), is
+    that of the weight of largest magnitude; and of the least such scale that cuts nothing off, and the one by which
+    that weight is the grid's end, the one of less squared error. Else the range of the group, stretched to take in
+    zero, is divided evenly, and the zero point is an integer (Jacob et al., Quantization and Training of Neural
+    Networks for Efficient Integer-Arithmetic-Only Inference, 2018, section 2.1 and equation 1). A group of zeros has
+    the scale one. Raises ValueError for weights that are not finite or no matrix.
     """
-    checked = check(weight)
+    checked, dtype = check(weight), float_of(weight)
     parts = [checked[rows] for rows in scheme.groups(len(checked))]
     high = np.stack([part.max(0, initial=0.0) for part in parts])
     low = np.stack([part.min(0, initial=0.0) for part in parts])
-    if scheme.symmetric:
-        scale = np.maximum(high / scheme.high, low / scheme.low)
-        return _positive(scale, weight), np.zeros_like(scale)
-    scale = _positive((high - low) / scheme.high, weight)
-    return scale, np.clip(np.rint(-low / scale), scheme.low, scheme.high)
+    if not scheme.symmetric:
+        scale = _held((high - low) / scheme.high, dtype)
+        return scale, np.clip(np.rint(-low / scale), scheme.low, scheme.high)
+    upright = np.maximum(high / scheme.high, low / scheme.low)
+    if scheme.bits == 8:
+        # kernels of 8 bits take scales for positive, and the grid is nearly even
+        return _held(upright, dtype), np.zeros_like(upright)
+    mirrored = np.maximum(high / -scheme.low, low / -scheme.high)
+    whole = _held(np.where(mirrored < upright, -mirrored, upright), dtype)
+    far = _held(np.where(high > -low, high, low) / scheme.low, dtype)
+    return np.where(_lost(parts, far, scheme) < _lost(parts, whole, scheme), far, whole), np.zeros_like(whole)
 
 
 def round_to(weight: Array, scale: Floats, zero: Floats, scheme: Scheme) -> NDArray[np.int16]:
@@ -94,8 +107,19 @@ def nearest(weight: Array, scheme: Scheme) -> Quantized:
     >>> nearest(np.array([[1.0], [-2.0], [0.5]], np.float32), Scheme(bits=4)).values.tolist()
     [[4], [-8], [2]]
     """
-    scale, zero = fit(weight, scheme)
-    return scheme.quantized(round_to(weight, scale, zero, scheme), scale, zero, weight.dtype)
+    dtype = float_of(weight)
+    if weight.ndim != 2 or weight.size <= _CHUNK:
+        scale, zero = fit(weight, scheme)
+        return scheme.quantized(round_to(weight, scale, zero, scheme), scale, zero, dtype)
+    # columns are independent: a large table is never held in float64
+    values, kept = np.empty(weight.shape, np.int8 if scheme.symmetric else np.uint8), []
+    each = max(1, _CHUNK // len(weight))
+    for columns in (slice(start, start + each) for start in range(0, weight.shape[1], each)):
+        part = weight[:, columns]
+        kept.append(fit(part, scheme))
+        values[:, columns] = round_to(part, *kept[-1], scheme)
+    scale, zero = (np.concatenate(parts, 1) for parts in zip(*kept, strict=True))
+    return scheme.quantized(values, scale, zero, dtype)
 
 
 def spread(parameter: Floats, rows: int, scheme: Scheme) -> Floats:
@@ -113,9 +137,30 @@ def check(weight: Array) -> Floats:
     return wide
 
 
-def _positive(scale: Floats, weight: Array) -> Floats:
-    """Scales as the weight's dtype holds them, one where they are zero and never so small that they become zero."""
-    kind = weight.dtype if weight.dtype.kind == "f" else np.dtype(np.float32)
-    least = np.nextafter(kind.type(0), kind.type(1)).astype(np.float64)
-    held: Floats = np.where(scale > 0, np.maximum(scale, least), 1.0).astype(kind).astype(np.float64)
-    return held
+def float_of(weight: Array) -> np.dtype[np.generic]:
+    """The dtype that scales of a weight are stored in: its own, or float32 where that is none of floats."""
+    return weight.dtype if weight.dtype.kind == "f" or weight.dtype == ml_dtypes.bfloat16 else np.dtype(np.float32)
+
+
+def nonzero(scale: Floats, otherwise: Floats, dtype: np.dtype[np.generic]) -> Floats:
+    """Scales as `dtype` holds them; `otherwise` where they would become zero."""
+    stored = scale.astype(dtype).astype(np.float64)
+    kept: Floats = np.where(stored != 0, stored, otherwise)
+    return kept
+
+
+def _lost(parts: Sequence[Floats], scale: Floats, scheme: Scheme) -> Floats:
+    """The squared error of rounding to grids around zero, [groups, out]."""
+    lost = []
+    for part, step in zip(parts, scale, strict=True):
+        missed = part - np.clip(np.rint(part / step), scheme.low, scheme.high) * step
+        lost.append(np.einsum("io,io->o", missed, missed))
+    return np.stack(lost)
+
+
+def _held(scale: Floats, dtype: np.dtype[np.generic]) -> Floats:
+    """Scales as a dtype holds them, one where they are zero and never so small that they become zero."""
+    least = float(np.nextafter(np.zeros((), dtype), np.ones((), dtype)))
+    size = np.where(scale != 0, np.maximum(np.abs(scale), least), 1.0)
+    held: Floats = np.copysign(size, scale).astype(dtype).astype(np.float64)
+    return np.where(scale != 0, held, 1.0)

@@ -23,11 +23,12 @@ import numpy as np
 
 from ...edit import Array
 from ...weights import Affine, Quantized
-from .grid import Floats, Scheme, check, fit, round_to, spread
-from .scaling import float_of
+from .grid import Floats, Scheme, check, fit, float_of, round_to, spread
 
 #: Weights of which so many are worked on at once stay in a cache.
 _CHUNK = 1 << 16
+#: A step that lessens the loss of all that is worked on at once by no such share is the last.
+_WORTH = 1e-3
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,9 @@ def hqq(
     those of the nearest rounding. scales: fit the scale with the zero point; with False and integers this is rounding
     to nearest, for where the scale is held an integer zero point only shifts what is cut off. p: in (0, 1]; a weight of
     error |e| counts as |e|^p. beta: errors below beta^(-1 / (2 - p)) steps are fitted whole, larger ones in part; it
-    grows by kappa each step. steps: how often the halves alternate. Each group keeps the best grid it met and meets
-    that of rounding to nearest first: none loses more than by that, but for offsets rounded to the weight's dtype.
+    grows by kappa each step. steps: how often the halves alternate at most; with `scales` it ends where a step gains
+    less than a thousandth. Each group keeps the best grid it met and meets that of rounding to nearest first: none
+    loses more than by that, but for offsets rounded to the weight's dtype.
     Raises ValueError for weights that are no finite matrix and options out of range.
 
     >>> hqq(np.array([[5.0], [5.25], [5.5], [5.75]], np.float32), Scheme(bits=2, symmetric=False)).dense().ravel()
@@ -123,22 +125,25 @@ def _split(runs: Floats, scale: Floats, zero: Floats, splitting: _Splitting) -> 
     """The best scale and zero point, or offset, [n, 1], of each of the runs [n, size]."""
     offset = splitting.held(-zero * scale) if splitting.real else -zero * scale
     _, error = _nearest(runs, scale, offset, splitting)
-    best, kept = scale**splitting.p * (np.abs(error) ** splitting.p).sum(1, keepdims=True), (scale, offset)
+    best = np.abs(scale) ** splitting.p * (np.abs(error) ** splitting.p).sum(1, keepdims=True)
+    kept = scale, offset
     if splitting.real:
         # nothing has to be zero, so the range is the weights' own
         high, low = runs.max(1, keepdims=True), runs.min(1, keepdims=True)
         own = splitting.held((high - low) / splitting.high)
         scale, offset = np.where(own > 0, own, 1.0), low
-    beta = splitting.beta
+    beta, total = splitting.beta, np.inf
     for step in range(splitting.steps + 1):
         levels, error = _nearest(runs, scale, offset, splitting)
         size = np.abs(error)
         powers = size**splitting.p
-        loss = scale**splitting.p * powers.sum(1, keepdims=True)
+        loss = np.abs(scale) ** splitting.p * powers.sum(1, keepdims=True)
         better = loss < best
         best = np.where(better, loss, best)
         kept = np.where(better, scale, kept[0]), np.where(better, offset, kept[1])
-        if step == splitting.steps:
+        total, before = float(best.sum()), total
+        stays = splitting.scales and step > 1 and total > before * (1 - _WORTH)
+        if step == splitting.steps or stays:
             break
         shrunk = np.maximum(size - powers / np.where(size > 0, size, 1.0) / beta, 0.0)
         target = runs - scale * np.copysign(shrunk, error)
@@ -158,7 +163,7 @@ def _fit(
     target: Floats, levels: Floats, scale: Floats, offset: Floats, zero: Floats, splitting: _Splitting
 ) -> tuple[Floats, Floats]:
     """Least squares for `target` by levels * scale + offset: over both, over the offset, or over the scale where the
-    offset is -zero * scale. A scale that would not be positive stays as it was.
+    offset is -zero * scale. A scale that would become zero or change its sign stays as it was.
     """
     origin = levels.mean(1, keepdims=True) if splitting.real else zero
     middle = target.mean(1, keepdims=True) if splitting.real else np.zeros_like(zero)
@@ -167,7 +172,7 @@ def _fit(
         power = (from_origin**2).sum(1, keepdims=True)
         slope = (from_origin * (target - middle)).sum(1, keepdims=True) / np.where(power > 0, power, 1.0)
         slope = splitting.held(slope)
-        scale = np.where((slope > 0) & np.isfinite(slope), slope, scale)
+        scale = np.where((slope * scale > 0) & np.isfinite(slope), slope, scale)
     if not splitting.real:
         return scale, -zero * scale
     shift = splitting.held(middle - origin * scale)

@@ -19,7 +19,7 @@ import numpy as np
 from ...edit import Array
 from ...weights import Quantized
 from .gram import check_gram, damped, level
-from .grid import Floats, Scheme, check, spread
+from .grid import Floats, Scheme, check, float_of, spread
 
 #: Rows between two updates of P as a whole.
 _BLOCK = 64
@@ -59,9 +59,9 @@ def refine(
     for _ in range(sweeps if wide.size else 0):
         _rows(wide, hessian, error, codes, scale, zero, scheme)
         if rescale:
-            _rescale(hessian, error, codes, scale, zero, scheme, weight.dtype)
+            _rescale(hessian, error, codes, scale, zero, scheme, float_of(weight))
             error = wide - _stands_for(codes, scale, zero, scheme)
-    return scheme.quantized(codes, scale, zero, weight.dtype)
+    return scheme.quantized(codes, scale, zero, float_of(weight))
 
 
 def _rows(
@@ -101,7 +101,7 @@ def _rescale(
         held = best.astype(dtype).astype(np.float64)
         step = held - scale[group]
         # the error changes by step^2 curvature - 2 step down
-        taken = (held > 0) & (step * curvature * step < 2 * step * down)
+        taken = (held * scale[group] > 0) & (step * curvature * step < 2 * step * down)
         step = np.where(taken, step, 0.0)
         scale[group] = np.where(taken, held, scale[group])
         slope -= pull * step

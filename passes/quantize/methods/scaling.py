@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...edit import Array
-from .grid import Floats, check
+from .grid import Floats, check, float_of
 
 
 def check_shared(weights: Sequence[Array], channels: Array) -> tuple[list[Floats], Floats]:
@@ -31,15 +31,11 @@ def check_shared(weights: Sequence[Array], channels: Array) -> tuple[list[Floats
     return wide, magnitudes
 
 
-def float_of(weight: Array) -> np.dtype[np.generic]:
-    """The dtype that scales of a weight are stored in: its own, or float32 where numpy has no floats of its kind."""
-    return weight.dtype if weight.dtype.kind == "f" else np.dtype(np.float32)
-
-
 def held(scales: Floats, dtype: np.dtype[np.generic]) -> Floats:
     """Scales as `dtype` holds them, bounded so that they and their reciprocals are normal numbers of it."""
-    # about the root of the smallest normal number
-    least = 2.0 ** np.round(np.log2(float(np.finfo(dtype.name).tiny)) / 2)
+    # about the root of the smallest normal number; bfloat16 has the range of float32
+    tiny = float(np.finfo(dtype.name if dtype.kind == "f" else "float32").tiny)
+    least = 2.0 ** np.round(np.log2(tiny) / 2)
     bounded: Floats = np.clip(scales, least, 1 / least).astype(dtype).astype(np.float64)
     return bounded
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from ...edit import Array
 from .gram import check_gram
-from .grid import Floats, Scheme, nearest
-from .scaling import check_shared, float_of, held, output_error, times
+from .grid import Floats, Scheme, float_of, nearest
+from .scaling import check_shared, held, output_error, times
 
 #: A channel or row that reaches less far than so much of the furthest counts as reaching so far: zeros have a scale.
 _NEAREST = 1e-5

@@ -14,6 +14,7 @@ from .call import Expansion
 from .grouped import GROUPED
 from .integer import INTEGER
 from .kept import KEPT, why_kept
+from .lstm import QUANTIZED_LSTM
 from .norms import NORMS
 from .older import OLDER
 from .positions import POSITIONS
@@ -33,4 +34,5 @@ TABLE: Mapping[tuple[str, str], Expansion] = {
     **BITS,
     **INTEGER,
     **QLINEAR,
+    **QUANTIZED_LSTM,
 }

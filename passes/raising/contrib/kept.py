@@ -31,9 +31,6 @@ KEPT: Mapping[str, str] = {
         "PackedAttention PackedMultiHeadAttention RemovePadding RestorePadding VarlenCausalConvWithState "
         "VarlenNGramHashMapping",
     ),
-    **_because(
-        "an LSTM whose steps are not rounded: its input and state are quantized at each step", "DynamicQuantizeLSTM"
-    ),
     **_because("an LSTM with its attention as ops of their own, beside it", "AttnLSTM"),
     **_because("float tables: a table of 8 bits and its normalization are one op", "QEmbedLayerNormalization"),
     **_because("the search outside, around a decoder of its own", "BeamSearch GreedySearch Sampling WhisperBeamSearch"),

@@ -7,9 +7,11 @@ import itertools
 import numpy as np
 import onnx_ir as ir
 import pytest
+from tersor.backends.onnxruntime.lowering import LOWERING
 from tersor.backends.onnxruntime.rules.fuse_matmul_nbits import FuseMatMulNBits
 from tersor.ir.runner import runner
 from tersor.ir.text import graph, lines
+from tersor.passes.base import Context
 from tersor.passes.quantize.quantize_weights import QuantizeWeights
 from tersor.passes.weights.stored import Stored
 from tersor.tests.support import apply, distance, misses, on_onnxruntime
@@ -72,7 +74,6 @@ def test_a_product_that_others_read_keeps_its_bias_apart() -> None:
 @pytest.mark.parametrize(
     ("model", "rule"),
     [
-        (layer(3), "bits"),
         (layer(4, 24), "block"),
         (layer(4, 8), "block"),
         (
@@ -108,10 +109,26 @@ def test_a_product_that_others_read_keeps_its_bias_apart() -> None:
             "weight",
         ),
     ],
-    ids=["three bits", "block of 24", "block of 8", "by input", "quantized activation", "floats", "computed"],
+    ids=["block of 24", "block of 8", "by input", "quantized activation", "floats", "computed"],
 )
 def test_left_alone(model: ir.Model, rule: str) -> None:
     assert {miss.rule for miss in misses(FuseMatMulNBits(), model)} == {rule}
+
+
+@pytest.mark.parametrize(("bits", "group", "symmetric"), list(itertools.product((3, 5, 6, 7), (0, 32), (True, False))))
+def test_widths_without_a_kernel_are_widened_at_load(bits: int, group: int, symmetric: bool) -> None:
+    model = layer(bits, group, symmetric=symmetric)
+    wanted = runner(model.clone())(X)["y"]
+    held = sum(value.const_value.nbytes for value in model.graph.initializers.values())
+    assert LOWERING.apply(model, Context()).matches
+    (product,) = (node for node in model.graph if node.op_type == "MatMulNBits")
+    assert product.attributes["bits"].as_int() == (4 if bits == 3 else 8)
+    # other orders of adding 100 numbers; activations that were rounded to 8 bits would be off by thousandths
+    tolerance = 100 * np.finfo(np.float32).eps
+    assert distance(on_onnxruntime(model, X), [wanted]) < tolerance
+    # the last block is filled up, scales of whole outputs repeat for every 128 inputs, shapes and masks come in
+    filled = sum(value.const_value.nbytes for value in model.graph.initializers.values())
+    assert filled < held + 7 * 28 + 512
 
 
 @pytest.mark.parametrize(("bits", "group", "symmetric"), [(3, 16, True), (3, 0, False), *CASES])

@@ -7,9 +7,11 @@ import itertools
 import numpy as np
 import onnx_ir as ir
 import pytest
+from tersor.backends.onnxruntime.lowering import LOWERING
 from tersor.backends.onnxruntime.rules.gather_quantized_blocks import GatherQuantizedBlocks
 from tersor.ir.runner import runner
 from tersor.ir.text import graph
+from tersor.passes.base import Context
 from tersor.passes.quantize.quantize_weights import QuantizeWeights
 from tersor.tests.support import apply, misses, on_onnxruntime
 
@@ -17,8 +19,8 @@ TABLE = np.random.default_rng(4).standard_normal((20, 100)).astype(np.float32)
 IDS = {"ids": np.array([[3, 19], [0, 7]])}
 
 
-def table(bits: int = 4, group: int = 32, *, symmetric: bool = True) -> ir.Model:
-    made = graph("y = Gather(t, ids)", inputs={"ids": "int64[batch, sequence]"}, t=TABLE)
+def table(bits: int = 4, group: int = 32, *, symmetric: bool = True, width: int = 100) -> ir.Model:
+    made = graph("y = Gather(t, ids)", inputs={"ids": "int64[batch, sequence]"}, t=TABLE[:, :width])
     apply(QuantizeWeights(bits=bits, group=group, symmetric=symmetric, embeddings=True, smallest=1), made)
     return made
 
@@ -36,6 +38,19 @@ def test_the_rows_are_those_of_the_dequantized_table(bits: int, group: int, symm
     np.testing.assert_array_equal(runner(model)(IDS)["y"], wanted)
 
 
+@pytest.mark.parametrize(("bits", "group", "symmetric"), list(itertools.product((3, 5, 6, 7), (0, 16), (True, False))))
+def test_widths_without_a_kernel_are_widened_at_load(bits: int, group: int, symmetric: bool) -> None:
+    model = table(bits, group, symmetric=symmetric)
+    wanted = runner(model.clone())(IDS)["y"]
+    assert LOWERING.apply(model, Context()).matches
+    (lookup,) = (node for node in model.graph if node.op_type == "GatherBlockQuantized")
+    assert lookup.attributes["bits"].as_int() == (4 if bits == 3 else 8)
+    np.testing.assert_array_equal(on_onnxruntime(model, IDS)[0], wanted)
+    stored = model.graph.initializers["y/DequantizeLinear_bits"].const_value
+    assert stored is not None
+    assert stored.nbytes == bits * TABLE.size // 8
+
+
 def test_the_table_takes_its_bits() -> None:
     model = table()
     apply(GatherQuantizedBlocks(), model)
@@ -46,7 +61,7 @@ def test_the_table_takes_its_bits() -> None:
 @pytest.mark.parametrize(
     ("model", "rule"),
     [
-        (table(3), "bits"),
+        (table(3, 16, width=99), "bits"),
         (table(4, 8), "block"),
         (table(8, 0), "rows"),
         (graph("y = Gather(t, ids)", inputs={"ids": "int64[batch]"}, t=TABLE), "table"),

@@ -220,3 +220,60 @@ def test_no_value_outlives_its_last_use(streaming: bool) -> None:
         interpreter.run({"x": x}, taps=count if streaming else None)
     assert seen == (len(interpreter.values) if streaming else 0)
     assert lives.peak() <= memory.peak <= 1.2 * lives.peak()
+
+
+class TestHolding:
+    """What follows from weights alone is computed in the first run with taps and held."""
+
+    def model(self) -> onnx_ir.Model:
+        return graph(
+            "d = DequantizeLinear{axis=1}(q, s)",
+            "t = Transpose{perm=[1, 0]}(d)",
+            "h = MatMul(x, t)",
+            "y = Relu(h)",
+            inputs={"x": "float[batch, 3]"},
+            q=np.arange(12, dtype=np.int8).reshape(4, 3),
+            s=np.array([1, 2, 3], np.float32),
+        )
+
+    def test_answers_and_taps_are_the_same_in_every_run(self) -> None:
+        plain, holding = (Interpreter(to_fx(self.model()), hold=hold) for hold in (False, True))
+        for batch in (2, 5, 1):
+            feeds = {"x": np.ones((batch, 3), np.float32)}
+            wanted, found = (each.run(feeds, taps=["h", "y"]) for each in (plain, holding))
+            assert wanted.keys() == found.keys() == {"h", "y"}
+            for name, array in wanted.items():
+                np.testing.assert_array_equal(found[name], array)
+
+    def test_weights_are_dequantized_once(self) -> None:
+        interpreter = Interpreter(to_fx(self.model()), hold=True)
+        nodes = [node for node in interpreter.module.graph.nodes if node.op == "call_function"]
+        (dequantize,) = (node for node in nodes if node.meta["onnx"].op == "DequantizeLinear")
+        target, calls = dequantize.target, list[int]()
+
+        def counted(*args: object, **kwargs: object) -> object:
+            calls.append(1)
+            return target(*args, **kwargs)
+
+        dequantize.target = counted
+        for _ in range(3):
+            interpreter.run({"x": np.ones((2, 3), np.float32)}, taps=["h"])
+        assert len(calls) == 1
+
+    def test_a_value_that_is_watched_is_shown_in_every_run(self) -> None:
+        interpreter = Interpreter(to_fx(self.model()), hold=True)
+        for _ in range(2):
+            found = interpreter.run({"x": np.ones((2, 3), np.float32)}, taps=["d", "h"])
+            assert found["d"].tolist() == (np.arange(12).reshape(4, 3) * [1, 2, 3]).tolist()
+
+    def test_random_numbers_are_drawn_anew(self) -> None:
+        drawn = graph(
+            "r = RandomNormalLike(w)",
+            "y = MatMul(x, r)",
+            inputs={"x": "float[batch, 3]"},
+            w=np.zeros((3, 3), np.float32),
+        )
+        interpreter = Interpreter(to_fx(drawn), hold=True)
+        feeds = {"x": np.ones((1, 3), np.float32)}
+        first, second = (interpreter.run(feeds, taps=["y"])["y"] for _ in range(2))
+        assert not np.array_equal(first, second)

@@ -30,6 +30,10 @@ CONSTANTS: dict[str, object] = {
 INPUT = ("q = QuantizeLinear(x, s, z)", "d = DequantizeLinear(q, s, z)")
 
 
+OWN = ("(q, s0, z0) = DynamicQuantizeLinear(x)", "d = DequantizeLinear(q, s0, z0)")
+OF_RANGE = (*OWN, "e = DequantizeLinear{axis=1}(w, ws)", "y = MatMul(d, e)")
+
+
 def module(*lines: str, x: str = "float[n, 5, 32]", **changed: object) -> torch.fx.GraphModule:
     text = " ".join(lines).replace(",", " ").replace(")", " ").replace("(", " ").split()
     used = {name: value for name, value in {**CONSTANTS, **changed}.items() if name in text}
@@ -58,6 +62,10 @@ def rewritten(made: torch.fx.GraphModule, x: torch.Tensor) -> None:
 @pytest.mark.parametrize("name", LINEAR)
 def test_matmul(name: str) -> None:
     rewritten(module(*LINEAR[name]), torch.randn(2, 5, 32))
+
+
+def test_activations_by_their_own_range() -> None:
+    rewritten(module(*OF_RANGE), torch.randn(2, 5, 32))
 
 
 @pytest.mark.parametrize("name", GEMM)
@@ -99,10 +107,26 @@ def test_weights_that_saturate_are_left_alone_without_vnni(monkeypatch: pytest.M
     assert lower_qdq(module(*LINEAR["per output"], w=wide)) == 1
 
 
+@pytest.mark.parametrize(
+    ("pair", "fits"), [((127, 1), True), ((127, -127), True), ((100, 29), False), ((-65, -64), False)]
+)
+@pytest.mark.parametrize("place", [0, 30])
+def test_neighbours_share_16_bits_without_vnni(
+    monkeypatch: pytest.MonkeyPatch, pair: tuple[int, int], fits: bool, place: int
+) -> None:
+    monkeypatch.setattr(qdq, "has_vnni", lambda: False)
+    weight = np.zeros((32, 48), np.int8)
+    weight[place : place + 2, 5] = pair
+    assert lower_qdq(module(*LINEAR["per output"], w=weight)) == fits
+    shifted = np.roll(weight, 1, axis=0)
+    assert lower_qdq(module(*LINEAR["per output"], w=shifted)) == 1, "the next pair begins in between"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("lines", "shape", "kernel"),
     [
+        (OF_RANGE, (4, 5, 32), "qlinear_pointwise.tensor"),
         (LINEAR["per output"], (4, 5, 32), "qlinear_pointwise"),
         (LINEAR["one scale"], (4, 5, 32), "qlinear_pointwise"),
         (GEMM["bias"], (4, 32), "qlinear_pointwise"),

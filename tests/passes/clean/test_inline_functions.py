@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 import pytest
+from tersor.ir.runner import runner
 from tersor.ir.text import lines
 from tersor.passes.clean.inline_functions import InlineFunctions
 from tersor.tests.support import apply, holds, parse
@@ -87,3 +89,18 @@ class TestLeavesAlone:
 )
 def test_holds(made: InlineFunctions, model: ir.Model) -> None:
     assert holds(made, model) == 0.0
+
+
+def test_bodies_of_two_calls_have_names_of_their_own() -> None:
+    """The inputs of a Scan's body are values like any other."""
+    add = """<domain: "pkg", opset_import: ["": 23]> Sum (a) => (b) {
+        z = Constant <value_floats = [0.0]> ()
+        b, c = Scan <num_scan_inputs = 1, body = step (float[1] last, float[1] x) => (float[1] next, float[1] out)
+            { next = Add (last, x)  out = Identity (next) }> (z, a)
+    }"""
+    model = parse("g (float[3, 1] x) => (float[1] y, float[1] z) { y = pkg.Sum (x)  z = pkg.Sum (x) }", functions=add)
+    apply(InlineFunctions(), model)
+    bodies = [node.attributes["body"].as_graph() for node in model.graph if node.op_type == "Scan"]
+    assert len({value.name for body in bodies for value in body.inputs}) == 4
+    found = list(runner(model)({"x": np.array([[1], [2], [3]], np.float32)}).values())
+    assert [array.item() for array in found] == [6, 6]

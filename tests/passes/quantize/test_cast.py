@@ -11,6 +11,7 @@ from tersor.ir.errors import OptionError
 from tersor.ir.runner import runner
 from tersor.ir.site import sites
 from tersor.ir.text import graph
+from tersor.passes.clean.fold_constants import FoldConstants
 from tersor.passes.quantize.cast import Cast
 from tersor.passes.quantize.methods.floats import cast, float8
 from tersor.passes.quantize.quantize_weights import QuantizeWeights
@@ -53,6 +54,15 @@ def test_weights_of_16_bits_become_8(dtype: str, name: str) -> None:
         assert HELD[name].compared(model, wanted).within(ROUNDING["float16"])
     else:
         assert HELD[name].compared(model, wanted).within(1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_folding_constants_does_not_undo_it(dtype: str) -> None:
+    model = graph("y = MatMul(x, w)", inputs=X, w=W)
+    apply(Cast(dtype=dtype, smallest=1), model)
+    held = sum(value.const_value.nbytes for value in model.graph.initializers.values())
+    assert len(apply(FoldConstants(), model)) == 2
+    assert sum(value.const_value.nbytes for value in model.graph.initializers.values()) == held
 
 
 @pytest.mark.parametrize("dtype", ROUNDING)

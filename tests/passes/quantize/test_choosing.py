@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx_ir as ir
 import pytest
 from tersor.ir.site import Kind, sites
 from tersor.ir.text import graph
-from tersor.passes.base import Miss
+from tersor.passes.base import Context, Miss
 from tersor.passes.edit import declare_functions
 from tersor.passes.quantize.choosing import Choice, matches, outcome
 from tersor.passes.quantize.methods.grid import Scheme, nearest
 from tersor.passes.quantize.placing import matrix, put
+from tersor.passes.quantize.quantize_binary import QuantizeBinary
+from tersor.passes.quantize.quantize_codebook import QuantizeCodebook
+from tersor.passes.quantize.quantize_weights import QuantizeWeights
+from tersor.passes.quantize.weight_pass import WeightPass
 from tersor.tests.passes.quantize.holding import HELD, normal
-from tersor.tests.support import parse
+from tersor.tests.support import misses, parse
 
 X = {"x": "float[batch, 32]"}
 W = normal(32, 48)
@@ -184,3 +190,29 @@ def test_every_site_is_in_the_outcome() -> None:
         *[""] * 4,
     ]
     assert found.matches == 4
+
+
+STORING = (
+    QuantizeWeights(bits=3, embeddings=True, smallest=1),
+    QuantizeWeights(bits=5, symmetric=False, embeddings=True, smallest=1),
+    QuantizeWeights(bits=4, algorithm="hqq", embeddings=True, smallest=1),
+    QuantizeBinary(embeddings=True, smallest=1),
+    QuantizeCodebook(embeddings=True, smallest=1),
+    QuantizeCodebook(codebook="kmeans", embeddings=True, smallest=1),
+)
+
+
+@pytest.mark.parametrize("made", STORING, ids=str)
+def test_what_any_pass_has_stored_is_quantized_already(made: WeightPass) -> None:
+    model = stack(1)
+    count = len(sites(model))
+    made.apply(model, Context())
+    again = QuantizeWeights(embeddings=True, smallest=1)
+    assert [miss.rule for miss in misses(again, model)] == ["quantized"] * count
+    left_out = misses(replace(again, embeddings=False, ignore=("*.down*",)), model)
+    assert sorted(miss.rule for miss in left_out) == ["ignore", "kind", "quantized"]
+
+
+def test_a_weight_that_nodes_compute_wants_folding() -> None:
+    model = graph("v = Mul(w, s)", "y = MatMul(x, v)", inputs=X, w=W, s=np.float32(2))
+    assert [miss.rule for miss in misses(QuantizeWeights(), model)] == ["weight"]

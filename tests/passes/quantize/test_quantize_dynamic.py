@@ -172,6 +172,63 @@ class TestStored:
         assert Size.of(model).bytes <= before / 3.9
 
 
+class TestComputed:
+    def test_both_weights_and_the_state_go_through_integers(self) -> None:
+        model = lstm()
+        w, r = (constant_of(model.graph.initializers[name]) for name in "wr")
+        text = apply(QuantizeDynamic(recurrent="computed"), model)
+        assert text[-1] == (
+            "(y, h, c) = tersor.DynamicQuantizeLSTM{hidden_size=16}"
+            "(x, y/DequantizeLinear, y/DequantizeLinear_1, b, y/state, y/state)"
+        )
+        # the sums of pairs of neighbouring inputs
+        is_quantized(model, "w", w, 1, paired=2)
+        is_quantized(model, "r", r, 1, paired=2)
+
+    @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+    @pytest.mark.parametrize("before", [0, 1])
+    def test_gru(self, direction: str, before: int) -> None:
+        ways = 2 if direction == "bidirectional" else 1
+        weights = {"w": normal(ways, 48, 32) / 4, "r": normal(ways, 48, 16) / 4}
+        options = f"hidden_size=16, direction={direction}, linear_before_reset={before}"
+        text = f"(y, h) = GRU{{{options}}}(x, w, r, _, _, h0)"
+        states = {"h0": f"float[{ways}, batch, 16]"}
+        model = graph(text, inputs={"x": "float[time, batch, 32]"} | states, outputs=["y", "h"], **weights)
+        after = model.clone()
+        apply(QuantizeDynamic(recurrent="computed", smallest=1), after)
+        call = after.graph.node(-1)
+        assert call.op_identifier() == ("tersor", "DynamicQuantizeGRU", direction + "_before_reset" * before)
+        assert holds(QuantizeDynamic(recurrent="computed", smallest=1), model, {"time": 5, "batch": 2}) < 1e-3
+
+    def test_a_weight_that_is_left_leaves_the_state_alone(self) -> None:
+        model = lstm()
+        apply(QuantizeDynamic(recurrent="computed", ignore=("kind:recurrent-hidden",)), model)
+        assert ops(model) == ["DequantizeLinear", "LSTM"]
+
+    @pytest.mark.parametrize(
+        ("rule", "op", "inputs"),
+        [
+            ("op", "RNN{hidden_size=16}", "x, w, r"),
+            ("lengths", "LSTM{hidden_size=16}", "x, w, r, _, n"),
+            ("peepholes", "LSTM{hidden_size=16}", "x, w, r, _, _, _, _, p"),
+            ("layout", "LSTM{hidden_size=16, layout=1}", "x, w, r"),
+            ("activations", "GRU{hidden_size=16, clip=1.0}", "x, w, r"),
+            ("activations", "GRU{hidden_size=16, activations=['Relu', 'Tanh']}", "x, w, r"),
+        ],
+    )
+    def test_what_only_can_be_stored(self, rule: str, op: str, inputs: str) -> None:
+        gates = {"RNN": 1, "GRU": 3, "LSTM": 4}[op[:4].rstrip("{")]
+        fed = {"x": "float[5, 2, 32]"} | ({"n": "int32[2]"} if "n" in inputs else {})
+        weights = {"w": normal(1, 16 * gates, 32), "r": normal(1, 16 * gates, 16)}
+        weights |= {"p": normal(1, 48)} if "p" in inputs else {}
+        model = graph(f"y = {op}({inputs})", inputs=fed, **weights)
+        found = misses(QuantizeDynamic(recurrent="computed", smallest=1), model)
+        assert [miss.rule for miss in found] == [rule, rule]
+        assert all("recurrent=stored takes" in miss.need for miss in found)
+        apply(QuantizeDynamic(smallest=1), model)
+        assert ops(model).count("DequantizeLinear") == 2
+
+
 class TestChoice:
     def model(self) -> ir.Model:
         weights = {f"enc.{i}.{name}.weight": normal(32, 32) for i in range(2) for name in ("q", "o")}
@@ -252,7 +309,7 @@ def test_leaves_tied_weights_alone() -> None:
 
 
 def test_leaves_recurrent_weights_alone_when_told() -> None:
-    assert [miss.rule for miss in misses(QuantizeDynamic(recurrent=False), lstm())] == ["kind", "kind"]
+    assert [miss.rule for miss in misses(QuantizeDynamic(recurrent="none"), lstm())] == ["kind", "kind"]
 
 
 def test_leaves_what_is_no_site_alone() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 
+import ml_dtypes
 import numpy as np
 import pytest
+from tersor.passes.quantize.methods import grid
 from tersor.passes.quantize.methods.grid import Scheme, fit, nearest, round_to
 
 SCHEMES = [
@@ -36,20 +38,67 @@ def test_each_weight_becomes_the_nearest_of_its_groups_points(scheme: Scheme) ->
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
-def test_no_weight_is_cut_off(scheme: Scheme) -> None:
+def test_no_weight_is_cut_off_by_more_than_a_step(scheme: Scheme) -> None:
     weight = _weight()
     scale, _ = fit(weight, scheme)
     found = nearest(weight, scheme).dense()
     for number, rows in enumerate(scheme.groups(len(weight))):
-        # half a step, and the same again where the zero point was rounded
-        allowed = scale[number] * (0.5 if scheme.symmetric else 1.0) * (1 + 1e-5)
+        # half a step, and the same again where the zero point was rounded or the far end of the grid was chosen
+        allowed = np.abs(scale[number]) * (0.5 if scheme.symmetric and scheme.bits == 8 else 1.0) * (1 + 1e-5)
         assert (np.abs(found[rows] - weight[rows]) <= allowed).all()
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7])
+def test_symmetric_grids_of_few_bits_are_the_better_of_two(bits: int) -> None:
+    scheme = Scheme(bits=bits, group=6)
+    weight = _weight(24, 4)
+    for column, rows in itertools.product(range(4), scheme.groups(24)):
+        part = weight[rows, column].astype(np.float64)
+        extreme = part[np.abs(part).argmax()]
+        upright = max(part.max() / scheme.high, part.min() / scheme.low)
+        mirrored = max(-part.min() / scheme.high, part.max() / -scheme.low)
+        # the least that cuts nothing off, and the one whose far end is the largest weight
+        steps = [min(upright, -mirrored, key=abs), extreme / scheme.low]
+        lost = [((part - np.clip(np.rint(part / step), scheme.low, scheme.high) * step) ** 2).sum() for step in steps]
+        found = nearest(weight[rows, column : column + 1], scheme).dense()[:, 0].astype(np.float64)
+        # scales are rounded to float32
+        assert ((part - found) ** 2).sum() <= min(lost) * (1 + 1e-3)
 
 
 def test_symmetric_scales_reach_both_ends_and_no_further() -> None:
     scale, zero = fit(np.array([[7.0, 3.0], [-4.0, -8.0]]), Scheme(bits=4))
-    assert scale.tolist() == [[1.0, 1.0]]
+    # 7 is the far end of the first grid, -8 of the second
+    assert scale.tolist() == [[-0.875, 1.0]]
     assert zero.tolist() == [[0.0, 0.0]]
+    upright, _ = fit(np.array([[127.0], [-4.0]]), Scheme(bits=8))
+    assert upright.tolist() == [[1.0]]
+
+
+@pytest.mark.parametrize("scheme", [Scheme(bits=4, group=5), Scheme(bits=3, symmetric=False)], ids=str)
+def test_large_weights_are_rounded_in_parts_to_the_same_numbers(
+    scheme: Scheme, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weight = _weight(12, 7)
+    whole = nearest(weight, scheme)
+    monkeypatch.setattr(grid, "_CHUNK", 30)
+    parts = nearest(weight, scheme)
+    assert (whole.axis, whole.block, whole.bits) == (parts.axis, parts.block, parts.bits)
+    for name in ("values", "scale", "zero"):
+        found, wanted = getattr(parts, name), getattr(whole, name)
+        assert (found is None) == (wanted is None)
+        if wanted is not None:
+            assert found.dtype == wanted.dtype
+            np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_scales_of_bfloat16_weights_are_bfloat16(symmetric: bool) -> None:
+    weight = _weight().astype(ml_dtypes.bfloat16)
+    quantized = nearest(weight, Scheme(bits=4, group=4, symmetric=symmetric))
+    assert quantized.scale.dtype == ml_dtypes.bfloat16
+    assert quantized.dense().dtype == ml_dtypes.bfloat16
+    scale, _ = fit(weight, Scheme(bits=4, group=4, symmetric=symmetric))
+    assert (scale.astype(ml_dtypes.bfloat16).astype(np.float64) == scale).all()
 
 
 def test_an_asymmetric_grid_holds_zero_exactly() -> None:

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 from tersor.passes.quantize.methods import ternary as methods_ternary
-from tersor.passes.quantize.methods.grid import Scheme, nearest
 from tersor.passes.quantize.methods.ternary import ternary, trained_ternary
 from tersor.passes.weights import Codebook, Quantized
 
@@ -81,8 +80,10 @@ def test_groups_are_quantized_apart() -> None:
     assert np.all(losses(NORMAL, ternary(NORMAL, group=16)) <= losses(NORMAL, ternary(NORMAL)))
 
 
-def test_it_is_nearer_than_rounding_to_the_nearest_of_two_bits() -> None:
-    assert np.all(losses(NORMAL, ternary(NORMAL)) < losses(NORMAL, nearest(NORMAL, Scheme(bits=2))))
+def test_it_is_nearer_than_rounding_by_the_largest_magnitude() -> None:
+    largest = np.abs(NORMAL).max(axis=0)
+    rounded = Quantized(np.round(NORMAL / largest).astype(np.int8), largest, axis=1, bits=2)
+    assert np.all(losses(NORMAL, ternary(NORMAL)) < losses(NORMAL, rounded))
 
 
 def test_levels_are_the_means_of_each_side() -> None:
