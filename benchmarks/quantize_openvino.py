@@ -29,10 +29,13 @@ from tersor.examples.data import Feeds, Run
 from tersor.ir.save import save
 from tersor.ir.trace import trace
 
-#: What each row adds to raising, by what it is called.
+_STATIC = "smooth-activations, quantize-static{range=min-max, embeddings=true}"
+#: What each row adds to raising, by what it is called. All but the first quantize what they can, slower or not.
+PAYING = "W8A8 static, what pays"
 ROWS = {
+    PAYING: _STATIC,
     "exact": "",
-    "W8A8 static": "smooth-activations, quantize-static{range=min-max, embeddings=true}",
+    "W8A8 static": _STATIC,
     "W8A8 static, int8": (
         "smooth-activations, quantize-static{range=min-max, type=int8, symmetric=true, embeddings=true}"
     ),
@@ -117,6 +120,7 @@ def _ours(folder: Path, rows: list[str], threads: int) -> Mapping[str, Contestan
             data="tersor.benchmarks._calibration:sts12",
             output=folder / f"row{number}",
             verify="off",
+            size_first=name != PAYING,
         )
         seconds = time.perf_counter() - start
         size = sum(file["bytes"] for file in artifact.manifest["files"] if file["role"] == "model")
