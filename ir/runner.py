@@ -17,6 +17,8 @@ from .save import serialized
 if TYPE_CHECKING:
     import torch
 
+    from .fx.held import Held
+
 #: Sizes that trial feeds give to dynamic dimensions other than an input's first.
 _TRIALS = (16, 64, 256, 1024)
 
@@ -81,20 +83,22 @@ def watch(model: ir.Model, feeds: Feeds, names: Collection[str], see: Callable[[
     What the interpreter folds away is not shown. Nothing is held for the caller, except where ONNX Runtime has to run
     the model: there all the named values of the run are computed first.
     """
-    Watcher(model, hold=False).watch(feeds, names, see)
+    Watcher(model).watch(feeds, names, see)
 
 
 class Watcher:
     """`watch` on one model again and again, which stays as it is.
 
-    hold: keep what follows from weights alone, such as dequantized weights, from one run to the next.
+    hold: keeps what follows from weights alone, such as dequantized weights, from one run to the next, and for watchers
+    of other models that share it, where these have the same weights still.
     """
 
-    def __init__(self, model: ir.Model, *, hold: bool = True) -> None:
+    def __init__(self, model: ir.Model, hold: Held | None = None) -> None:
         from .fx import Interpreter, missing, to_fx
 
         self._model = model
-        self._interpreter = None if missing(model) else Interpreter(to_fx(model), hold=hold)
+        weights = {name: value.const_value for name, value in model.graph.initializers.items()}
+        self._interpreter = None if missing(model) else Interpreter(to_fx(model), hold=hold, weights=weights)
 
     def watch(self, feeds: Feeds, names: Collection[str], see: Callable[[str, Array], bool]) -> None:
         """As the function of that name."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -22,6 +22,7 @@ import onnx_ir as ir
 from ..ir.content import Element, dimensions
 from ..ir.errors import ModelError, OptionError
 from ..ir.feeds import Array, Feeds
+from ..ir.identity import Same
 from ..ir.runner import Watcher
 from ..ir.walk import held_graphs, may_hold_graphs
 from .accumulator import Accumulator
@@ -29,6 +30,9 @@ from .accumulators import TokenCounts
 from .checkpoint import Checkpoints, Origins, digest, digest_of_data, surroundings
 from .padding import Padding
 from .views import View
+
+if TYPE_CHECKING:
+    from ..ir.fx.held import Held
 
 A = TypeVar("A", bound=Accumulator)
 
@@ -74,19 +78,6 @@ class Statistics:
         return sum(accumulator.bytes for accumulator in self.found.values())
 
 
-@dataclass(frozen=True, eq=False)
-class _Same:
-    """An object that equals only itself, whatever its own equality says, and lives as long as it is remembered."""
-
-    what: object
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.what is other.what
-
-    def __hash__(self) -> int:
-        return id(self.what)
-
-
 @dataclass(eq=False)
 class _Pasts:
     """Numbers for what values are computed from: the same number where nothing before a value has changed."""
@@ -105,12 +96,12 @@ class _Pasts:
         read = [None if value is None else found.get(value) or self._source(value) for value in node.inputs]
         inside = held_graphs(node) if may_hold_graphs(node) else ()
         held = [self._learn(each, found) for graph in inside for each in graph]
-        made = self._number(_Same(node), *map(_Same, node.attributes.values()), *read, *held)
+        made = self._number(Same(node), *map(Same, node.attributes.values()), *read, *held)
         found |= dict.fromkeys(node.outputs, made)
         return made
 
     def _source(self, value: ir.Value) -> int:
-        return self._number(_Same(value), _Same(value.const_value))
+        return self._number(Same(value), Same(value.const_value))
 
     def _number(self, *parts: object) -> int:
         return self._numbers.setdefault(parts, len(self._numbers) + 1)
@@ -131,6 +122,7 @@ class Calibration:
     _kept: dict[Want, tuple[int, Accumulator]] = field(default_factory=dict, repr=False)
     _pasts: _Pasts = field(default_factory=_Pasts, repr=False)
     _data: str = field(default="", repr=False)
+    _hold: Held | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not self.batches:
@@ -166,7 +158,7 @@ class Calibration:
         self.runs += 1
         padding, dims, fed = Padding.of(model), dimensions(value), {each.name for each in model.graph.inputs}
         watched = [
-            (None if wanted in fed else Watcher(each), wanted)
+            (None if wanted in fed else Watcher(each, _held()), wanted)
             for each, wanted in ((model, value.name or ""), (before, name))
         ]
         if self.progress is not None:
@@ -196,6 +188,7 @@ class Calibration:
         fed = {value.name or "" for value in model.graph.inputs}
         key = self._key(model, wants, [padding.masks, known])
         done = self._resumed(key, made.values())
+        self._hold = self._hold or _held()
         self.runs += done < len(self.batches)
         if self.progress is not None:
             self.progress(done, len(self.batches))
@@ -212,7 +205,7 @@ class Calibration:
             for name in sorted(left & fed):
                 see(name, np.asarray(feeds[name]))
             if left:
-                watcher = watcher or Watcher(model)
+                watcher = watcher or Watcher(model, self._hold)
                 watcher.watch(feeds, [name for name in named if name in left], see)
             if left:
                 raise ModelError(f"calibration: the value {min(left)!r} is not computed on batch {number} of the data")
@@ -257,6 +250,13 @@ def _only(watcher: Watcher | None, feeds: Feeds, name: str, number: int) -> Arra
     if not seen:
         raise ModelError(f"calibration: the value {name!r} is not computed on batch {number} of the data")
     return seen[0]
+
+
+def _held() -> Held:
+    """Imported when it is needed, torch with it."""
+    from ..ir.fx.held import Held
+
+    return Held()
 
 
 def _take(

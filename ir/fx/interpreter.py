@@ -15,6 +15,7 @@ from torch.fx.node import Argument
 from ..errors import ModelError, OptionError, nearest
 from .dtypes import to_numpy
 from .edge import enter, holds_values, leave
+from .held import Held, read
 from .limit import Limit
 from .lowering import FAILURES
 from .ops import random
@@ -33,8 +34,9 @@ class Interpreter:
 
     `values` are the names that can be tapped: what the graph computes, the bodies of `If` and `Loop` included, and the
     inputs; not weights, nor what was folded into constants. Feeds go to the device of the module's weights, or to
-    `device`, to which the module then moves. No op runs whose result would take more than `limit` bytes. With
-    `hold` what runs with taps compute from weights alone, such as dequantized weights, is held for the next run.
+    `device`, to which the module then moves. No op runs whose result would take more than `limit` bytes. `hold` keeps
+    what runs with taps compute from weights alone, such as dequantized weights, for the next run, and for interpreters
+    of other modules that share it and say by name which objects the `weights` are of.
 
     Raises ModelError for a module of other origin, for feeds that do not match the inputs, and for a model that cannot
     run on them or not within the limit; OptionError for a tap on a value that is not there.
@@ -46,14 +48,15 @@ class Interpreter:
         *,
         device: str | torch.device | None = None,
         limit: int = LIMIT,
-        hold: bool = False,
+        hold: Held | None = None,
+        weights: Mapping[str, object] | None = None,
     ) -> None:
         _check_ports(module)
         self.module = module if device is None else module.to(device)
         self.device = torch.device(device) if device is not None else _device(module)
         self.limit = limit
         self.hold = hold
-        self._held: dict[fx.Node, object] = {}
+        self._numbers = {} if hold is None else hold.number(module, weights or {})
         self.inputs: tuple[str, ...] = tuple(module.meta["inputs"])
         self.outputs: tuple[str, ...] = tuple(module.meta["outputs"])
         self.values = frozenset(_tappable(module))
@@ -142,7 +145,7 @@ class Interpreter:
         """One graph, node by node, showing what is wanted and dropping what is no longer used."""
         values: dict[fx.Node, object] = {}
         given = iter(inputs)
-        fixed = _fixed(module, wanted) if self.hold and module is self.module else frozenset[fx.Node]()
+        fixed = _fixed(module, wanted) if self.hold is not None and module is self.module else frozenset[fx.Node]()
 
         def value_of(node: fx.Node) -> Argument:
             return cast(Argument, values[node])
@@ -171,17 +174,21 @@ class Interpreter:
         """What a node gives at every run; all that it was computed from is dropped."""
         if node.op == "get_attr":
             return self._attribute(self.module, str(node.target), None, frozenset())
-        if node not in self._held:
-            known = {each: self._constant(each, fixed) for each in node.all_input_nodes}
-            added = [each for each in known if each in self._held and all(user in fixed for user in each.users)]
+        assert self.hold is not None
+        held, at = self.hold.values, self._numbers
+        if at[node] not in held:
+            new = [each for each in read(node) if at[each] not in held]
+            known = {each: self._constant(each, fixed) for each in read(node)}
+            like = torch.empty(0, device=self.device)
 
             def value_of(each: fx.Node) -> Argument:
-                return cast(Argument, known[each])
+                return cast(Argument, known.get(each, like))
 
-            self._held[node] = called(node, fx.map_arg(node.args, value_of), fx.map_arg(node.kwargs, value_of))
-            for each in added:
-                del self._held[each]
-        return self._held[node]
+            held[at[node]] = called(node, fx.map_arg(node.args, value_of), fx.map_arg(node.kwargs, value_of))
+            for each in new:
+                if all(user in fixed for user in each.users):
+                    held.pop(at[each], None)
+        return held[at[node]]
 
     def _attribute(self, module: fx.GraphModule, path: str, watch: Tap | None, wanted: frozenset[str]) -> object:
         """A tensor; or for a branch or loop body, a function that walks it with the same taps."""
@@ -216,7 +223,7 @@ def _fixed(module: fx.GraphModule, wanted: frozenset[str]) -> frozenset[fx.Node]
             plain = not isinstance(getattr(module, str(node.target), None), fx.GraphModule)
         else:
             drawn = getattr(node.target, "__module__", "") == random.__name__
-            alone = bool(node.all_input_nodes) and all(each in found for each in node.all_input_nodes)
+            alone = bool(node.all_input_nodes) and all(each in found for each in read(node))
             plain = node.op == "call_function" and alone and not drawn and node.meta.get("onnx_name") not in wanted
         if plain:
             found.add(node)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from tersor.ir.errors import ModelError
 from tersor.ir.fx import Interpreter, to_fx
+from tersor.ir.fx.held import Held
 from tersor.ir.fx.limit import Limit, TooLargeError
 from tersor.ir.text import graph
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -237,7 +238,7 @@ class TestHolding:
         )
 
     def test_answers_and_taps_are_the_same_in_every_run(self) -> None:
-        plain, holding = (Interpreter(to_fx(self.model()), hold=hold) for hold in (False, True))
+        plain, holding = (Interpreter(to_fx(self.model()), hold=hold) for hold in (None, Held()))
         for batch in (2, 5, 1):
             feeds = {"x": np.ones((batch, 3), np.float32)}
             wanted, found = (each.run(feeds, taps=["h", "y"]) for each in (plain, holding))
@@ -246,7 +247,7 @@ class TestHolding:
                 np.testing.assert_array_equal(found[name], array)
 
     def test_weights_are_dequantized_once(self) -> None:
-        interpreter = Interpreter(to_fx(self.model()), hold=True)
+        interpreter = Interpreter(to_fx(self.model()), hold=Held())
         nodes = [node for node in interpreter.module.graph.nodes if node.op == "call_function"]
         (dequantize,) = (node for node in nodes if node.meta["onnx"].op == "DequantizeLinear")
         target, calls = dequantize.target, list[int]()
@@ -261,7 +262,7 @@ class TestHolding:
         assert len(calls) == 1
 
     def test_a_value_that_is_watched_is_shown_in_every_run(self) -> None:
-        interpreter = Interpreter(to_fx(self.model()), hold=True)
+        interpreter = Interpreter(to_fx(self.model()), hold=Held())
         for _ in range(2):
             found = interpreter.run({"x": np.ones((2, 3), np.float32)}, taps=["d", "h"])
             assert found["d"].tolist() == (np.arange(12).reshape(4, 3) * [1, 2, 3]).tolist()
@@ -273,7 +274,7 @@ class TestHolding:
             inputs={"x": "float[batch, 3]"},
             w=np.zeros((3, 3), np.float32),
         )
-        interpreter = Interpreter(to_fx(drawn), hold=True)
+        interpreter = Interpreter(to_fx(drawn), hold=Held())
         feeds = {"x": np.ones((1, 3), np.float32)}
         first, second = (interpreter.run(feeds, taps=["y"])["y"] for _ in range(2))
         assert not np.array_equal(first, second)
