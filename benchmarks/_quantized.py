@@ -1,4 +1,4 @@
-"""Models in fewer bits, for tables that tell what that costs: one compile for ONNX Runtime for each row."""
+"""Models in fewer bits, for tables that tell what that costs: one compile for each row."""
 
 from __future__ import annotations
 
@@ -17,22 +17,33 @@ class Quantized:
 
     run: Run
     bytes: int
-    seconds: float
+    seconds: float = 0.0
 
 
 def quantized(
-    model: object, passes: str, folder: Path, *, threads: int, data: Iterable[Feeds] | None = None
+    model: object,
+    passes: str,
+    folder: Path,
+    *,
+    threads: int,
+    data: str | Iterable[Feeds] | None = None,
+    backend: str = "onnxruntime",
+    options: str = "",
+    size_first: bool = True,
 ) -> Quantized:
-    """A model compiled with these passes, however fast their kernels are; an artifact in `folder`."""
+    """A model compiled with these passes, however fast their kernels are unless told; an artifact in `folder`.
+
+    options: of the backend, beside the threads.
+    """
     start = time.perf_counter()
     artifact = tersor.compile(
         model,
-        target=f"onnxruntime{{threads={threads}}}",
+        target=f"{backend}{{{', '.join(filter(None, (f'threads={threads}', options)))}}}",
         passes=passes,
         data=data,
         output=folder,
         verify="off",
-        size_first=True,
+        size_first=size_first,
     )
     seconds = time.perf_counter() - start
     size = sum(file["bytes"] for file in artifact.manifest["files"] if file["role"] == "model")

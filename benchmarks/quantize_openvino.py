@@ -2,8 +2,9 @@
 
 Both calibrate on sentences of STS12's training pairs, which no figure is read on: NNCF's quantization with the
 preset PERFORMANCE on 40 batches of 16, tersor's passes on the batches that `benchmarks/quantize.py` gives them. All
-rows run on OpenVINO with float32 arithmetic where nothing is rounded, timed in turns on the same batches of STS13 (32
-sentences sorted by length; one by one); ratios are medians of pairs with a 95 % bootstrap interval.
+rows run on OpenVINO at one precision where nothing is rounded: its own default, bfloat16 where the CPU has it, unless
+`--precision f32`. They are timed in turns on the same batches of STS13 (32 sentences sorted by length; one by one);
+ratios are medians of pairs with a 95 % bootstrap interval.
 
 NNCF comes with the extra `bench`.
 """
@@ -12,18 +13,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import openvino
-import tersor
 import torch
 from tersor.benchmarks._calibration import sentences
-from tersor.benchmarks._common import options, publish
-from tersor.benchmarks._sts import difference, spearman, sts13
-from tersor.driver.timing import paired
+from tersor.benchmarks._common import publish
+from tersor.benchmarks._quantized import Quantized, quantized
+from tersor.benchmarks._sts_rows import NOTE, arguments, sts_rows
 from tersor.examples import minilm
 from tersor.examples.data import Feeds, Run
 from tersor.ir.save import save
@@ -49,36 +48,24 @@ FP32, NNCF = "openvino fp32", "NNCF int8"
 BATCHES, BATCH = 40, 16
 
 
-@dataclass(frozen=True)
-class Contestant:
-    """What answers, its bytes on disk, and the seconds that it took to make."""
-
-    run: Run
-    bytes: int
-    seconds: float = 0.0
-
-
 def main() -> None:
-    parser = options(__doc__ or "", seconds=60.0)
-    parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS))
-    parser.add_argument("--batches", type=int, default=24, help="batches of 32; four times as many of one")
-    parser.add_argument("--quality", action="store_true", help="leave the timing out")
-    given = parser.parse_args()
+    given = arguments(__doc__ or "", ROWS, precision=("auto", "f32"))
     torch.set_num_threads(given.threads)
-    with TemporaryDirectory(prefix="tersor-bench-") as folder:
-        contestants = {**_peers(Path(folder), given.threads), **_ours(Path(folder), given.rows, given.threads)}
-        rows = _rows(contestants, given.batches, 0.0 if given.quality else given.seconds)
+    with TemporaryDirectory(prefix="tersor-bench-") as name:
+        folder = Path(name)
+        contestants = {
+            **_peers(folder, given.threads, given.precision),
+            **_ours(folder, given.rows, given.threads, given.precision),
+        }
+        rows = sts_rows(contestants, {"fp32": FP32, "NNCF": NNCF}, given)
         publish("quantize_openvino", "all-MiniLM-L6-v2 in int8 on OpenVINO, STS13", rows, given, NOTE)
 
 
-NOTE = "change: of Spearman, 95 % interval; cosine: mean, of sentences to fp32's; x fp32, x NNCF: times as fast"
-
-
-def _peers(folder: Path, threads: int) -> Mapping[str, Contestant]:
+def _peers(folder: Path, threads: int, precision: str) -> Mapping[str, Quantized]:
     import nncf
 
     source = minilm.source()
-    plain, quantized = folder / "plain.onnx", folder / "nncf.xml"
+    plain, smaller = folder / "plain.onnx", folder / "nncf.xml"
     save(trace(source.module, source.args, dynamic=source.dynamic, opset=18), plain)
     calibration = list(minilm.batches(sentences(BATCHES * BATCH), BATCH))[:BATCHES]
     start = time.perf_counter()
@@ -89,17 +76,18 @@ def _peers(folder: Path, threads: int) -> Mapping[str, Contestant]:
         preset=nncf.QuantizationPreset.PERFORMANCE,
         subset_size=BATCHES,
     )
-    openvino.save_model(made, quantized, compress_to_fp16=False)
+    openvino.save_model(made, smaller, compress_to_fp16=False)
     seconds = time.perf_counter() - start
     return {
-        FP32: Contestant(_session(plain, threads), _bytes(plain)),
-        NNCF: Contestant(_session(quantized, threads), _bytes(quantized), seconds),
+        FP32: Quantized(_session(plain, threads, precision), _bytes(plain)),
+        NNCF: Quantized(_session(smaller, threads, precision), _bytes(smaller), seconds),
     }
 
 
-def _session(path: Path, threads: int) -> Run:
+def _session(path: Path, threads: int, precision: str) -> Run:
     """OpenVINO as anyone starts it, with as many threads as all have."""
-    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": str(threads)}
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": str(threads)}
+    settings |= {} if precision == "auto" else {"INFERENCE_PRECISION_HINT": precision}
     request = openvino.Core().compile_model(path, "CPU", settings).create_infer_request()
 
     def run(feeds: Feeds) -> Feeds:
@@ -109,55 +97,21 @@ def _session(path: Path, threads: int) -> Run:
     return run
 
 
-def _ours(folder: Path, rows: list[str], threads: int) -> Mapping[str, Contestant]:
-    made: dict[str, Contestant] = {}
-    for number, name in enumerate(rows):
-        start = time.perf_counter()
-        artifact = tersor.compile(
+def _ours(folder: Path, rows: list[str], threads: int, precision: str) -> Mapping[str, Quantized]:
+    data = "tersor.benchmarks._calibration:sts12"
+    return {
+        f"tersor {name}": quantized(
             folder / "plain.onnx",
-            target=f"openvino{{threads={threads}}}",
-            passes=ROWS[name],
-            data="tersor.benchmarks._calibration:sts12",
-            output=folder / f"row{number}",
-            verify="off",
+            ROWS[name],
+            folder / f"row{number}",
+            threads=threads,
+            data=data,
+            backend="openvino",
+            options=f"precision={precision}",
             size_first=name != PAYING,
         )
-        seconds = time.perf_counter() - start
-        size = sum(file["bytes"] for file in artifact.manifest["files"] if file["role"] == "model")
-        made[f"tersor {name}"] = Contestant(artifact.session.run_unchecked, size, seconds)
-    return made
-
-
-def _rows(contestants: Mapping[str, Contestant], batches: int, seconds: float) -> list[dict[str, object]]:
-    pairs = sts13()
-    texts = pairs.texts
-    scores = {name: spearman(each.run, pairs) for name, each in contestants.items()}
-    embedded = {name: minilm.encode(each.run, texts[::4]) for name, each in contestants.items()}
-    large = [*minilm.batches(texts, 32)]
-    large = large[:: max(1, len(large) // batches)]
-    small = [*minilm.batches(texts[:: max(1, len(texts) // (4 * batches))], 1)]
-    runs = {name: each.run for name, each in contestants.items()}
-    timed = {
-        size: paired(runs, feeds, rounds=50, budget_seconds=seconds)
-        for size, feeds in ((32, large), (1, small))
-        if seconds
+        for number, name in enumerate(rows)
     }
-    made: list[dict[str, object]] = []
-    for name, each in contestants.items():
-        low, high = difference(scores[FP32][1], scores[name][1], pairs.gold)
-        row: dict[str, object] = {
-            "": name,
-            "MB": round(each.bytes / 1e6, 2),
-            "made in s": round(each.seconds, 1),
-            "Spearman": round(scores[name][0], 2),
-            "change": f"[{low:+.2f}, {high:+.2f}]",
-            "cosine": round(float(np.sum(embedded[FP32] * embedded[name], axis=1).mean()), 4),
-        }
-        for size, timings in timed.items():
-            row[f"x fp32 b{size}"] = str(timings.ratio(FP32, name))
-            row[f"x NNCF b{size}"] = str(timings.ratio(NNCF, name))
-        made.append(row)
-    return made
 
 
 def _bytes(path: Path) -> int:

@@ -33,6 +33,7 @@ from tersor.examples import minilm
 from tersor.examples.data import Feeds, data_file
 from tersor.ir.block import blocks
 from tersor.ir.fx import Interpreter, to_fx
+from tersor.ir.fx.held import Held
 from tersor.ir.load import load
 from tersor.ir.save import save
 from tersor.ir.site import Kind, sites
@@ -84,6 +85,8 @@ def main() -> None:
     parser.add_argument("--rows", nargs="*", default=list(OURS), choices=[*OURS, ""], help="of tersor's algorithms")
     parser.add_argument("--peers", nargs="*", type=Path, default=[], help="environments that hold other packages")
     parser.add_argument("--only", nargs="*", default=list(PEERS), choices=list(PEERS), help="of the peers")
+    settings = list(dict.fromkeys(setting for each in PEERS.values() for setting in each))
+    parser.add_argument("--settings", nargs="*", default=settings, choices=settings, help="of what peers are asked for")
     parser.add_argument("--sentences", type=int, default=256, help="that answers are compared on")
     parser.add_argument("--calibration", type=int, default=_calibration.SENTENCES, help="sentences to calibrate on")
     parser.add_argument("--spearman", action="store_true", help="on STS13")
@@ -116,7 +119,7 @@ def _rows(folder: Path, given: Namespace) -> Iterator[dict[str, object]]:
                 seconds = time.perf_counter() - start
                 yield _row(f"tersor {name}", bits, group, seconds, model, reference, given)
             for peer, python in found.items():
-                for setting in PEERS[peer]:
+                for setting in (each for each in PEERS[peer] if each in given.settings):
                     yield _peer(peer, setting, bits, group, python, folder, original, reference, given)
 
 
@@ -176,7 +179,7 @@ def _reference(model: ir.Model, count: int) -> Reference:
 
 
 def _answers(model: ir.Model, batches: Sequence[Feeds]) -> tuple[list[list[np.ndarray]], np.ndarray]:
-    interpreter = Interpreter(to_fx(model), hold=True)
+    interpreter = Interpreter(to_fx(model), hold=Held())
     names = [block.output.name or "" for block in blocks(model)]
     kept, embeddings = [], []
     for feeds in batches:
@@ -202,7 +205,7 @@ def _compared(model: ir.Model, reference: Reference) -> dict[str, object]:
 
 
 def _spearman(model: ir.Model) -> dict[str, object]:
-    interpreter = Interpreter(to_fx(model), hold=True)
+    interpreter = Interpreter(to_fx(model), hold=Held())
 
     def run(feeds: Feeds) -> Feeds:
         return interpreter.run(feeds, taps=[], tap=lambda name, value: None)

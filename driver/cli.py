@@ -74,6 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         try:
             code = app(kept, prog_name="tersor", standalone_mode=False)
+            if code == _INTERRUPTED:
+                # typer makes it of a KeyboardInterrupt, and says nothing
+                raise KeyboardInterrupt
             return code if isinstance(code, int) else 0
         except BrokenPipeError:
             raise

@@ -14,9 +14,10 @@ from ..ir.feeds import Feeds
 from ..ir.load import Source
 from ..ir.save import atomic_folder
 from ..passes.base import Context, Pass
+from ..passes.checkpoint import Checkpoints
 from ..passes.report import Report
 from ..passes.run import Observer, Verify, run_pipeline
-from ..passes.statistics import Progress
+from ..passes.statistics import Calibration, Progress
 from .artifact import Artifact
 from .data import batches
 from .job import run
@@ -39,13 +40,16 @@ def run_passes(
 ) -> Report:
     """Apply passes to `model` in place, verified, and report.
 
-    `data`: feeds, or what `load_data` reads; the first 8 batches are what verification runs on (seeded random ones
-    without). `verify`: `off`, `fast` (each stretch of exact passes, each lossy pass) or `each`. Raises ContractError or
-    PassError that name the pass; `model` is then as it came.
+    `data`: feeds, or what `load_data` reads: passes calibrate on all of it, verification runs on the first 8 batches
+    (on seeded random ones without). `verify`: `off`, `fast` (each stretch of exact passes, each lossy pass) or `each`.
+    Raises ContractError or PassError that name the pass; `model` is then as it came.
     """
     pipeline, mode = pipeline_of(passes), verify_of(verify)
-    feeds = () if data is None else batches(data, Interface.of(model))[0][:BATCHES]
-    return run_pipeline(pipeline, model, Context(feeds=feeds), verify=mode, observe=observe)
+    context = Context()
+    if data is not None:
+        feeds = batches(data, Interface.of(model))[0]
+        context = Context(feeds=feeds[:BATCHES], calibration=Calibration(feeds))
+    return run_pipeline(pipeline, model, context, verify=mode, observe=observe)
 
 
 def compile(
@@ -88,7 +92,8 @@ def compile(
     slower on the target, too; else such a site stays as it was.
     layers: rank the sites that lossy passes rewrote by the error that each adds, for manifest and report; without it
     they say of each how far its own output is off.
-    resume: a folder that keeps how far calibration is; the same compile goes on from there after it was stopped.
+    resume: a folder that keeps how far calibration is; the same compile goes on from there after it was stopped. What
+    was kept is removed once the artifact is written.
     verify: as for `run_passes`. args, kwargs, dynamic: as for `load`. observe: told each stage and pass as it starts.
     progress: told batches done, and of how many, while data are run through the model to calibrate.
 
@@ -115,6 +120,9 @@ def compile(
     )
     keep = tempfile.TemporaryDirectory(prefix="tersor-") if output is None else None
     path = Path(keep.name) / "artifact" if keep is not None else Path(str(output)).expanduser()
+    checkpoints = None if request.resume is None else Checkpoints(request.resume)
     with atomic_folder(path) as folder:
-        manifest, report = run(request, folder, observe, progress, layers=layers)
+        manifest, report = run(request, folder, observe, progress, layers=layers, checkpoints=checkpoints)
+    if checkpoints is not None:
+        checkpoints.clear()
     return Artifact(path, manifest, report, keep)

@@ -14,9 +14,8 @@ from ..ir.feeds import Feeds
 from ..ir.load import load
 from ..ir.provenance import settle
 from ..ir.runner import trial_feeds
-from ..ir.site import Site
 from ..ir.text import place
-from ..passes.base import Context, Miss, Pass
+from ..passes.base import Candidate, Context, Miss, Pass
 from ..passes.pipeline import Pipeline, title
 from ..passes.presets import RAISING
 from ..passes.run import Observer, Verify, run_pipeline
@@ -103,13 +102,16 @@ def _recipe(model: Path) -> tuple[Recipe, dict[str, set[str]]]:
     return recipe, misses
 
 
-def _as_compiled(misses: Mapping[str, Collection[str]]) -> Callable[[Pass, onnx_ir.Model, Site], Miss | None] | None:
+def _as_compiled(
+    misses: Mapping[str, Collection[str]],
+) -> Callable[[Pass, onnx_ir.Model, Candidate], Miss | None] | None:
     """Leave alone what the compile left alone because its kernels were slower."""
     if not any(misses.values()):
         return None
 
-    def pays(made: Pass, _: onnx_ir.Model, site: Site) -> Miss | None:
-        left = f"{site.name} ({place(site.node)})" in misses.get(title(made), ())
+    def pays(made: Pass, _: onnx_ir.Model, found: Candidate) -> Miss | None:
+        at = place(found.node)
+        left = any(told in misses.get(title(made), ()) for told in (at, f"{found.name} ({at})"))
         return Miss("speed", "slower when the artifact was compiled", "a kernel at least as fast") if left else None
 
     return pays

@@ -67,6 +67,7 @@ def run(
     progress: Progress | None = None,
     *,
     layers: bool = False,
+    checkpoints: Checkpoints | None = None,
 ) -> tuple[Manifest, Report]:
     """Compile into `folder`, which then holds a whole artifact. Raises what `compile` does."""
     clock = Clock(observe)
@@ -82,8 +83,7 @@ def run(
         recorded, quality = _standard(request, model, feeds)
     context = Context()
     if request.data is not None:
-        kept_in = None if request.resume is None else Checkpoints(request.resume)
-        calibration = Calibration(feeds.calibration, progress, checkpoints=kept_in)
+        calibration = Calibration(feeds.calibration, progress, checkpoints=checkpoints)
         context = Context(feeds=feeds.calibration[:BATCHES], calibration=calibration)
     with clock("raise"):
         raising = run_pipeline(RAISING, model, context, verify=request.verify, observe=observe)

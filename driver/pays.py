@@ -1,10 +1,13 @@
-"""Whether a pass pays on the target: one site alone, as floats and as the pass leaves it, timed in pairs.
+"""Whether a pass pays on the target: one site or attention alone, as floats and as the pass leaves it, timed in pairs.
 
     x [as on the first batch] --> MatMul(x, W) --> y        before, and after the same pass with the same options
 
 Both are lowered and opened as the whole model will be. Sites alike (op, attributes, shapes, dtypes) are timed once. Not
 seen is what a site has to do with others: nodes that backends fuse across sites, a rounding that several share, caches
 that the rest of the model fills.
+
+An attention stores nothing: in fewer bits it is faster or of no use. Where it is slower it stays as it was, as a site
+does, and `--size-first`, which times nothing, takes it all the same.
 """
 
 from __future__ import annotations
@@ -20,9 +23,9 @@ from ..backends.base import Backend, Session
 from ..ir.errors import TersorError, unsupported
 from ..ir.feeds import Array, Feeds
 from ..ir.runner import watch
-from ..ir.site import Site, sites
+from ..ir.site import sites
 from ..ir.weight import resolve
-from ..passes.base import Context, Miss, Pass
+from ..passes.base import Candidate, Context, Miss, Pass
 from ..passes.pipeline import title
 from ..passes.run import Observer, Verify, run_pipeline
 from ..passes.statistics import Calibration
@@ -70,12 +73,12 @@ class Pays:
     _known: dict[tuple[object, ...], Miss | None] = field(default_factory=dict, repr=False)
     _seen: dict[str, Array] = field(default_factory=dict, repr=False)
 
-    def __call__(self, made: Pass, model: ir.Model, site: Site) -> Miss | None:
+    def __call__(self, made: Pass, model: ir.Model, site: Candidate) -> Miss | None:
         """Why the site stays as it was; None where the pass goes on."""
         if site.node.graph is not model.graph or not any(backend.quick for backend in self.backends):
             return None
         self._watch(model, site)
-        fed = {value.name or "": self._seen.get(value.name or "") for value in _activations(site)}
+        fed = {value.name or "": self._seen.get(value.name or "") for value in _read(site.node)}
         known = {name: array for name, array in fed.items() if array is not None}
         if len(known) < len(fed):
             return None
@@ -87,12 +90,14 @@ class Pays:
             self._known[key] = self._timed(step, model, site, known)
         return self._known[key]
 
-    def _watch(self, model: ir.Model, site: Site) -> None:
+    def _watch(self, model: ir.Model, site: Candidate) -> None:
         """Learn what reaches the sites of the model, unless it is known of this one."""
-        if all(value.name in self._seen for value in _activations(site)):
+        if all(value.name in self._seen for value in _read(site.node)):
             return
-        every = (other for other in sites(model) if other.node.graph is model.graph)
-        names = {value.name or "" for other in every for value in _activations(other)} - self._seen.keys()
+        alike = (node for node in model.graph if node.op_identifier() == site.node.op_identifier())
+        nodes = {*alike, *(other.node for other in sites(model))}
+        every = (node for node in nodes if node.graph is model.graph)
+        names = {value.name or "" for node in every for value in _read(node)} - self._seen.keys()
 
         def see(name: str, array: Array) -> bool:
             # of floats the shape is enough; numbers that index have to be those that the model computes
@@ -106,7 +111,7 @@ class Pays:
         if names:
             watch(model, self.feeds, list(names), see)
 
-    def _timed(self, step: Pass, model: ir.Model, site: Site, seen: Feeds) -> Miss | None:
+    def _timed(self, step: Pass, model: ir.Model, site: Candidate, seen: Feeds) -> Miss | None:
         feeds = {name: _numbers(array) for name, array in seen.items()}
         slower: list[str] = []
         for backend in self.backends:
@@ -135,12 +140,12 @@ def _slower(speed: Interval) -> bool:
     return speed.high < 1
 
 
-def _activations(site: Site) -> Iterator[ir.Value]:
-    """What the site's node reads that is no constant."""
-    return (value for value in dict.fromkeys(site.node.inputs) if value is not None and resolve(value) is None)
+def _read(node: ir.Node) -> Iterator[ir.Value]:
+    """What a node reads that is no constant."""
+    return (value for value in dict.fromkeys(node.inputs) if value is not None and resolve(value) is None)
 
 
-def _alike(site: Site, fed: Feeds) -> Iterator[object]:
+def _alike(site: Candidate, fed: Feeds) -> Iterator[object]:
     """What two sites have in common where one timing serves both."""
     node = site.node
     yield node.op_type
@@ -161,7 +166,7 @@ def _numbers(array: Array) -> Array:
     return np.random.default_rng(0).standard_normal(array.shape, dtype=np.float32).astype(array.dtype)
 
 
-def _alone(model: ir.Model, site: Site, feeds: Feeds) -> ir.Model:
+def _alone(model: ir.Model, site: Candidate, feeds: Feeds) -> ir.Model:
     """A model of the site's node and its constants, what it reads else being inputs."""
     node, made, inputs = site.node, dict[ir.Value, ir.Value](), list[ir.Value]()
     for value in dict.fromkeys(value for value in node.inputs if value is not None):

@@ -134,8 +134,9 @@ def _from_path(path: Path, dynamic: Dynamic | None) -> onnx_ir.Model:
 
 
 def _from_folder(folder: Path) -> onnx_ir.Model:
-    if (folder / "manifest.json").is_file() and (folder / "model.onnx").is_file():
-        return _from_path(folder / "model.onnx", None)
+    for artifact in (folder / "model.onnx", folder / "model.pt2"):
+        if (folder / "manifest.json").is_file() and artifact.is_file():
+            return _from_path(artifact, None)
     from . import hf
 
     if hf.is_model_folder(folder):
@@ -149,7 +150,7 @@ def _from_folder(folder: Path) -> onnx_ir.Model:
     listing = ", ".join(held[:8]) + (", ..." if len(held) > 8 else "") if held else "nothing"
     raise ModelError(
         f"{folder} holds no model: expected one .onnx file, a Hugging Face model (config.json and safetensors) "
-        f"or an artifact (manifest.json and model.onnx), found {listing}"
+        f"or an artifact (manifest.json and model.onnx or model.pt2), found {listing}"
     )
 
 

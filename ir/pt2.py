@@ -54,7 +54,10 @@ def _inspect(archive: zipfile.ZipFile, path: Path) -> None:
     if "data.pkl" in names:
         raise ModelError(f"{path} is a file of torch.save, a pickle, and pickles are never loaded; {_AGAIN}")
     if any(name.startswith("data/aotinductor/") for name in names):
-        raise ModelError(f"{path} holds compiled code, not a graph: give the program before aoti_compile_and_package")
+        raise ModelError(
+            f"{path} holds compiled code, not a graph: give what it was compiled from, the source of an artifact or "
+            "the program before aoti_compile_and_package"
+        )
     programs = [name for name in listed if "models/" in name]
     if "models/model.json" not in names or len(programs) > 1 or len({name.partition("/")[0] for name in listed}) > 1:
         raise ModelError(f"{path} holds {programs or 'no program'}, expected one named 'model'; {_AGAIN}")

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar, Protocol
 
 import onnx_ir as ir
 
@@ -20,9 +20,6 @@ from ..ir.walk import every_node
 from .edit import Ledger
 from .failure import failure, no_verdict
 from .statistics import Calibration, Statistics, Want
-
-if TYPE_CHECKING:
-    from ..ir.site import Site
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,19 +130,29 @@ class Outcome:
         return tuple(finding for finding in self.findings if finding.miss is not None)
 
 
+class Candidate(Protocol):
+    """What a pass would rewrite: a node, such as that of a weight site, and what it is called."""
+
+    @property
+    def node(self) -> ir.Node: ...
+
+    @property
+    def name(self) -> str: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Context:
     """What a pass may consult beside the model.
 
     feeds: a few batches to verify on. calibration: the data to gather statistics on, where the user gave any. seed: of
-    anything random. pays: why a site that a pass would rewrite stays as it was, its new kernel being slower on the
+    anything random. pays: why what a pass would rewrite stays as it was, its new kernel being slower on the
     target; without it nobody asks.
     """
 
     feeds: Sequence[Feeds] = ()
     seed: int = 0
     calibration: Calibration | None = None
-    pays: Callable[[Pass, ir.Model, Site], Miss | None] | None = None
+    pays: Callable[[Pass, ir.Model, Candidate], Miss | None] | None = None
 
     def statistics(self, model: ir.Model, wants: Iterable[Want]) -> Statistics:
         """What calibration finds on the model as it is now. Raises OptionError where there are no data for it."""

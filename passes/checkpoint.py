@@ -2,7 +2,8 @@
 
 Each run has a file of its own, `<hash>.npz`. The hash is of everything that decides what it gathers: the nodes and
 weights before the values, the values and statistics wanted, the data, and the versions of tersor and torch. Anything
-else is another run with another file, so that a file is never of a run that it does not fit.
+else is another run with another file, so that a file is never of a run that it does not fit. Once what the runs were
+for is done, their files go; those of other runs stay.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Checkpoints:
     every: float = 5.0
     patience: int = 20
     _due: float = field(default=0.0, repr=False)
+    _runs: set[str] = field(default_factory=set, repr=False)
 
     def __post_init__(self) -> None:
         with self._explained():
@@ -52,6 +54,7 @@ class Checkpoints:
         there is no such file, or something has damaged it.
         """
         self._due = time.monotonic() + self.every
+        self._runs.add(key)
         try:
             with np.load(self._file(key), allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
@@ -85,6 +88,12 @@ class Checkpoints:
             partial.replace(goal)
         end = time.monotonic()
         self._due = end + max(self.every, self.patience * (end - start))
+
+    def clear(self) -> None:
+        """Remove the files of the runs that were asked for here. One that cannot be removed is left."""
+        for key in self._runs:
+            with contextlib.suppress(OSError):
+                self._file(key).unlink(missing_ok=True)
 
     def _file(self, key: str) -> Path:
         return self.folder / f"{key}.npz"

@@ -79,14 +79,13 @@ def probes(
     for feeds in batches:
         outputs = interpreter.tensors(feeds, grad=True)
         moved = {name: outputs[name] for name in drop.outputs if outputs[name].requires_grad}
-        rows = 0
+        # of outputs that no weight moves the drop is zero, and their rows count
+        rows = sum(_rows(drop, name, tuple(outputs[name].shape), feeds) for name in drop.outputs)
         for draw in range(count if moved else 0):
-            pulls = [_pull(drop, name, value.detach(), feeds, generator) for name, value in moved.items()]
-            rows = sum(each for _, each in pulls)
             gradients = torch.autograd.grad(
                 list(moved.values()),
                 parameters,
-                [pull for pull, _ in pulls],
+                [_pull(drop, name, value.detach(), feeds, generator) for name, value in moved.items()],
                 retain_graph=draw + 1 < count,
                 allow_unused=True,
             )
@@ -109,10 +108,13 @@ def _arrays(
         yield weight, array
 
 
-def _pull(
-    drop: Drop, name: str, value: torch.Tensor, feeds: Feeds, generator: torch.Generator
-) -> tuple[torch.Tensor, int]:
-    """B v for an output, of its shape, and how many rows it has."""
+def _rows(drop: Drop, name: str, shape: tuple[int, ...], feeds: Feeds) -> int:
+    """How many rows an output of this shape has."""
+    return 1 if width(shape) == 1 else len(drop.places(name, shape, feeds))
+
+
+def _pull(drop: Drop, name: str, value: torch.Tensor, feeds: Feeds, generator: torch.Generator) -> torch.Tensor:
+    """B v for an output, of its shape."""
     import torch
 
     shape = tuple(value.shape)
@@ -132,4 +134,4 @@ def _pull(
         pull = pull.where(length > 0, torch.zeros_like(pull))
     spread = torch.zeros_like(flat)
     spread[places] = pull.reshape(rows.shape).to(flat.dtype)
-    return spread.reshape(shape), len(whole)
+    return spread.reshape(shape)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -80,31 +81,40 @@ class Statistics:
 
 @dataclass(eq=False)
 class _Pasts:
-    """Numbers for what values are computed from: the same number where nothing before a value has changed."""
+    """Numbers for what values are computed from: the same number where nothing before a value has changed since the
+    last model that was asked about. What that one does not hold is forgotten.
+    """
 
     _numbers: dict[tuple[object, ...], int] = field(default_factory=dict)
+    _fresh: count[int] = field(default_factory=lambda: count(1))
 
     def of(self, model: ir.Model) -> dict[ir.Value, int]:
         """The number of each value that nodes compute and of each input."""
+        before, self._numbers = self._numbers, {}
         found: dict[ir.Value, int] = {}
         for node in model.graph:
-            self._learn(node, found)
-        return {**found, **{value: self._source(value) for value in model.graph.inputs}}
+            self._learn(node, found, before)
+        return {**found, **{value: self._source(value, before) for value in model.graph.inputs}}
 
-    def _learn(self, node: ir.Node, found: dict[ir.Value, int]) -> int:
+    def _learn(self, node: ir.Node, found: dict[ir.Value, int], before: _Numbers) -> int:
         """The number of what a node computes; what it does in graphs that it holds is part of that."""
-        read = [None if value is None else found.get(value) or self._source(value) for value in node.inputs]
+        read = [None if value is None else found.get(value) or self._source(value, before) for value in node.inputs]
         inside = held_graphs(node) if may_hold_graphs(node) else ()
-        held = [self._learn(each, found) for graph in inside for each in graph]
-        made = self._number(Same(node), *map(Same, node.attributes.values()), *read, *held)
+        held = [self._learn(each, found, before) for graph in inside for each in graph]
+        made = self._number(before, Same(node), *map(Same, node.attributes.values()), *read, *held)
         found |= dict.fromkeys(node.outputs, made)
         return made
 
-    def _source(self, value: ir.Value) -> int:
-        return self._number(Same(value), Same(value.const_value))
+    def _source(self, value: ir.Value, before: _Numbers) -> int:
+        return self._number(before, Same(value), Same(value.const_value))
 
-    def _number(self, *parts: object) -> int:
-        return self._numbers.setdefault(parts, len(self._numbers) + 1)
+    def _number(self, before: _Numbers, *parts: object) -> int:
+        if parts not in self._numbers:
+            self._numbers[parts] = before[parts] if parts in before else next(self._fresh)
+        return self._numbers[parts]
+
+
+_Numbers = Mapping[tuple[object, ...], int]
 
 
 @dataclass(eq=False)
@@ -139,7 +149,9 @@ class Calibration:
         if inside is not None:
             raise ValueError(f"expected values of the main graph, found {inside} of another")
         past = self._pasts.of(model)
-        known = {want: kept for want in asked if (kept := self._found(want, past)) is not None}
+        # memory of what has changed since is of no use
+        self._kept = {want: kept for want, kept in self._kept.items() if kept[0] == past.get(want.value)}
+        known = {want: self._kept[want][1] for want in asked if want in self._kept}
         missing = [want for want in asked if want not in known]
         if missing:
             gathered = self._run(model, missing)
@@ -173,10 +185,6 @@ class Calibration:
                 raise ModelError(f"calibration: {name}: {error}") from error
             if self.progress is not None:
                 self.progress(number, len(self.batches))
-
-    def _found(self, want: Want, past: Mapping[ir.Value, int]) -> Accumulator | None:
-        kept = self._kept.get(want)
-        return None if kept is None or kept[0] != past.get(want.value) else kept[1]
 
     def _run(self, model: ir.Model, wants: Sequence[Want]) -> dict[Want, Accumulator]:
         made = {want: want.new() for want in wants}

@@ -237,6 +237,9 @@ def _union(value: object, args: tuple[object, ...], owner: str, hint: object) ->
                 return _coerce(value, arg, owner)
             except OptionError:
                 continue
+    if any(typing.get_origin(arg) is typing.Literal for arg in args):
+        choices = [choice for arg in args for choice in (typing.get_args(arg) or ("null",))]
+        raise OptionError(f"{owner} is one of {', '.join(map(str, choices))}; found {value!r}")
     wanted = " or ".join("null" if arg is type(None) else getattr(arg, "__name__", str(arg)) for arg in args)
     raise OptionError(f"{owner} is {_article(wanted)}; found {value!r} ({type(value).__name__})")
 

@@ -8,6 +8,7 @@ from ...passes.clean.merge_common_subexpressions import MergeCommonSubexpression
 from ...passes.fuse.folding import FOLDING
 from ...passes.lowering.lower_opset import LowerOpset
 from ...passes.pipeline import Pipeline
+from .rules.cast_float8 import CastFloat8
 from .rules.expand_attention_mask import ExpandAttentionMask
 from .rules.expand_rotary_cache import ExpandRotaryCache
 from .rules.fuse_bias_gelu import FuseBiasGelu
@@ -16,6 +17,7 @@ from .rules.fuse_dynamic_matmul import FuseDynamicMatMul
 from .rules.fuse_matmul_nbits import FuseMatMulNBits
 from .rules.fuse_multi_head_attention import FuseMultiHeadAttention
 from .rules.fuse_packed_attention import FusePackedAttention
+from .rules.fuse_rounded_matmul import FuseRoundedMatMul
 from .rules.fuse_static_matmul import FuseStaticMatMul
 from .rules.gather_quantized_blocks import GatherQuantizedBlocks
 from .rules.gather_quantized_rows import GatherQuantizedRows
@@ -45,7 +47,9 @@ LOWERING = Pipeline(
         ExpandRotaryCache(),
         FuseDynamicMatMul(),
         FuseStaticMatMul(),
+        FuseRoundedMatMul(),
         WidenFloat8(),
+        CastFloat8(),
         GatherQuantizedRows(),
         FuseBiasGelu(),
         KeepResidualSums(),

@@ -26,6 +26,8 @@ from .round_in_floats import RoundInFloats
 from .session import OpenVinoSession, first_lines
 from .split_blocks import SplitBlocks
 from .unpack_by_remainders import UnpackByRemainders
+from .widen_codes import WidenCodes
+from .widen_weights import WidenWeights
 
 MODEL = "openvino.xml"
 RUNTIME = "runtime.json"
@@ -62,6 +64,8 @@ class OpenVino(Backend):
             steps=(
                 DeferActivationQuantization(),
                 SplitBlocks(),
+                WidenWeights(),
+                WidenCodes(),
                 UnpackByRemainders(),
                 InlineFunctions(own=True),
                 FOLDING,

@@ -12,6 +12,8 @@ import onnx_ir as ir
 from ...ir.errors import MissingOp
 from ...ir.save import save
 from ...ir.text import place, spelled
+from ...ir.walk import held_graphs
+from ...passes.edit import is_op
 
 if TYPE_CHECKING:
     import openvino
@@ -44,7 +46,7 @@ def missing_ops(model: ir.Model) -> list[MissingOp]:
     refused = _refused(model)
     opsets = model.opset_imports
     return [
-        MissingOp(spelled(node), opsets.get(node.domain, 1), place(node).partition(" at ")[2], _readers(node))
+        MissingOp(_called(node), opsets.get(node.domain, 1), place(node).partition(" at ")[2], _readers(node))
         for node in model.graph.all_nodes()
         if not refused.get((node.domain, node.op_type), set()).isdisjoint(value.name for value in node.outputs)
     ]
@@ -82,6 +84,13 @@ def _nodes(model: openvino.Model) -> Iterator[openvino.Node]:
                 yield from _nodes(node.get_function(branch))
         elif kind in ("Loop", "TensorIterator"):
             yield from _nodes(node.get_function())
+
+
+def _called(node: ir.Node) -> str:
+    """The op, and where it comes from when it is a recurrent layer that rounds its state: an option chose that."""
+    steps = [step for graph in held_graphs(node) for step in graph] if is_op(node, "Scan") else []
+    rounds = any(is_op(step, "DynamicQuantizeLinear") for step in steps)
+    return f"{spelled(node)} of quantize-dynamic{{recurrent=computed}}" if rounds else spelled(node)
 
 
 def _readers(node: ir.Node) -> tuple[str, ...]:

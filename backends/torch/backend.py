@@ -48,11 +48,15 @@ class Torch(TorchBackend):
         import torch
 
         from ...ir.fx.export import ExportError, export
+        from ...ir.fx.inverse.note import draft
+        from ...ir.fx.kernels.packed import pack_weights
 
-        module = self._packed(model)
+        module = self._module(model)
+        before = draft(module)
+        pack_weights(module)
         runtime = {"program": PROGRAM}
         try:
-            program = export(model, module)
+            program = export(model, module, before=before)
         except ExportError as reason:
             save(model, folder / GRAPH)
             runtime = {"program": GRAPH, "reason": str(reason)}

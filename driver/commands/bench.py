@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _LAYERS = "Which layer broke"
 
+#: Lines shown where nothing else is asked for.
+_LIMIT = 20
+
 
 class _Sort(enum.Enum):
     ALONE = "alone"
@@ -73,17 +76,24 @@ def bench(
         ),
     ] = None,
     sort: Annotated[
-        _Sort,
+        _Sort | None,
         typer.Option(
             "--sort",
+            show_default=_Sort.ALONE.value,
             rich_help_panel=_LAYERS,
             help="Worst first by the error with only this site rewritten, by what it adds to those before it, or by "
             "that of its own output.",
         ),
-    ] = _Sort.ALONE,
+    ] = None,
     by: Annotated[
-        _By, typer.Option("--by", rich_help_panel=_LAYERS, help="What is ranked: each site, or all of a block or kind.")
-    ] = _By.SITE,
+        _By | None,
+        typer.Option(
+            "--by",
+            show_default=_By.SITE.value,
+            rich_help_panel=_LAYERS,
+            help="What is ranked: each site, or all of a block or kind.",
+        ),
+    ] = None,
     target: Annotated[
         str | None,
         typer.Option(
@@ -116,8 +126,15 @@ def bench(
         ),
     ] = None,
     limit: Annotated[
-        int, typer.Option("--limit", min=0, rich_help_panel=_LAYERS, help="Lines shown; 0 shows all.")
-    ] = 20,
+        int | None,
+        typer.Option(
+            "--limit",
+            min=0,
+            show_default=str(_LIMIT),
+            rich_help_panel=_LAYERS,
+            help="Lines shown; 0 shows all.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Time contestants in turns on the same feeds: speed relative to the first, with 95 % intervals.
@@ -140,15 +157,17 @@ def bench(
                 metric=metric,
                 target=target,
                 outputs=outputs or (),
-                by=by.value,
-                sort=sort.value,
+                by=(by or _By.SITE).value,
+                sort=(sort or _Sort.ALONE).value,
                 seed=seed,
                 observe=progress.say,
             )
-        console.show(ranked, *shown(ranked, limit), as_json=json)
+        console.show(ranked, *shown(ranked, _LIMIT if limit is None else limit), as_json=json)
         return
     if passes or target or metric or outputs:
         raise OptionError("--passes, --target, --metric and --output go with --layers; an artifact has its own")
+    if sort is not None or by is not None or limit is not None:
+        raise OptionError("--sort, --by and --limit go with --layers; contestants are listed as they are given")
     from ..bench import bench as run
 
     with console.steps("bench") as progress:

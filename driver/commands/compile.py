@@ -100,7 +100,8 @@ def compile(
             "--resume",
             metavar="DIR",
             show_default=False,
-            help="Keep in this folder how far calibration is, and go on from there when stopped and run again.",
+            help="Keep in this folder how far calibration is, and go on from there when stopped and run again. What "
+            "was kept is removed once the artifact is written.",
         ),
     ] = None,
     layers: Annotated[

@@ -12,7 +12,7 @@ from ..dimensions import Range, clip, names, ranges
 from ..errors import TersorError, UnsupportedError
 from ..feeds import default_sizes, random_feeds
 from .dtypes import to_torch
-from .inverse.note import sign
+from .inverse.note import Draft, sign
 
 #: torch.export takes sizes 0 and 1 to behave as larger ones do, and writes 2 for a smallest size below it.
 _SMALLEST = 2
@@ -41,11 +41,13 @@ def export(
     sizes: Mapping[str, int] | None = None,
     *,
     complete: bool = True,
+    before: Draft | None = None,
 ) -> torch.export.ExportedProgram:
     """The program of `module`, the FX form of `model`, with the model's dynamic dimensions.
 
     The program carries a note of what the model is beyond its operators, by which `tersor.load` knows it again
-    (`inverse/note.py`); plain torch does not read it.
+    (`inverse/note.py`); plain torch does not read it. `before` is the module's draft from before its weights were
+    packed.
 
     `sizes` are those of dimensions in the example inputs, which differ from each other; small ones where not given.
     Without `complete` the program may refuse sizes that the model takes: torch.export sets a size of 1 apart, and so
@@ -71,11 +73,11 @@ def export(
         except TersorError as error:
             raise error if isinstance(error, ExportError) else ExportError(f"no example inputs: {error}") from error
         else:
-            return sign(program, module)
+            return sign(program, module, before)
     if complete or narrow is None:
         assert refusal is not None
         raise refusal
-    return sign(narrow, module)
+    return sign(narrow, module, before)
 
 
 def _exported(

@@ -60,7 +60,7 @@ class Cast(WeightPass):
         verdicts = self.verdicts(model, context)
         for site in taken(verdicts):
             put(site, self._narrowed(matrix(site)))
-        return outcome(verdicts)
+        return outcome(verdicts, ignore=self.ignore)
 
     def unfit(self, site: Site) -> Miss | None:
         """Why the type cannot hold the weight, or saves nothing."""

@@ -6,7 +6,8 @@
 Lossy. The inputs and outputs of the model stay float32, and so do: what is computed from integers alone (positions,
 masks), sums and powers by themselves (`keep`), what subgraphs hold, ops that have no such type, and, where
 calibration data are given, results beyond the largest float16. Norms, softmax and attention are whole nodes here, which
-runtimes compute more precisely inside. Masks of very large numbers are cut to the largest float16 on their way in.
+runtimes compute more precisely inside. Masks of very large numbers are cut to the type's largest on their way in, and a
+single number that would vanish becomes its least: what keeps a divisor from zero goes on doing so.
 
 Sources: Micikevicius et al., Mixed Precision Training, 2018, section 3; Kalamkar et al., A Study of BFLOAT16 for Deep
 Learning Training, 2019.
@@ -33,7 +34,11 @@ from ..edit import Array, Ledger, Tape, constant_of, drop, is_constant, is_op, r
 from ..statistics import Want
 from .formal import Floats, floats
 
-_LARGEST = float(np.finfo(np.float16).max)
+#: The largest number of each type.
+_LARGEST = {
+    ir.DataType.FLOAT16: float(np.finfo(np.float16).max),
+    ir.DataType.BFLOAT16: (2 - 2.0**-7) * 2.0**127,
+}
 #: Results nearer to the largest float16 than this part of it stay float32: other data reach further.
 _MARGIN = 0.5
 _DTYPES = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
@@ -124,7 +129,7 @@ class CastArithmetic(Pass):
             for at in found.outputs
         ]
         seen = context.statistics(model, [Want(value, Reach) for _, value in made])
-        most = _MARGIN * _LARGEST
+        most = _MARGIN * _LARGEST[ir.DataType.FLOAT16]
         for node, value in made:
             largest = seen.of(value, Reach).largest
             if largest > most:
@@ -209,8 +214,9 @@ class _Surgery:
             return tape.derived(
                 value.name or "constant", tensor.shape.numpy(), self.dtype, lambda: self._fit(tensor), weight=True
             )
-        if self.dtype == ir.DataType.FLOAT16 and value in self.counted:
-            ends = (tape.constant(end, "end") for end in (-_LARGEST, _LARGEST))
+        if value in self.counted:
+            most = _LARGEST[self.dtype]
+            ends = (tape.constant(end, "end") for end in (-most, most))
             value = _typed(tape("Clip", value, *ends), value, ir.DataType.FLOAT)
         return _typed(tape("Cast", value, to=self.dtype), value, self.dtype)
 
@@ -218,11 +224,12 @@ class _Surgery:
         return _typed(tape("Cast", value, to=ir.DataType.FLOAT), value, ir.DataType.FLOAT)
 
     def _fit(self, tensor: ir.TensorProtocol) -> Array:
-        """A constant in the type; beyond its largest numbers, those."""
-        array = tensor.numpy()
-        if self.dtype == ir.DataType.FLOAT16:
-            array = np.where(np.isinf(array), array, np.clip(array, -_LARGEST, _LARGEST))
-        return array.astype(self.dtype.numpy())
+        """A constant in the type; beyond its largest numbers, those; a single number is zero only where it was."""
+        array, most, kind = tensor.numpy(), _LARGEST[self.dtype], self.dtype.numpy()
+        made: Array = np.where(np.isinf(array), array, np.clip(array, -most, most)).astype(kind)
+        if array.size == 1 and array.any() and not made.any():
+            made = np.copysign(np.nextafter(kind.type(0), kind.type(1)), made)
+        return made
 
     def _give(self, value: ir.Value) -> None:
         """Let the model's output be what it was declared to be."""

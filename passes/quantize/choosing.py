@@ -86,9 +86,29 @@ class Choice:
 
 def matches(site: Site, patterns: Iterable[str]) -> bool:
     """Whether a site's name, `kind:..` or `block:..` fits one of the patterns."""
-    block = [] if site.block is None else [f"block:{site.block}"]
-    named = [site.name, f"kind:{site.kind.value}", *block]
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns for name in named)
+    return named(names(site), patterns)
+
+
+def names(site: Site) -> list[str]:
+    """What patterns know a site by."""
+    return [site.name, f"kind:{site.kind.value}", *([] if site.block is None else [f"block:{site.block}"])]
+
+
+def idle(patterns: Iterable[str], known: Collection[Collection[str]]) -> list[str]:
+    """The patterns that fit nothing; kinds that a model may well have none of do not count."""
+    kinds = {f"kind:{kind.value}" for kind in Kind}
+    return [each for each in patterns if each not in kinds and not any(named(found, [each]) for found in known)]
+
+
+def _idle(pattern: str) -> Finding:
+    return Finding(
+        f"ignore={pattern}", miss=Miss("ignore", pattern, "a pattern that fits a site; tersor inspect lists them")
+    )
+
+
+def named(known: Collection[str], patterns: Iterable[str]) -> bool:
+    """Whether one of the names fits one of the patterns."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns for name in known)
 
 
 def paying(made: Pass, model: ir.Model, verdicts: Sequence[Verdict], context: Context | None) -> list[Verdict]:
@@ -107,9 +127,16 @@ def paying(made: Pass, model: ir.Model, verdicts: Sequence[Verdict], context: Co
 
 
 def outcome(
-    verdicts: Sequence[Verdict], chosen: Mapping[ir.Value, str] | None = None, curve: Curve | None = None
+    verdicts: Sequence[Verdict],
+    chosen: Mapping[ir.Value, str] | None = None,
+    curve: Curve | None = None,
+    *,
+    ignore: Collection[str] = (),
 ) -> Outcome:
-    """The findings of a pass, one for each site; what it chose for weights, and between what."""
+    """The findings of a pass, one for each site; what it chose for weights, and between what.
+
+    ignore: the option's patterns; one that fits no site is a finding too, for it spares nothing.
+    """
     told = chosen or {}
     return Outcome(
         tuple(
@@ -121,6 +148,7 @@ def outcome(
                 "" if miss else told.get(site.weight, ""),
             )
             for site, miss in verdicts
-        ),
+        )
+        + tuple(map(_idle, idle(ignore, [names(site) for site, _ in verdicts]))),
         curve,
     )

@@ -23,7 +23,7 @@ Dong et al., HAWQ-V2: Hessian Aware trace-Weighted Quantization of Neural Networ
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -95,9 +95,9 @@ class MixPrecision(WeightPass):
         verdicts = self.verdicts(model, context)
         chosen = taken(verdicts)
         if not chosen:
-            return outcome(verdicts)
+            return outcome(verdicts, ignore=self.ignore)
         plan = self._plan(model, chosen, context)
-        told = _told(verdicts, chosen, plan)
+        told = _told(verdicts, chosen, plan, self.ignore)
         bits = {site.weight: way.bits for site, way in zip(chosen, plan.taken, strict=True) if not _kept(way)}
         quantized = [site for site in chosen if site.weight in bits]
         self._storing(self.bits[0]).store(model, quantized, context, bits)
@@ -108,8 +108,8 @@ class MixPrecision(WeightPass):
         verdicts = self.verdicts(model, context)
         chosen = taken(verdicts)
         if not chosen or context.calibration is None:
-            return outcome(verdicts)
-        return _told(verdicts, chosen, self._plan(model, chosen, context))
+            return outcome(verdicts, ignore=self.ignore)
+        return _told(verdicts, chosen, self._plan(model, chosen, context), self.ignore)
 
     def _plan(self, model: ir.Model, chosen: Sequence[Site], context: Context) -> Plan:
         context.statistics(model, ())  # says so where there are no data
@@ -135,7 +135,7 @@ class MixPrecision(WeightPass):
     def _predicting(self, bits: int) -> QuantizeWeights:
         """What stands for that in predictions: what fits errors to the calibration data is rounded to the nearest."""
         storing = self._storing(bits)
-        return storing if self.algorithm == "hqq" else replace(storing, algorithm="rtn", refine=False)
+        return storing if self.algorithm == "hqq" else replace(storing, algorithm="rtn", clip=False, refine=False)
 
     def _storing(self, bits: int) -> QuantizeWeights:
         """What stores the weights in so many bits."""
@@ -159,10 +159,10 @@ def _kept(way: Option) -> bool:
     return way.bits > 8
 
 
-def _told(verdicts: Sequence[Verdict], chosen: Sequence[Site], plan: Plan) -> Outcome:
+def _told(verdicts: Sequence[Verdict], chosen: Sequence[Site], plan: Plan, ignore: Collection[str]) -> Outcome:
     """The findings, with the bits of each weight; what stays as it is is missed."""
     ways = {site.weight: way for site, way in zip(chosen, plan.taken, strict=True)}
     stays = Miss("kept", "the bits it has", "fewer bits that drop less than they save elsewhere")
     found = [(site, stays if miss is None and _kept(ways[site.weight]) else miss) for site, miss in verdicts]
     told = {weight: f"{way.bits} bits, {way.drop:.2g} drop predicted" for weight, way in ways.items()}
-    return outcome(found, told, plan.curve)
+    return outcome(found, told, plan.curve, ignore=ignore)

@@ -10,12 +10,13 @@ plane; three levels take two bits. Needs no data. One plane is for models that w
 by it. Sources: Courbariaux et al., BinaryConnect, 2015; Rastegari et al., XNOR-Net, 2016 (BWN); Guo et al., Network
 Sketching, 2017 (greedy, refined); Xu et al., Alternating Multi-bit Quantization, 2018; Li et al., Ternary Weight
 Networks, 2016; Zhu et al., Trained Ternary Quantization, 2017. Left alone: weights that are tied, small, not finite,
-computed or quantized already, and sites that the options leave out.
+computed or quantized already, that would take more bytes than before (small groups), and sites that the options leave
+out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -25,12 +26,12 @@ from ...ir.errors import OptionError
 from ..base import Context, Contract, Lossy, Outcome
 from ..edit import Array, declare_functions
 from ..weights import Codebook, Planes, Quantized
-from .choosing import outcome
+from .choosing import Verdict, outcome
 from .methods.binary import binary_connect, binary_weight
 from .methods.multibinary import alternating, greedy, refined
 from .methods.ternary import ternary, trained_ternary
 from .placing import matrix, put
-from .weight_pass import WeightPass, taken
+from .weight_pass import WeightPass, smaller
 
 Algorithm = Literal["bwn", "binary-connect", "greedy", "refined", "alternating", "ternary", "trained-ternary"]
 
@@ -92,11 +93,22 @@ class QuantizeBinary(WeightPass):
             raise OptionError(f"{self.name}: expected a threshold from 0 to below 1, found {self.threshold}")
 
     def apply(self, model: ir.Model, context: Context) -> Outcome:
-        verdicts = self.verdicts(model, context)
-        for site in taken(verdicts):
-            put(site, self._quantized(matrix(site)))
+        verdicts = []
+        for verdict, found in self._candidates(model, context):
+            verdicts.append(verdict)
+            if found is not None:
+                put(verdict[0], found)
         declare_functions(model)
-        return outcome(verdicts)
+        return outcome(verdicts, ignore=self.ignore)
+
+    def explain(self, model: ir.Model, context: Context) -> Outcome:
+        """The verdict at every weight site, leaving `model` as it is; takes as long as `apply`, to know the bytes."""
+        return outcome([verdict for verdict, _ in self._candidates(model, context)], ignore=self.ignore)
+
+    def _candidates(
+        self, model: ir.Model, context: Context
+    ) -> Iterator[tuple[Verdict, Planes | Quantized | Codebook | None]]:
+        return smaller(self.verdicts(model, context), lambda site: self._quantized(matrix(site)))
 
     def _quantized(self, weight: Array) -> Planes | Quantized | Codebook:
         """The weight [in, out] by the algorithm."""

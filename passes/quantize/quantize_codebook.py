@@ -24,8 +24,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ...ir.errors import OptionError
-from ...ir.site import Site
-from ..base import Context, Contract, Lossy, Miss, Outcome
+from ..base import Context, Contract, Lossy, Outcome
 from ..edit import Array, declare_functions
 from ..weights import Codebook
 from .choosing import Verdict, outcome
@@ -38,7 +37,7 @@ from .methods.normal_float import normal_float
 from .methods.product import product, residual
 from .methods.word2bits import word2bits
 from .placing import matrix, put
-from .weight_pass import WeightPass
+from .weight_pass import WeightPass, smaller
 
 Name = Literal["nf4", "kmeans", "log2", "balanced", "gobo", "product", "residual", "word2bits", "adaptivfloat"]
 
@@ -129,25 +128,14 @@ class QuantizeCodebook(WeightPass):
             if found is not None:
                 put(verdict[0], found, turned=True)
         declare_functions(model)
-        return outcome(verdicts)
+        return outcome(verdicts, ignore=self.ignore)
 
     def explain(self, model: ir.Model, context: Context) -> Outcome:
         """The verdict at every weight site, leaving `model` as it is; takes as long as `apply`, to know the bytes."""
-        return outcome([verdict for verdict, _ in self._candidates(model, context)])
+        return outcome([verdict for verdict, _ in self._candidates(model, context)], ignore=self.ignore)
 
     def _candidates(self, model: ir.Model, context: Context) -> Iterator[tuple[Verdict, Codebook | None]]:
-        """The verdict at each site, and what its weight becomes; both directions of a recurrent one lie in one tensor,
-        which comes with the first.
-        """
-        seen: dict[tuple[ir.Node, ir.Value], Miss | None] = {}
-        for site, miss in self.verdicts(model, context):
-            key = site.node, site.weight
-            if miss is not None or key in seen:
-                yield (site, miss or seen.get(key)), None
-                continue
-            found = self._quantized(matrix(site).T, context.seed)
-            seen[key] = _larger(site, found)
-            yield (site, seen[key]), found if seen[key] is None else None
+        return smaller(self.verdicts(model, context), lambda site: self._quantized(matrix(site).T, context.seed))
 
     def _quantized(self, weight: Array, seed: int) -> Codebook:
         """The weight [out, in] by the method."""
@@ -159,12 +147,3 @@ class QuantizeCodebook(WeightPass):
         """The options of methods that are not left to them."""
         names = ("bits", *dict.fromkeys(name for _, taken in _METHODS.values() for name in taken))
         return {name: value for name in names if (value := getattr(self, name)) is not None}
-
-
-def _larger(site: Site, found: Codebook) -> Miss | None:
-    """Whether a codebook saves nothing."""
-    stored = site.weight.const_value
-    assert stored is not None  # a site that was chosen is stored
-    if found.bytes < stored.nbytes:
-        return None
-    return Miss("bytes", f"{found.bytes} bytes of indices and books", f"fewer than the weight's {stored.nbytes}")

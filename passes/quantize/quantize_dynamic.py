@@ -21,7 +21,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import onnx_ir as ir
 
-from ...ir.site import Kind, Site, sites
+from ...ir.site import Kind, Site, computed_sites, sites
 from ..base import Context, Contract, Lossy, Miss, Outcome, Pass
 from ..edit import Tape, attribute, constant_of, declare_functions, replace, reroute
 from ..weights import Quantized
@@ -57,7 +57,7 @@ class QuantizeDynamic(Pass):
 
     def apply(self, model: ir.Model, context: Context) -> Outcome:
         verdicts = paying(self, model, self._verdicts(model), context)
-        found = outcome(verdicts)
+        found = outcome(verdicts, ignore=self.ignore)
         activations: Activations = {}
         chosen = taken(verdicts)
         for site in chosen:
@@ -71,7 +71,7 @@ class QuantizeDynamic(Pass):
 
     def explain(self, model: ir.Model, context: Context) -> Outcome:
         """The verdict at every weight site, leaving `model` as it is."""
-        return outcome(paying(self, model, self._verdicts(model), context))
+        return outcome(paying(self, model, self._verdicts(model), context), ignore=self.ignore)
 
     def _verdicts(self, model: ir.Model) -> list[Verdict]:
         options = {Kind.EMBEDDING: OPTIONS[Kind.EMBEDDING], **dict.fromkeys(RECURRENT, "recurrent=stored")}
@@ -84,7 +84,8 @@ class QuantizeDynamic(Pass):
             ignore=self.ignore,
             dtypes=(ir.DataType.FLOAT, ir.DataType.FLOAT16),
         )
-        return [(site, choice.verdict(site) or self._unfit(site)) for site in sites(model)]
+        found = [(site, choice.verdict(site) or self._unfit(site)) for site in sites(model)]
+        return [*found, *((site, choice.computed(site)) for site in computed_sites(model))]
 
     def _unfit(self, site: Site) -> Miss | None:
         """Why a site that was chosen cannot be computed in int8."""
@@ -104,9 +105,9 @@ class QuantizeDynamic(Pass):
         weight = constant_of(site.weight)
         assert weight is not None
         axis = _channel_axis(site, weight.ndim)
-        summed = None
-        if self.headroom == "pairs" and site.kind is Kind.LINEAR and weight.ndim == 2:
-            summed = 1 - axis % 2
+        summed, last = None, weight.ndim - 1
+        if self.headroom == "pairs" and site.kind is Kind.LINEAR:
+            summed = last - 1 if axis == last else last
         elif self.headroom == "pairs" and site.kind in RECURRENT and self.recurrent == "computed":
             summed = 2
         return symmetric(weight, bits=7 if self.headroom == "bits" else 8, axis=axis, paired=summed)

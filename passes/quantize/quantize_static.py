@@ -6,7 +6,8 @@
 Lossy. Each activation is rounded once, however many sites read it, on one grid for the tensor, or with `groups` on one
 for each group of features of like range. Weights have a scale for each output, for the tensor, or for each run of
 `group` inputs. Tables (by option) and the recurrent half of cells are stored in few bits and read as floats. What lies
-outside of a grid is clipped to it; zero is always on it, and padding never counts.
+outside of a grid is clipped to it; zero is always on it, and padding never counts. With `attention` the two products of
+each attention are rounded too (`rounded_attention`).
 
 Left alone: weights that are tied, small, not finite, computed or quantized already, activations of subgraphs and those
 that calibration never sees, layers in half precision, and sites that the options leave out.
@@ -17,7 +18,7 @@ ranges: `methods.ranges`; groups: `methods.embedding_groups`; corrections: `meth
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -26,17 +27,19 @@ import onnx_ir as ir
 
 from ...ir.errors import OptionError
 from ...ir.site import Kind, Site
+from ..attending import Heads
 from ..base import Context, Contract, Lossy, Miss, Outcome
 from ..edit import Array, Tape, declare_functions, is_op, reroute
-from ..statistics import Statistics
+from ..statistics import Statistics, Want
 from ..weights import Floating, Quantized
-from .choosing import Verdict, outcome
+from .choosing import Verdict, idle, outcome
 from .compensating import Compensation, give_biases
 from .methods.floats import float8
 from .methods.grid import Scheme, nearest
 from .methods.uniform import symmetric
 from .placing import matrix, put
-from .ranging import FLOATS8, Grid, Method, Ranging, Type
+from .ranging import FLOATS8, INTEGERS, Grid, Method, Ranging, Type
+from .rounded_attention import Attention, Rounding, attentions, round_products
 from .scaling import Fan
 from .weight_pass import WeightPass, taken
 
@@ -57,12 +60,17 @@ class QuantizeStatic(WeightPass):
     granularity: one scale of a weight for each output, `channel`, or one in all, `tensor`.
     headroom: against saturation on x86 CPUs without VNNI, which add pairs of 8-bit products in 16 bits. `pairs` scales
         each output so that no pair of neighbouring weights can (7 bits for convolutions); `bits` uses 7 bits; `none`
-        trusts the CPU.
+        trusts the CPU. Weights with scales by `group` have no such products, and need none.
     correct: of linear sites, behind all that was quantized before them. `bias` keeps the mean of each output;
         `least-squares` first fits the weight to the inputs that are left.
     embeddings, convolutions, recurrent: take in sites of these kinds beside linear ones.
+    attention: take in attention's own products, of queries with keys and of probabilities with values; `headroom` holds
+        for them too.
+    shares: attention's probabilities on one grid of [0, 1] for the `tensor`, or each `row` over its largest, which is
+        slower and for rows that spread over hundreds of keys.
     smallest: sites with fewer weights than this stay as they are.
-    only, ignore: glob patterns over site names, `kind:..` and `block:..` (`tersor inspect` lists them).
+    only, ignore: glob patterns over names of sites and attentions, `kind:..` and `block:..` (`tersor inspect` lists
+        them).
     """
 
     name: ClassVar[str] = "quantize-static"
@@ -77,6 +85,8 @@ class QuantizeStatic(WeightPass):
     granularity: Literal["channel", "tensor"] = "channel"
     headroom: Literal["pairs", "bits", "none"] = "pairs"
     correct: Literal["none", "bias", "least-squares"] = "none"
+    attention: bool = False
+    shares: Literal["tensor", "row"] = "tensor"
 
     def __post_init__(self) -> None:
         try:
@@ -89,12 +99,22 @@ class QuantizeStatic(WeightPass):
             raise OptionError(f"{self.name}: expected 8 bits without groups where weights have one scale in all")
         if self.type in FLOATS8 and not whole:
             raise OptionError(f"{self.name}: expected 8 bits without groups where activations are {self.type}")
+        if self.attention and INTEGERS.get(self.type) != 8:
+            raise OptionError(f"{self.name}: expected activations of uint8 or int8 with attention, found {self.type}")
+
+    def explain(self, model: ir.Model, context: Context) -> Outcome:
+        """The verdict at every weight site and every attention, leaving `model` as it is."""
+        return self._outcome(self.verdicts(model, context), self._attentions(model, context))
 
     def apply(self, model: ir.Model, context: Context) -> Outcome:
         if self.correct != "none":
             give_biases(taken(self.verdicts(model, context)))
-        verdicts = dict(self.verdicts(model, context))
-        grids = self._grids(model, verdicts, context)
+        verdicts, attended = dict(self.verdicts(model, context)), dict(self._attentions(model, context))
+        rounding = self._rounding()
+        heads = {each: verdict for each, verdict in attended.items() if isinstance(verdict, Heads)}
+        wants = [want for each in heads for want in rounding.wants(each)]
+        grids, found = self._grids(model, verdicts, wants, context)
+        own = {each: rounding.grids(each, found) for each in heads}
         compensation = Compensation.of(model, context, self.correct, [*grids])
         for fan, grid in grids.items():
             rounded = _round(fan, grid)
@@ -111,7 +131,12 @@ class QuantizeStatic(WeightPass):
             if site.kind not in _FED:
                 put(site, self._quantized(site, matrix(site)))
         declare_functions(model)
-        return outcome(list(verdicts.items()))
+        for each, made in own.items():
+            if isinstance(made, Miss):
+                attended[each] = made
+            else:
+                round_products(heads[each], made, by_row=self.shares == "row")
+        return self._outcome([*verdicts.items()], [*attended.items()])
 
     def verdicts(self, model: ir.Model, context: Context | None = None) -> list[Verdict]:
         """Every weight site, and why it stays as it is."""
@@ -127,18 +152,33 @@ class QuantizeStatic(WeightPass):
             return Miss("dtype", dtype.name.lower(), "activations of float")
         return None
 
-    def _grids(self, model: ir.Model, verdicts: dict[Site, Miss | None], context: Context) -> dict[Fan, Grid]:
-        """The grid of each activation, its sites in graph order; sites whose activation is never seen become misses."""
+    def _attentions(self, model: ir.Model, context: Context | None) -> list[tuple[Attention, Heads | Miss]]:
+        """Every attention, with its heads or why it stays as it is; none unless the option asks."""
+        return attentions(self, model, context, self.only, self.ignore) if self.attention else []
+
+    def _outcome(self, verdicts: Sequence[Verdict], attended: Sequence[tuple[Attention, Heads | Miss]]) -> Outcome:
+        told = [each.finding(verdict) for each, verdict in attended]
+        unmet = idle(self.ignore, [each.names for each, _ in attended])
+        return Outcome((*outcome(verdicts, ignore=unmet).findings, *told))
+
+    def _grids(
+        self, model: ir.Model, verdicts: dict[Site, Miss | None], also: Iterable[Want], context: Context
+    ) -> tuple[dict[Fan, Grid], Statistics]:
+        """The grid of each activation, its sites in graph order; sites whose activation is never seen become misses.
+
+        also: what else to learn from the same run over the data.
+        """
         ranging = self._ranging()
         fed = [*_fans(site for site in taken(verdicts.items()) if site.kind in _FED)]
         wants = {fan: ranging.want(fan.activation, _features(fan), fan.axis) for fan in fed}
-        found = context.statistics(model, wants.values()) if wants else Statistics({})
+        every = [*wants.values(), *also]
+        found = context.statistics(model, every) if every else Statistics({})
         grids = {fan: ranging.grid(found, want) for fan, want in wants.items()}
         unseen = {fan.activation: grid for fan, grid in grids.items() if isinstance(grid, Miss)}
         for site, miss in verdicts.items():
             if miss is None and site.kind in _FED and site.activation in unseen:
                 verdicts[site] = unseen[site.activation]
-        return {fan: grid for fan, grid in grids.items() if isinstance(grid, Grid)}
+        return {fan: grid for fan, grid in grids.items() if isinstance(grid, Grid)}, found
 
     def _quantized(self, site: Site, weight: Array, grid: Grid | None = None) -> Quantized | Floating:
         """What is stored in the place of a weight [in, out] that meets an activation on this grid."""
@@ -157,6 +197,13 @@ class QuantizeStatic(WeightPass):
         return Ranging(
             method=self.range, fraction=self.fraction, dtype=self.type, symmetric=self.symmetric, groups=self.groups
         )
+
+    def _rounding(self) -> Rounding:
+        """How both sides of attention's products are rounded. No pair of products of neighbours overflows 16 bits:
+        2 * 255 * 64 < 2^15."""
+        left = replace(self._ranging(), groups=1)
+        right = replace(left, dtype="int8", symmetric=True, bits=0 if self.headroom == "none" else 7)
+        return Rounding(left, right)
 
     def _scheme(self) -> Scheme:
         return Scheme(bits=self.bits, group=self.group)
@@ -201,6 +248,8 @@ def _round(fan: Fan, grid: Grid) -> Mapping[ir.Graph | ir.Function | None, ir.Va
         tape, graph = Tape(), site.node.graph
         if graph not in rounded:
             again = is_op(site.activation.producer(), "DequantizeLinear")
-            rounded[graph] = site.activation if again else grid.rounded(tape, site.activation)
+            # names are those of the model: another graph's rounding of the same value is called after the weight
+            name = "" if site.activation.graph is graph else f"{site.weight.name}_input"
+            rounded[graph] = site.activation if again else grid.rounded(tape, site.activation, name=name)
         reroute(tape, site.node, site.activation, rounded[graph])
     return rounded

@@ -16,8 +16,8 @@ exact and free (`scaling.producer`). Elsewhere sites are not scaled, only clippe
 Mul with `multiply`; convolutions and recurrences between steps always. What feeds the product of queries and keys is
 not clipped.
 
-Left alone: weights that are tied, small, not finite, computed or quantized already, and sites that the options leave
-out.
+Left alone: weights that are tied, small, not finite, computed or quantized already, that would be no smaller, and sites
+that the options leave out.
 """
 
 from __future__ import annotations
@@ -91,11 +91,16 @@ class QuantizeWeights(WeightPass):
             raise OptionError(f"{self.name}: {error}") from error
         if self.rank < 0:
             raise OptionError(f"{self.name}: expected a rank of at least 0, found {self.rank}")
+        for option, algorithm in (("clip", "gptq"), ("multiply", "awq")):
+            if getattr(self, option) and self.algorithm != algorithm:
+                raise OptionError(
+                    f"{self.name}: the algorithm {self.algorithm} does not take {option}=true; {algorithm} does"
+                )
 
     def apply(self, model: ir.Model, context: Context) -> Outcome:
         verdicts = self.verdicts(model, context)
         self.store(model, taken(verdicts), context)
-        return outcome(verdicts)
+        return outcome(verdicts, ignore=self.ignore)
 
     def store(
         self, model: ir.Model, chosen: Sequence[Site], context: Context, bits: Mapping[ir.Value, int] | None = None
@@ -110,6 +115,25 @@ class QuantizeWeights(WeightPass):
                 made = replace(self, bits=each[site.weight]).quantized(site, seen.get(site.weight))
                 put(site, made)
             declare_functions(model)
+
+    def unfit(self, site: Site) -> Miss | None:
+        """Why a site that was chosen would be no smaller."""
+        stored = site.weight.const_value
+        assert stored is not None  # a site that was chosen is stored
+        parts = stored.size // (site.in_features * site.out_features)
+        size = parts * self._bytes(site, stored.dtype.itemsize)
+        if size < stored.nbytes:
+            return None
+        return Miss("bytes", f"{size:.0f}", f"fewer than the weight's {stored.nbytes}")
+
+    def _bytes(self, site: Site, width: float) -> float:
+        """What a weight takes, its scales and factors being numbers of `width` bytes."""
+        rows, columns = site.in_features, site.out_features
+        runs = len(self._scheme().groups(rows)) * columns
+        free = self.algorithm == "hqq" and not self.refine and not self.rank
+        apart = width if free else 0 if self.symmetric else self.bits / 8
+        factors = 0 if site.kind is Kind.EMBEDDING else self.rank * (rows + columns)
+        return rows * columns * self.bits / 8 + runs * (width + apart) + factors * width
 
     @property
     def _calibrated(self) -> bool:

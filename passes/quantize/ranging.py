@@ -1,6 +1,6 @@
 """From what calibration saw of an activation to the grid that it is rounded to, and the nodes that round it.
 
-x -> QuantizeLinear(scale, zero) -> DequantizeLinear(scale, zero)
+x -> QuantizeLinear(scale, zero) -> DequantizeLinear(scale, zero)        behind a Clip where codes are left over
 """
 
 from __future__ import annotations
@@ -31,11 +31,15 @@ FLOATS8: Mapping[str, float] = {"float8_e4m3fn": 448.0, "float8_e5m2": 57344.0}
 
 @dataclass(frozen=True)
 class Grid:
-    """Scale and zero point, one for all or one for each index along `axis`, of a type; floats have no zero point."""
+    """Scale and zero point, one for all or one for each index along `axis`, of a type; floats have no zero point.
+
+    ends: the least and the largest code, where the type has others beyond them.
+    """
 
     scale: Array
     zero: Array
     axis: int | None = None
+    ends: tuple[int, int] | None = None
 
     @property
     def members(self) -> Array | None:
@@ -45,12 +49,19 @@ class Grid:
         pairs = np.stack([self.scale.astype(np.float64), self.zero.astype(np.float64)])
         return np.unique(pairs, axis=1, return_inverse=True)[1].reshape(-1)
 
-    def rounded(self, tape: Tape, x: ir.Value) -> ir.Value:
-        """Record the round trip of x."""
-        scale = tape.weight(self.scale, f"{x.name}_scale")
-        zero = tape.weight(self.zero, f"{x.name}_zero_point")
+    def rounded(self, tape: Tape, x: ir.Value, *, name: str = "", times: float = 1.0) -> ir.Value:
+        """Record the round trip of x, whose constants are named after it unless told; the way back may multiply."""
+        name = name or x.name or ""
+        scale = tape.weight(self.scale, f"{name}_scale")
+        zero = tape.weight(self.zero, f"{name}_zero_point")
+        if self.ends is not None:
+            ends = [np.float32((end - int(self.zero)) * float(self.scale)) for end in self.ends]
+            x = tape("Clip", x, *(tape.constant(np.asarray(end), "end") for end in ends))
         codes = tape("QuantizeLinear", x, scale, zero, axis=self.axis)
-        made = tape("DequantizeLinear", codes, scale, zero, axis=self.axis)
+        back = scale
+        if times != 1.0:
+            back = tape.weight(np.asarray(self.scale.astype(np.float64) * times, np.float32), f"{name}_scale_back")
+        made = tape("DequantizeLinear", codes, back, zero, axis=self.axis)
         codes.type, codes.shape = ir.TensorType(ir.DataType.from_numpy(self.zero.dtype)), x.shape
         made.type, made.shape = ir.TensorType(ir.DataType.from_numpy(self.scale.dtype)), x.shape
         return made
@@ -61,7 +72,8 @@ class Ranging:
     """How grids are chosen.
 
     method: how much of what was seen a grid reaches. fraction: the share of numbers that `percentile` keeps. dtype: of
-    the integers or floats. symmetric: around zero. groups: of features that have a grid each.
+    the integers or floats. symmetric: around zero. groups: of features that have a grid each. bits: that the codes of
+    symmetric int8 make do with, 0 for all.
     """
 
     method: Method = "mse"
@@ -69,6 +81,7 @@ class Ranging:
     dtype: Type = "uint8"
     symmetric: bool = False
     groups: int = 1
+    bits: int = 0
 
     def check(self) -> None:
         """Raises ValueError for what cannot be."""
@@ -98,10 +111,11 @@ class Ranging:
             scale, zero = self._on(groups.low, groups.high)
             return Grid(groups.spread(scale), groups.spread(zero), want.axis)
         assert isinstance(seen, Range | Histogram)
-        return Grid(*self._on(*(np.asarray(end, np.float64) for end in self._bounds(seen))))
+        ends = (-(1 << (self.bits - 1)), (1 << (self.bits - 1)) - 1) if self.bits else None
+        return Grid(*self._on(*(np.asarray(end, np.float64) for end in self._bounds(seen))), ends=ends)
 
     def _bounds(self, seen: Range | Histogram) -> Bounds:
-        bits = INTEGERS.get(self.dtype, 8)
+        bits = self.bits or INTEGERS.get(self.dtype, 8)
         if not isinstance(seen, Histogram):
             return min_max(seen)
         if self.method == "percentile":
@@ -116,7 +130,7 @@ class Ranging:
             reach = np.maximum(np.abs(low), np.abs(high)) / limit
             held = np.where(reach > 0, np.maximum(reach, np.finfo(np.float32).tiny), 1.0).astype(np.float32)
             return held, np.zeros(held.shape, getattr(ml_dtypes, self.dtype))
-        bits = INTEGERS[self.dtype]
+        bits = self.bits or INTEGERS[self.dtype]
         scale, zero = activation_grid(low, high, bits=bits, symmetric=self.symmetric)
         # signed and unsigned integers are the same grid, half their number apart
         half = 1 << (bits - 1)

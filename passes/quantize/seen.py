@@ -152,11 +152,15 @@ def _seen(value: ir.Value, size: int, view: View) -> Want:
 
 
 def _sum(site: Site, direction: int, wants: Sequence[Want], found: Statistics, runs: int) -> Gram:
-    total = Gram(site.in_features)
-    for want in wants:
-        total.merge(found.of(want.value, Gram, want.axis, want.view))
+    seen = [found.of(want.value, Gram, want.axis, want.view) for want in wants]
     stored = constant_of(_first(site.node)) if site.kind is Kind.RECURRENT_HIDDEN else None
-    if stored is not None and stored.any():
+    rest = stored is None or not stored.any()
+    if rest and len(seen) == 1:
+        return seen[0]
+    total = Gram(site.in_features)
+    for each in seen:
+        total.merge(each)
+    if stored is not None and not rest:
         rows, _ = State(direction, bool(attribute(site.node, "layout", 0)))(stored, None)
         for _ in range(runs):
             total.add(rows)

@@ -22,7 +22,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ...ir.errors import OptionError
-from ...ir.site import Kind, Site, sites
+from ...ir.site import Kind, Site, computed_sites, sites
 from ..accumulators import FeatureRange, Gram
 from ..base import Context, Contract, Exact, Miss, Outcome, Pass
 from ..edit import Array
@@ -84,11 +84,11 @@ class SmoothActivations(Pass):
             missed = scales if isinstance(scales, Miss) else place.divide(scales)
             if missed is not None:
                 verdicts |= dict.fromkeys(place.fan.sites, missed)
-        return outcome(list(verdicts.items()))
+        return outcome(list(verdicts.items()), ignore=self.ignore)
 
     def explain(self, model: ir.Model, context: Context) -> Outcome:
         """The verdict at every weight site as far as the graph decides, leaving `model` as it is."""
-        return outcome(list(self._places(model)[1].items()))
+        return outcome(list(self._places(model)[1].items()), ignore=self.ignore)
 
     def _places(self, model: ir.Model) -> tuple[list[_Place], dict[Site, Miss | None]]:
         """Where scales can go, in graph order, and the verdict at every site."""
@@ -100,7 +100,8 @@ class SmoothActivations(Pass):
             dtypes=(ir.DataType.FLOAT,),
         )
         found: list[Verdict] = [(site, choice.verdict(site)) for site in sites(model)]
-        verdicts, made_by, places = dict(found), makers(model), list[_Place]()
+        stored: list[Verdict] = [(site, choice.computed(site)) for site in computed_sites(model)]
+        verdicts, made_by, places = dict([*found, *stored]), makers(model), list[_Place]()
         for fan in fans(site for site, miss in found if miss is None):
             # both directions of a recurrent weight lie in one tensor
             whole = replace(fan, sites=tuple({site.weight: site for site in fan.sites}.values()))

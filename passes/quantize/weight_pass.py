@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import onnx_ir as ir
 
 from ...ir.site import Kind, Site, computed_sites, sites
 from ..base import Context, Miss, Outcome, Pass
 from .choosing import FLOATS, Choice, Verdict, outcome, paying
+from .placing import Structured
+
+S = TypeVar("S", bound=Structured)
 
 #: The option that takes in sites of a kind; linear ones always are.
 OPTIONS: Mapping[Kind, str] = {
@@ -40,7 +43,7 @@ class WeightPass(Pass):
 
     def explain(self, model: ir.Model, context: Context) -> Outcome:
         """The verdict at every weight site, leaving `model` as it is."""
-        return outcome(self.verdicts(model, context))
+        return outcome(self.verdicts(model, context), ignore=self.ignore)
 
     def verdicts(self, model: ir.Model, context: Context | None = None) -> list[Verdict]:
         """Every weight site, and why it stays as it is; the last reason is `Context.pays`."""
@@ -65,3 +68,20 @@ class WeightPass(Pass):
 def taken(verdicts: Iterable[Verdict]) -> list[Site]:
     """The sites that a pass takes on: both directions of a recurrent weight lie in one tensor, and count once."""
     return list({(site.node, site.weight): site for site, miss in verdicts if miss is None}.values())
+
+
+def smaller(verdicts: Iterable[Verdict], make: Callable[[Site], S]) -> Iterator[tuple[Verdict, S | None]]:
+    """The verdict at each site, and what its weight becomes where that takes fewer bytes; both directions of a
+    recurrent weight lie in one tensor, which comes with the first.
+    """
+    met: dict[tuple[ir.Node, ir.Value], Miss | None] = {}
+    for site, miss in verdicts:
+        key = site.node, site.weight
+        if miss is not None or key in met:
+            yield (site, miss or met.get(key)), None
+            continue
+        found, stored = make(site), site.weight.const_value
+        assert stored is not None  # a site that was chosen is stored
+        fits = found.bytes < stored.nbytes
+        met[key] = None if fits else Miss("bytes", str(found.bytes), f"fewer than the weight's {stored.nbytes}")
+        yield (site, met[key]), found if fits else None

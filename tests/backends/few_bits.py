@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx_ir as ir
 from tersor.driver.recipe import pipeline_of
@@ -33,6 +35,14 @@ PASSES = {
 }
 ROWS, WIDTH, OUTPUTS = 200, 70, 128
 WEIGHTS = WIDTH * (ROWS + OUTPUTS)
+
+
+def dequantized(
+    axis: int, reader: str, *, inputs: Mapping[str, str], shape: tuple[int, int], dtype: type = np.int8
+) -> ir.Model:
+    """A node that reads `d`, integers of 8 bits with a scale for each index along an axis."""
+    text = f"d = DequantizeLinear{{axis={axis}}}(q, s)"
+    return graph(text, reader, inputs=inputs, q=np.ones(shape, dtype), s=np.ones(shape[axis], np.float32))
 
 
 def quantized(passes: str, *, width: int = WIDTH) -> ir.Model:

@@ -83,13 +83,17 @@ WEIGHTS = (
 CALIBRATED = (*WEIGHTS, "quantize-static")
 
 
+def save(batches: Sequence[Batch]) -> None:
+    Path("data").mkdir()
+    for index, batch in enumerate(batches):
+        np.savez(f"data/{index}.npz", **batch)  # type: ignore[arg-type]  # the stub takes names for options
+
+
 def compiled(cli: Cli, passes: str, batches: Sequence[Batch] | None, *more: str) -> Ran:
     ir.save(MODEL, "model.onnx")
     data = ()
     if batches is not None:
-        Path("data").mkdir()
-        for index, batch in enumerate(batches):
-            np.savez(f"data/{index}.npz", **batch)  # type: ignore[arg-type]  # the stub takes names for options
+        save(batches)
         data = ("--data", "data")
     words = ("compile", "model.onnx", "-o", "out", "--target", "onnxruntime", "--size-first", "--passes", passes)
     return cli(*words, *data, *more)
@@ -150,28 +154,42 @@ def test_what_is_quantized_already_is_left_and_strict_says_so(cli: Cli) -> None:
     assert "2 x quantized: up_quantized, ..; needed weights that are not quantized yet" in ran.err
 
 
+def test_run_passes_calibrates_on_all_of_its_data() -> None:
+    data = [{"x": rows()} for _ in range(9)] + [{"x": 100 * rows()}]
+    model = MODEL.clone()
+    report = tersor.run_passes(model, "quantize-static{range=min-max, type=uint8}", data=data, verify="off")
+    assert report.passes[-1].matches == 2
+    scale = next(value for node in model.graph if node.op_type == "QuantizeLinear" for value in node.inputs[1:2])
+    assert scale is not None and scale.const_value is not None
+    x = np.concatenate([batch["x"] for batch in data])
+    np.testing.assert_allclose(scale.const_value.numpy(), (x.max() - x.min()) / 255, rtol=1e-6)
+
+
 def test_remarks_are_about_floats_alone() -> None:
     mask = {"ids": np.array([[1, 2], [3, 4]]), "mask": np.ones((2, 2), np.int64), "past": np.zeros((1, 0), np.float32)}
     assert list(remarks([mask, mask])) == []
     assert list(remarks([{"x": rows()}, {"x": rows()}])) == []
 
 
-def test_calibration_is_resumed_through_the_command(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    batches = [{"x": rows()} for _ in range(6)]
-    first = compiled(cli, WEIGHTS[0], batches, "--resume", "kept")
-    assert first.code == 0, first.err
-    files = {file: file.stat().st_mtime_ns for file in Path("kept").glob("*.npz")}
-    assert files
+def test_a_compile_that_was_stopped_goes_on_and_then_clears_away(cli: Cli) -> None:
+    ir.save(MODEL, "model.onnx")
+    save([{"x": rows()} for _ in range(6)])
+    options = {"target": "onnxruntime", "passes": WEIGHTS[0], "data": "data", "resume": "kept", "size_first": True}
+
+    def stop(done: int, total: int) -> None:
+        if done == total:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tersor.compile("model.onnx", output="out", progress=stop, **options)
+    assert not Path("out").exists()
+    (Path("kept") / "other.npz").write_bytes(b"")
+    assert len(list(Path("kept").glob("*.npz"))) == 2
     told: list[tuple[int, int]] = []
-    again = tersor.compile(
-        "model.onnx",
-        target="onnxruntime",
-        passes=WEIGHTS[0],
-        data="data",
-        resume="kept",
-        size_first=True,
-        progress=lambda done, total: told.append((done, total)),
-    )
-    assert told and {done for done, _ in told} == {5}, "everything was there"
-    assert {file: file.stat().st_mtime_ns for file in Path("kept").glob("*.npz")} == files
+    again = tersor.compile("model.onnx", progress=lambda *far: told.append(far), **options)
+    assert told[0] == (5, 5), "the first run was there"
+    assert [file.name for file in Path("kept").iterdir()] == ["other.npz"]
+    ran = compiled(cli, WEIGHTS[0], None, "--data", "data", "--resume", "kept")
+    assert ran.code == 0, ran.err
+    assert [file.name for file in Path("kept").iterdir()] == ["other.npz"]
     assert (again.path / "model.onnx").read_bytes() == Path("out/model.onnx").read_bytes()

@@ -191,6 +191,7 @@ class TestErrors:
         monkeypatch.setattr(catalogue, "table", interrupt)
         ran = cli("passes")
         assert ran.code == 130
+        assert ran.err == "error: interrupted\n"
         assert "Traceback" not in ran.err
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
@@ -12,17 +13,19 @@ import pytest
 import tersor
 from tersor.backends.base import Backend
 from tersor.backends.catalogue import create
-from tersor.driver import pays, timing
+from tersor.driver import diagnosis, pays, timing
 from tersor.driver.pays import Pays, timed
 from tersor.driver.timing import Contestant, Interval, Timings
 from tersor.ir.feeds import Feeds
 from tersor.ir.site import Kind, sites
 from tersor.ir.text import graph
 from tersor.passes.base import Context, Outcome, Pass
-from tersor.passes.pipeline import Pipeline
+from tersor.passes.pipeline import Pipeline, title
 from tersor.passes.quantize.quantize_codebook import QuantizeCodebook
 from tersor.passes.quantize.quantize_dynamic import QuantizeDynamic
+from tersor.passes.quantize.quantize_static import QuantizeStatic
 from tersor.passes.quantize.quantize_weights import QuantizeWeights
+from tersor.passes.statistics import Calibration
 
 RNG = np.random.default_rng(3)
 SLOW, FAST, UNCLEAR = Interval(0.62, 0.6, 0.65), Interval(1.4, 1.3, 1.5), Interval(0.97, 0.9, 1.02)
@@ -89,6 +92,30 @@ def test_sites_alike_are_timed_once_and_each_kind_by_itself() -> None:
     outcome = apply(QuantizeWeights(), model, clock)
     assert len(clock.seen) == 2
     assert [finding.miss.rule if finding.miss else "" for finding in outcome.findings] == ["kind", "", "speed", ""]
+
+
+def pair(one: str, other: str, outputs: int = 48) -> ir.Model:
+    """Two sites, the second with so many outputs."""
+    weights = {"v": np.ones((32, 48), np.float32), "w": np.ones((32, outputs), np.float32)}
+    return graph(one, other, inputs={"x": "float[few, 32]", "z": "float[many, 32]"}, **weights)
+
+
+@pytest.mark.parametrize(
+    ("model", "times"),
+    [
+        (pair("a = MatMul(x, v)", "b = MatMul(x, w)"), 1),
+        (pair("a = MatMul(x, v)", "b = MatMul(z, w)"), 2),
+        (pair("a = MatMul(x, v)", "b = MatMul(x, w)", 64), 2),
+        (pair("a = MatMul(x, v)", "b = Gemm(x, w)"), 2),
+        (pair("a = Gemm(x, v)", "b = Gemm{alpha=0.5}(x, w)"), 2),
+    ],
+    ids=["nothing", "rows", "outputs", "op", "attributes"],
+)
+def test_what_tells_sites_apart(model: ir.Model, times: int) -> None:
+    clock = Clock([FAST])
+    feeds = {"x": np.ones((2, 32), np.float32), "z": np.ones((5, 32), np.float32)}
+    assert apply(QuantizeWeights(smallest=1), model, clock, feeds=feeds).matches == 2
+    assert len(clock.seen) == times
 
 
 def test_a_site_sees_as_many_rows_as_in_the_model() -> None:
@@ -171,6 +198,58 @@ def test_each_kind_of_site_stands_alone(kind: Kind) -> None:
     assert not apply(made, model.clone(), clock, feeds=feeds).matches
     (seen,) = clock.seen
     assert {name: array.shape for name, array in seen.items()} == {name: array.shape for name, array in feeds.items()}
+
+
+class TestAttention:
+    """Two attentions alike and one of another length, each timed as a model of its own."""
+
+    MADE: ClassVar[Pass] = QuantizeStatic(attention=True)
+    FEEDS: ClassVar[Feeds] = {
+        "x": normal(2, 5, 16),
+        "z": normal(2, 9, 16),
+        "keep": np.ones((2, 1, 1, 5), np.bool_),
+    }
+
+    def model(self) -> ir.Model:
+        heads = "{q_num_heads=2, kv_num_heads=2}"
+        return graph(
+            f"a = Attention{heads}(x, x, x, keep)",
+            f"b = Attention{heads}(a, x, a, keep)",
+            f"y = Attention{heads}(b, z, z)",
+            inputs={"x": "float[n, s, 16]", "z": "float[n, t, 16]", "keep": "bool[n, 1, 1, s]"},
+        )
+
+    def apply(self, model: ir.Model, clock: Clock) -> Outcome:
+        found = Pays((create("onnxruntime"),), self.FEEDS, clock)
+        return self.MADE.apply(model, Context(calibration=Calibration([self.FEEDS]), pays=found))
+
+    def test_what_is_slower_stays_and_says_so(self) -> None:
+        model, clock = self.model(), Clock([FAST, SLOW])
+        outcome = self.apply(model, clock)
+        assert [finding.place for finding in outcome.misses] == ["Attention at y"]
+        assert {str(finding.miss) for finding in outcome.misses} == {
+            "speed: 0.62 [0.60, 0.65] of the speed of the float kernel on onnxruntime; "
+            "needed a kernel at least as fast; --size-first takes it all the same"
+        }
+        assert [node.op_type for node in model.graph].count("Attention") == 1
+
+    def test_sees_the_sizes_of_the_model_and_is_timed_once_for_those_alike(self) -> None:
+        clock = Clock([SLOW])
+        assert not self.apply(self.model(), clock).matches
+        assert [{array.shape for array in feeds.values()} for feeds in clock.seen] == [
+            {(2, 5, 16), (2, 1, 1, 5)},
+            {(2, 5, 16), (2, 9, 16)},
+        ]
+
+    def test_a_diagnosis_leaves_what_the_compile_left(self) -> None:
+        model, left = self.model(), self.apply(self.model(), Clock([FAST, SLOW])).misses
+        known = diagnosis._as_compiled({title(self.MADE): {finding.place for finding in left}})
+        outcome = self.MADE.apply(model, Context(calibration=Calibration([self.FEEDS]), pays=known))
+        assert [finding.place for finding in outcome.misses] == ["Attention at y"]
+
+    def test_with_size_first_nobody_asks(self) -> None:
+        outcome = self.MADE.apply(self.model(), Context(calibration=Calibration([self.FEEDS])))
+        assert (outcome.matches, outcome.misses) == (3, ())
 
 
 def test_slower_is_what_two_heats_agree_on(monkeypatch: pytest.MonkeyPatch) -> None:

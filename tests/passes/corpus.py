@@ -381,7 +381,7 @@ CORPUS: Mapping[str, Callable[[], ir.Model]] = {
         attention.exported_attention, attention.filled_attention, attention.split_attention,
         attention.repeated_attention, attention.whole_attention, attention.scaled_attention,
         attention.floored_attention, attention.causal_attention, attention.future_mask,
-        attention.cached_attention, attention.turned_heads, attention.shared_tables,
+        attention.cached_attention, attention.turned_heads, attention.shared_tables, attention.rounded_products,
         feed_forward, tanh_gelu, lstm, gru, convolution, shape_chain, swapped_axes, channels_last,
         grouped_channels, masks, tied_table,
         quantized, scaled_layers, gelu_layer, branches, functions,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from tersor.ir.text import graph
@@ -158,4 +159,16 @@ def cached_attention() -> ir.Model:
         *text, *joins, "yh = Attention{scale=0.3}(qh, present_key, present_value)", *JOIN,
         inputs=X | past, outputs=["y", "present_key", "present_value"],
         **{f"w{name}": np.roll(normal(32, 32), shift, axis=1) for shift, name in enumerate(heads)},
+    )  # fmt: skip
+
+
+def rounded_products() -> ir.Model:
+    """Queries times keys, both rounded to 8 bits, and what they attend to rounded to a float of 8 bits."""
+    return graph(
+        "q8 = QuantizeLinear(q, s, z)", "qd = DequantizeLinear(q8, s, z)",
+        "k8 = QuantizeLinear(k, s, n)", "kd = DequantizeLinear(k8, s, n)",
+        "kt = Transpose{perm=[0, 1, 3, 2]}(kd)", "a = MatMul(qd, kt)", "p = Softmax{axis=-1}(a)",
+        "v8 = QuantizeLinear(v, s, f)", "vd = DequantizeLinear(v8, s, f)", "y = MatMul(p, vd)",
+        inputs=dict.fromkeys("qkv", "float[batch, 4, sequence, 16]"),
+        s=np.float32(0.02), z=np.array(100, np.uint8), n=np.array(0, np.int8), f=np.array(0, ml_dtypes.float8_e4m3fn),
     )  # fmt: skip

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +14,13 @@ import onnx_ir as ir
 import pytest
 from tersor.ir.errors import OptionError
 from tersor.ir.text import graph
+from tersor.passes import checkpoint
 from tersor.passes.accumulator import Accumulator
 from tersor.passes.accumulators import AbsMax, FeatureRange, Gram, Histogram, Range, TokenCounts
-from tersor.passes.checkpoint import Checkpoints
+from tersor.passes.checkpoint import Checkpoints, digest_of_data
 from tersor.passes.statistics import Calibration, Statistics, Want
-from tersor.tests.support import inside_if
+from tersor.passes.views import Dims
+from tersor.tests.support import inside_if, parse
 
 RNG = np.random.default_rng(0)
 W, V = (RNG.standard_normal((4, 4)).astype(np.float32) for _ in range(2))
@@ -54,8 +58,10 @@ def gather(
     at: str = "r",
     stop: int | None = None,
     every: float = 0.0,
+    read: Mapping[str, object] | None = None,
 ) -> tuple[Statistics, list[int]]:
-    """Gather with checkpoints; the statistics, and the number of batches done at each report."""
+    """Gather with checkpoints; the statistics, and the number of batches done at each report. read: what else is said
+    of how the rows are read."""
     made = model() if made is None else made
     told: list[int] = []
     halt = stop_after(-1 if stop is None else stop)
@@ -65,7 +71,8 @@ def gather(
         halt(done, total)
 
     calibration = Calibration(batches, progress, checkpoints=Checkpoints(folder, every, patience=0))
-    wants = [Want(value(made, at), kind, 0 if kind in (Range, Histogram) else 4) for kind in kinds]
+    sizes = {kind: 0 if kind in (Range, Histogram) else 4 for kind in kinds}
+    wants = [Want(value(made, at), kind, size, **(read or {})) for kind, size in sizes.items()]  # type: ignore[arg-type]
     return calibration.gather(made, wants), told
 
 
@@ -153,6 +160,94 @@ def test_attributes_and_subgraphs_count(tmp_path: Path) -> None:
     stopped(tmp_path, 2, made=leaky(0.1), batches=batches)
     assert gather(tmp_path, leaky(0.2), batches=batches)[1][0] == 0
     assert gather(tmp_path, leaky(0.1), batches=batches)[1][0] == 2
+
+
+def test_bodies_of_functions_count(tmp_path: Path) -> None:
+    def calling(op: str) -> ir.Model:
+        body = f'<domain: "pkg", opset_import: ["" : 23]> Mine (a) => (b) {{ b = {op} (a) }}'
+        return parse("g (float[batch, 4] x) => (float[batch, 4] y) { r = pkg.Mine (x)  y = Neg (r) }", functions=body)
+
+    stopped(tmp_path, 2, made=calling("Relu"))
+    assert gather(tmp_path, calling("Abs"))[1][0] == 0
+    assert gather(tmp_path, calling("Relu"))[1][0] == 2
+
+
+@pytest.mark.parametrize("other", ["float[4] {2.0, 2.0, 2.0, 3.0}", "float[1, 4] {2.0, 2.0, 2.0, 2.0}"])
+def test_tensors_among_attributes_count(tmp_path: Path, other: str) -> None:
+    def scaled(by: str) -> ir.Model:
+        return parse(
+            f"""g (float[batch, 4] x) => (float[batch, 4] y) {{
+                c = Constant <value = {by}> ()
+                r = Mul (x, c)
+                y = Neg (r)
+            }}"""
+        )
+
+    one = "float[4] {2.0, 2.0, 2.0, 2.0}"
+    stopped(tmp_path, 2, made=scaled(one))
+    assert gather(tmp_path, scaled(other))[1][0] == 0
+    assert gather(tmp_path, scaled(one))[1][0] == 2
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the features."""
+
+    features: int
+
+    def __call__(self, array: np.ndarray, dims: Dims) -> tuple[np.ndarray, Dims]:
+        return array[..., : self.features], dims
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [({}, {"axis": 0}), ({}, {"view": Part(2)}), ({"view": Part(2)}, {"view": Part(3)})],
+    ids=["axis", "view", "views"],
+)
+def test_how_rows_are_read_counts(tmp_path: Path, one: dict[str, object], other: dict[str, object]) -> None:
+    stopped(tmp_path, 2, kinds=(Range,), read=one)
+    assert gather(tmp_path, kinds=(Range,), read=other)[1][0] == 0
+    assert gather(tmp_path, kinds=(Range,), read=one)[1][0] == 2
+
+
+def test_what_is_padding_counts(tmp_path: Path) -> None:
+    """Nodes behind the value say whether an input is a mask, and with that which rows count."""
+    inputs = {"x": "float[batch, sequence, 4]", "mask": "int64[batch, sequence]"}
+    lines = ("r = MatMul(x, w)", "b = Cast{to=9}(mask)", "m = Unsqueeze(b, last)")
+    weights = {"w": W, "last": [-1], "zero": 0.0}
+    masked = graph(*lines, "y = Where(m, r, zero)", inputs=inputs, outputs=["y"], **weights)
+    plain = graph(*lines[:1], "y = Neg(r)", inputs=inputs, outputs=["y"], w=W)
+    batches = [{"x": batch["x"][None], "mask": np.array([[1, 1, 0]])} for batch in BATCHES]
+    stopped(tmp_path, 2, made=masked, batches=batches)
+    assert gather(tmp_path, plain, batches=batches)[1][0] == 0
+    assert gather(tmp_path, masked, batches=batches)[1][0] == 2
+
+
+def test_versions_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped(tmp_path, 2)
+    for changed in ("tersor", "torch"):
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                checkpoint, "version", lambda name, changed=changed: "0" if name == changed else version(name)
+            )
+            assert gather(tmp_path)[1][0] == 0
+    assert gather(tmp_path)[1][0] == 2
+
+
+def test_data_of_the_same_bytes_are_told_apart() -> None:
+    zeros = [np.zeros(4, np.float32), np.zeros((2, 2), np.float32), np.zeros(4, np.int32)]
+    digests = [digest_of_data([{name: array}]) for array in zeros for name in ("x", "z")]
+    assert len(set(digests)) == 6
+    assert digest_of_data([{"x": zeros[0].copy()}]) == digests[0]
+
+
+def test_outputs_of_one_node_are_different_values(tmp_path: Path) -> None:
+    def half(name: str) -> ir.Model:
+        lines = ("(a, b) = Split{axis=1, num_outputs=2}(x)", f"r = Relu({name})", "y = Add(a, b)")
+        return graph(*lines, inputs={"x": "float[batch, 4]"})
+
+    stopped(tmp_path, 2, made=half("a"), kinds=(Range,))
+    assert gather(tmp_path, half("b"), kinds=(Range,))[1][0] == 0
 
 
 def test_a_damaged_file_is_started_over(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import onnx_ir as ir
 import pytest
 import torch
 from tersor.ir.errors import ModelError
+from tersor.ir.runner import runner
 from tersor.ir.text import graph
 from tersor.passes.drop import Drop, Form
 from tersor.passes.gradients import probes, reached
@@ -84,6 +85,19 @@ def test_weights_that_no_output_depends_on_have_gradients_of_zeros() -> None:
     assert probe.gradients[weights[0]].any()
     assert not probe.gradients[weights[1]].any()
     assert probe.gradients[weights[1]].shape == (3, 4)
+
+
+def test_rows_of_outputs_that_the_weights_do_not_move_count() -> None:
+    model = graph(
+        "y = MatMul(x, w)", "z = MatMul(x, v)", "n = ReduceSum(z, a)",
+        inputs={"x": "float[batch, 3]"}, outputs=["y", "z", "n"],
+        w=W.astype(np.float32), v=W.astype(np.float32), a=np.array([1]),
+    )  # fmt: skip
+    feeds, drop = {"x": ROWS[0]}, Drop.of(model)
+    (probe,) = probes(model, [model.graph.initializers["w"]], [feeds], drop)
+    answers = runner(model)(feeds)
+    # two of either matrix, and all of an output with one feature
+    assert probe.rows == drop.measure(answers, answers, feeds)[1] == 5
 
 
 def test_padding_pulls_at_nothing() -> None:

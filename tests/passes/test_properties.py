@@ -23,6 +23,7 @@ from tersor.passes.lowering.lower_opset import LowerOpset
 from tersor.passes.pipeline import Pipeline
 from tersor.passes.presets import RAISING
 from tersor.passes.quantize.quantize_dynamic import QuantizeDynamic
+from tersor.passes.quantize.quantize_static import QuantizeStatic
 from tersor.passes.quantize.quantize_weights import QuantizeWeights
 from tersor.passes.statistics import Calibration
 from tersor.passes.verify import allowed, worst_loss
@@ -38,6 +39,7 @@ EVERY: dict[str, Pass] = {
 } | {
     "quantize-dynamic{rows}": QuantizeDynamic(rows=True, embeddings=True, smallest=1),
     "quantize-dynamic{computed}": QuantizeDynamic(recurrent="computed", headroom="none", smallest=1),
+    "quantize-static{attention}": QuantizeStatic(attention=True, smallest=1 << 40),
     "quantize-weights{awq}": QuantizeWeights(algorithm="awq", multiply=True, refine=True, rank=2, smallest=1),
     "inline-functions{own}": InlineFunctions(own=True),
     "raising": RAISING,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -115,6 +118,19 @@ def test_statistics_of_what_lies_before_a_change_stay_and_those_behind_it_go() -
     assert calibration.runs == 2
     assert after.of(x, Range) is before.of(x, Range)
     assert after.of(h, Range).high == pytest.approx(3 * before.of(h, Range).high)
+
+
+def test_what_has_changed_is_let_go() -> None:
+    model = _masked()
+    calibration = Calibration(_batches())
+    weight = weakref.ref(model.graph.initializers["w"].const_value)
+    gram = weakref.ref(calibration.gather(model, [Want(_value(model, "h"), Gram, 4)]).of(_value(model, "h"), Gram))
+    assert gram() is not None
+    model.graph.initializers["w"].const_value = ir.tensor(W * 3)
+    calibration.gather(model, [Want(_value(model, "h"), Range)])
+    gc.collect()
+    assert gram() is None
+    assert weight() is None
 
 
 def test_a_node_put_before_a_value_makes_it_new() -> None:

@@ -139,6 +139,7 @@ class Options:
     name: str = ""
     metric: Metric = Metric.COSINE
     kind: Literal["row", "column"] = "row"
+    order: Literal["first", "last"] | None = None
     only: tuple[str, ...] = ()
     group_size: int | None = None
     budget: float | str = 0.1
@@ -157,6 +158,8 @@ class Options:
         ({"only": ["a", "b"]}, Options(only=("a", "b"))),
         ({"group-size": 32}, Options(group_size=32)),
         ({"group_size": None}, Options(group_size=None)),
+        ({"order": "last"}, Options(order="last")),
+        ({"order": None}, Options(order=None)),
         ({"budget": "1%"}, Options(budget="1%")),
     ],
 )
@@ -181,6 +184,7 @@ def test_options_are_converted(given_options: dict[str, object], wanted: Options
         ({"name": 3}, "quantize: option name is a str; found 3 (int)"),
         ({"metric": "cos"}, "quantize: option metric is one of cosine, relative-l2; found 'cos'"),
         ({"kind": "diagonal"}, "quantize: option kind is one of row, column; found 'diagonal'"),
+        ({"order": "middle"}, "quantize: option order is one of first, last, null; found 'middle'"),
         ({"only": [1]}, "quantize: option only is a str; found 1 (int)"),
         ({"group_size": "all"}, "quantize: option group_size is an int or null; found 'all' (str)"),
     ],

@@ -6,8 +6,9 @@
 Exact: the same integers and scales. Without it ONNX Runtime's CPU provider dequantizes the whole weight for every run,
 or makes of what it folded a MatMulNBits of its own, whose default rounds activations to 8 bits. There are kernels of 2,
 4 and 8 bits; integers of other widths stay stored as they are and are widened at load. A weight with one scale for each
-output gets it repeated for every 128 inputs. Left alone, to be dequantized: scales along another axis, blocks that are
-no power of two from 16 to 256, and weights of halves, for which the kernel was not timed.
+output gets it repeated for every 128 inputs, or one block that is no longer than it has to be. Left alone, to be
+dequantized: scales along another axis, blocks that are no power of two from 16 to 256, and weights of halves, for which
+the kernel was not timed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from ....passes.weights.stored import Stored
 from . import nbits
 from .linear import DOMAIN
 
-#: The block of weights that have one scale for each output.
+#: The longest block of weights that have one scale for each output.
 _WHOLE = 128
 
 
@@ -71,7 +72,7 @@ class FuseMatMulNBits(Rewrite):
         assert isinstance(found, Narrow)
         tape, stored = Tape(), found.weight
         rows, columns = stored.shape
-        block = stored.block or _WHOLE
+        block = stored.block or next(size for size in nbits.BLOCKS if size >= min(rows, _WHOLE))
         count = -(-rows // block)
         name, bytes_of = found.node.inputs[1].name if found.node.inputs[1] else "weight", ir.DataType.UINT8
 

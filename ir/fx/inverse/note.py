@@ -3,7 +3,8 @@
 torch.export keeps `module.meta["custom"]`, and torch.export.save writes it. There we note the model without its
 weights (as ONNX, each weight a reference to the parameter that it is) and a digest of the program's graph. A program
 whose graph still has that digest is the model again, with the weights that the program has now; one that was edited
-since, or whose note cannot be read, is traced like any other.
+since, or whose note cannot be read, is traced like any other. Of weights that were packed beforehand
+(`kernels/packed.py`) the note says how they are unpacked.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import binascii
 import hashlib
 import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import cast
 
 import onnx
@@ -22,6 +24,8 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped,u
 from torch import fx
 
 from ..dtypes import to_numpy
+from ..kernels.bits import FIELDS, planes, unpack
+from .body import Sources
 from .model import is_ours, written
 from .table import UnwritableError
 
@@ -32,25 +36,52 @@ _MOST = 1 << 28
 """A note that unpacks to more bytes than this is none of ours."""
 
 
-def note(module: torch.nn.Module) -> dict[str, object] | None:
-    """The note on a module of `to_fx`, still without a digest; None for other modules and for what has no ONNX form."""
+_FEW = 1 << 12
+"""A weight of so many bytes may be in the note itself, where the module no longer has it."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a module is as an ONNX model, the tensors that its initializers are, and their paths by identity."""
+
+    model: oir.Model
+    sources: Sources
+    paths: Mapping[int, str]
+
+
+def draft(module: torch.nn.Module) -> Draft | None:
+    """Of a module of `to_fx`; None for other modules and for what has no ONNX form."""
     if not is_ours(module):
         return None
     try:
         model, sources = written(module)
     except UnwritableError:
         return None
-    paths = {id(tensor): path for path, tensor in _tensors(module)}
+    return Draft(model, sources, {id(tensor): path for path, tensor in _tensors(module)})
+
+
+def note(module: torch.nn.Module, before: Draft | None = None) -> dict[str, object] | None:
+    """The note on a module of `to_fx`, still without a digest; None for what has no draft. `before`: the draft of a
+    module whose weights were packed since; it serves once."""
+    found = before or draft(module)
+    if found is None or not isinstance(module, fx.GraphModule):
+        return None
+    model, tensors = found.model, dict(_tensors(module))
     weights: dict[str, list[str]] = {}
-    for value, (tensor, transposed) in sources.items():
-        path = paths.get(id(tensor))
+    for value, (tensor, transposed) in found.sources.items():
+        path = found.paths.get(id(tensor))
         if path is None:
             continue
-        weights.setdefault(str(value.name), [path, *(["transposed"] if transposed else [])])
+        way = [path] if path in tensors else _way(module, tensors, path, tensor)
+        if way is None and tensor.nbytes > _FEW:
+            return None
+        if way is None:
+            continue
+        weights.setdefault(str(value.name), [*way, *(["transposed"] if transposed else [])])
         held = value.const_value
         assert held is not None
         value.const_value = oir.ExternalTensor(
-            path, None, None, oir.DataType(held.dtype), name=str(value.name), shape=oir.Shape(held.shape.numpy())
+            way[0], None, None, oir.DataType(held.dtype), name=str(value.name), shape=oir.Shape(held.shape.numpy())
         )
     data = oir.to_proto(model).SerializeToString(deterministic=True)
     return {"model": base64.b85encode(zlib.compress(data)).decode(), "weights": weights}
@@ -75,9 +106,11 @@ class Meta(dict[str, object]):
         return others if noted is None else {**others, KEY: noted}
 
 
-def sign(program: torch.export.ExportedProgram, module: torch.nn.Module) -> torch.export.ExportedProgram:
+def sign(
+    program: torch.export.ExportedProgram, module: torch.nn.Module, before: Draft | None = None
+) -> torch.export.ExportedProgram:
     """The program, with the note on the module it was made from and a digest: from now on edits are seen."""
-    noted, meta = note(module), program.graph_module.meta
+    noted, meta = note(module, before), program.graph_module.meta
     if noted is not None:
         meta["custom"] = {**meta.get("custom", {}), KEY: {**noted, "digest": digest(program)}}
     return program
@@ -91,7 +124,7 @@ def read(program: torch.export.ExportedProgram) -> tuple[oir.Model, str | None] 
         return None
     try:
         model = _filled(noted, program)
-    except (KeyError, TypeError, ValueError, binascii.Error, zlib.error, DecodeError):
+    except (KeyError, TypeError, ValueError, RuntimeError, binascii.Error, zlib.error, DecodeError):
         return None
     signed = noted.get("digest")
     return None if model is None else (model, None if signed is None else str(signed))
@@ -111,11 +144,59 @@ def _filled(noted: Mapping[str, object], program: torch.export.ExportedProgram) 
             if not isinstance(held, oir.ExternalTensor):
                 continue
             path, *how = weights[name]
-            array = to_numpy(tensors[path].T if how else tensors[path], held.dtype)
+            tensor = tensors[path].detach()
+            for step in how:
+                tensor = _stepped(tensor, step)
+            array = to_numpy(tensor, held.dtype)
             if list(array.shape) != list(held.shape.numpy()) or array.dtype != held.dtype.numpy():
                 return None
             value.const_value = oir.Tensor(array, dtype=held.dtype, name=name)
     return model
+
+
+def _way(
+    module: fx.GraphModule, tensors: Mapping[str, torch.Tensor], path: str, wanted: torch.Tensor
+) -> list[str] | None:
+    """How a weight that the module no longer has is got, to the bit, from one that was made from it: the path of that
+    one and what to do with it in turn; None where nothing gives it."""
+    made, packed = module.meta.get("made", {}), module.meta.get("packed", {})
+    for name in (name for name in made if name in tensors and _root(made, name) == path):
+        way, tensor = [name], tensors[name].detach()
+        if name in packed:
+            way.append(" ".join(("unpack", *(str(int(each)) for each in packed[name]))))
+            tensor = _stepped(tensor, way[-1])
+        if _same(tensor, wanted):
+            return way
+        if wanted.dim() == 2 and len(wanted) in FIELDS:
+            way.append(f"planes {len(wanted)}")
+            if _same(_stepped(tensor, way[-1]), wanted):
+                return way
+    return None
+
+
+def _stepped(tensor: torch.Tensor, step: str) -> torch.Tensor:
+    """A tensor after one step of such a way. Raises ValueError, KeyError or RuntimeError for what is none."""
+    word, *numbers = step.split()
+    if word == "transposed":
+        return tensor.T
+    if word == "unpack":
+        bits, size, signed = map(int, numbers)
+        return unpack(tensor, bits=bits, size=size, signed=bool(signed))
+    (bits,) = map(int, numbers)
+    if word != "planes" or bits not in FIELDS:
+        raise ValueError(f"no step {step!r}")
+    return planes(tensor, bits)
+
+
+def _root(made: Mapping[str, str], name: str) -> str:
+    """The weight that a tensor was made from in the first place."""
+    while name in made:
+        name = made[name]
+    return name
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.dtype is other.dtype and torch.equal(one, other)
 
 
 def digest(program: torch.export.ExportedProgram) -> str:

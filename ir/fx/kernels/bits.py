@@ -61,6 +61,19 @@ def unpack(packed: Tensor, *, bits: int, size: int, signed: bool) -> Tensor:
     return (codes ^ half).to(torch.int8) - half
 
 
+def planes(codes: Tensor, bits: int) -> Tensor:
+    """Non-negative integers as ONNX models store them, [bits, m]: bit p of integer i is bit i % 8 of byte i // 8 of
+    row p.
+
+    >>> planes(torch.tensor([1, 2, 3], dtype=torch.uint8), 2).tolist()
+    [[5], [6]]
+    """
+    flat = codes.flatten()
+    filled = torch.nn.functional.pad(flat, (0, -len(flat) % 8)).reshape(-1, 8)
+    lanes = torch.arange(8, dtype=torch.uint8, device=codes.device)
+    return torch.stack([(((filled >> bit) & 1) << lanes).sum(-1, dtype=torch.uint8) for bit in range(bits)])
+
+
 def widen(codes: Tensor, zero: Tensor | None, dtype: torch.dtype) -> Tensor:
     """codes - zero as floats; whole numbers of 8 bits are exact in every type of floats."""
     wide = codes.to(dtype)

@@ -4,9 +4,10 @@
     gather(decoded table, ids)   the rows are gathered first, then decoded
     x @ ((W8 - zero) * scale)    (x @ (W8 - zero)) * scale, where each output has one scale
 
-Exact but for the order of the last product. For a module that is to be run or compiled: what it was made from is no
-longer told from it. Left alone: weights that are computed from inputs, tables looked up along another axis than their
-first, and activations that are quantized themselves, which have kernels of their own (`qdq`).
+Exact but for the order of the last product. For a module that is to be run or compiled: what it was made from is told
+from a draft that was taken before (`inverse/note.py`), no longer from it. Left alone: weights that are computed from
+inputs, tables looked up along another axis than their first, and activations that are quantized themselves, which have
+kernels of their own (`qdq`).
 """
 
 from __future__ import annotations
@@ -109,6 +110,7 @@ def _packed(module: fx.GraphModule, constants: Constants, node: fx.Node) -> bool
         write.replace(write.own(codes.contiguous(), leaf, "codes"))
         return True
     packed, signed = write.own(pack(codes, bits), leaf, "packed"), codes.dtype is torch.int8
+    module.meta.setdefault("packed", {})[str(packed.target)] = (bits, codes.shape[-1], signed)
     write.replace(write.call(unpack, packed, bits=bits, size=codes.shape[-1], signed=signed))
     return True
 

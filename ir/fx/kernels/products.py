@@ -145,7 +145,8 @@ def _int4_mm(rows: Tensor, weight: Tensor, pairs: Tensor, group: int) -> Tensor:
 def int8_linear(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
     """x [..., columns] times int8 weight [rows, columns] with a scale per row [rows].
 
-    `_weight_int8pack_mm` where x is bfloat16 on a CPU with AVX2 or better; else a float product, scaled after it.
+    `_weight_int8pack_mm` where x is bfloat16 on a CPU with AVX2 or better and columns are a multiple of 16: the kernel
+    reads whole vectors, with AVX-512 beyond the end of a row. Else a float product, scaled after it.
     """
     if not _trained(x, scales) and _int8_fits(x):
         rows = x.reshape(-1, x.shape[-1])
@@ -155,7 +156,7 @@ def int8_linear(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
 
 
 def _int8_fits(x: Tensor) -> bool:
-    return x.dtype is torch.bfloat16 and x.device.type == "cpu" and _VECTORS
+    return x.dtype is torch.bfloat16 and x.device.type == "cpu" and _VECTORS and x.shape[-1] % 16 == 0
 
 
 def float8_product(a: Tensor, b: Tensor, a_scale: Tensor, b_scale: Tensor, *, dtype: torch.dtype) -> Tensor:

@@ -5,6 +5,8 @@ Integer products are computed in float64, which is exact for them (255 * 255 * d
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import onnx_ir as oir
 import torch
 
@@ -29,6 +31,7 @@ _LIMITS = {
 }
 
 
+_SHORT = (torch.int8, torch.uint8, torch.int16, torch.uint16)
 _QUOTIENTS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -82,10 +85,23 @@ def dequantize(
 ) -> Tensor:
     """(x - zero) * scale, in the scale's type."""
     target = torch_dtype(output_dtype) if output_dtype else scale.dtype
-    y = x.float() if x.is_floating_point() else x.to(torch.int32)
+    wide = _wide(scale).dtype
+    # differences of at most 17 bits are exact in float32; no copy of a large weight is made for them
+    y = x.to(torch.float32 if x.is_floating_point() else wide if x.dtype in _SHORT else torch.int32)
     if zero is not None and not zero.is_floating_point():
-        y = y - _spread(zero.to(torch.int32), x, axis, block_size)
-    return (y.to(_wide(scale).dtype) * _wide(_spread(scale, x, axis, block_size))).to(target)
+        y = _by_blocks(torch.sub, y, zero.to(y.dtype), axis, block_size)
+    return _by_blocks(torch.mul, y.to(wide), _wide(scale), axis, block_size).to(target)
+
+
+def _by_blocks(
+    compute: Callable[[Tensor, Tensor], Tensor], x: Tensor, parameter: Tensor, axis: int, block: int
+) -> Tensor:
+    """compute(x, parameter), where the parameter has one number for each block of x along the axis."""
+    if not block or x.shape[axis] != block * parameter.shape[axis]:
+        return compute(x, _spread(parameter, x, axis, block))
+    at = axis % x.dim()
+    blocks = x.reshape(*x.shape[:at], parameter.shape[at], block, *x.shape[at + 1 :])
+    return compute(blocks, parameter.unsqueeze(at + 1)).flatten(at, at + 1)
 
 
 def dynamic_quantize(x: Tensor, *, outputs: int) -> object:

@@ -66,9 +66,12 @@ def damped(gram: Floats, damping: float) -> tuple[Floats, Floats]:
 
 def _cholesky(matrix: Floats) -> Floats | None:
     """The lower factor, None where the matrix is not positive definite in float64."""
-    try:
-        lower: Floats = np.linalg.cholesky(matrix).astype(np.float64, copy=False)
-    except np.linalg.LinAlgError:
+    # torch's LAPACK takes a tenth of the time of the one in numpy's wheels; imported when it is needed
+    import torch
+
+    factor, failed = torch.linalg.cholesky_ex(torch.from_numpy(np.ascontiguousarray(matrix)))
+    if failed.item():
         return None
+    lower: Floats = factor.numpy()
     rounding = len(matrix) * np.finfo(np.float64).eps * np.diagonal(matrix)
     return lower if (np.diagonal(lower) ** 2 > rounding).all() else None

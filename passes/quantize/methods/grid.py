@@ -21,6 +21,8 @@ Floats = NDArray[np.float64]
 
 #: Weights of which so many are rounded at once.
 _CHUNK = 1 << 20
+#: By how much of a step the ends of a grid of few bits may cut weights off.
+_CUTS = (0.0, 0.25, 0.5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,29 +71,31 @@ class Scheme:
 def fit(weight: Array, scheme: Scheme) -> tuple[Floats, Floats]:
     """Scales and zero points, each [groups, out], by which no weight of a group is cut off by more than a step.
 
-    Symmetric: the zero points are 0. In 8 bits the least scale whose grid reaches the group's largest and its smallest
-    weight. In fewer bits a scale may be negative, so that the end of the grid which reaches further, -2^(bits - 1), is
-    that of the weight of largest magnitude; and of the least such scale that cuts nothing off, and the one by which
-    that weight is the grid's end, the one of less squared error. Else the range of the group, stretched to take in
-    zero, is divided evenly, and the zero point is an integer (Jacob et al., Quantization and Training of Neural
-    Networks for Efficient Integer-Arithmetic-Only Inference, 2018, section 2.1 and equation 1). A group of zeros has
-    the scale one. Raises ValueError for weights that are not finite or no matrix.
+    In 8 bits nothing is cut off: symmetric grids have the zero point 0 and the least scale that reaches the group's
+    largest and its smallest weight; else the range of the group, stretched to take in zero, is divided evenly, and the
+    zero point is an integer (Jacob et al., Quantization and Training of Neural Networks for Efficient
+    Integer-Arithmetic-Only Inference, 2018, section 2.1 and equation 1).
+
+    In fewer bits the group takes the one of least squared error of that grid and those whose ends cut off a quarter and
+    half a step: no weight is off by more than half a step then either, and all others are rounded more finely. Scales
+    of symmetric ones may be negative, so that the end which reaches further, -2^(bits - 1), is on either side; the grid
+    whose far end is the weight of largest magnitude is tried too. A group of zeros has the scale one. Raises ValueError
+    for weights that are not finite or no matrix.
     """
     checked, dtype = check(weight), float_of(weight)
     parts = [checked[rows] for rows in scheme.groups(len(checked))]
     high = np.stack([part.max(0, initial=0.0) for part in parts])
     low = np.stack([part.min(0, initial=0.0) for part in parts])
-    if not scheme.symmetric:
-        scale = _held((high - low) / scheme.high, dtype)
-        return scale, np.clip(np.rint(-low / scale), scheme.low, scheme.high)
-    upright = np.maximum(high / scheme.high, low / scheme.low)
-    if scheme.bits == 8:
-        # kernels of 8 bits take scales for positive, and the grid is nearly even
-        return _held(upright, dtype), np.zeros_like(upright)
-    mirrored = np.maximum(high / -scheme.low, low / -scheme.high)
-    whole = _held(np.where(mirrored < upright, -mirrored, upright), dtype)
-    far = _held(np.where(high > -low, high, low) / scheme.low, dtype)
-    return np.where(_lost(parts, far, scheme) < _lost(parts, whole, scheme), far, whole), np.zeros_like(whole)
+    first, *others = (_around_zero if scheme.symmetric else _between)(high, low, scheme, dtype)
+    if not others:
+        return first
+    (scale, zero), least = first, _lost(parts, *first, scheme)
+    for trial in others:
+        lost = _lost(parts, *trial, scheme)
+        better = lost < least
+        scale, zero = np.where(better, trial[0], scale), np.where(better, trial[1], zero)
+        least = np.minimum(least, lost)
+    return scale, zero
 
 
 def round_to(weight: Array, scale: Floats, zero: Floats, scheme: Scheme) -> NDArray[np.int16]:
@@ -149,11 +153,34 @@ def nonzero(scale: Floats, otherwise: Floats, dtype: np.dtype[np.generic]) -> Fl
     return kept
 
 
-def _lost(parts: Sequence[Floats], scale: Floats, scheme: Scheme) -> Floats:
-    """The squared error of rounding to grids around zero, [groups, out]."""
+def _around_zero(high: Floats, low: Floats, scheme: Scheme, dtype: np.dtype[np.generic]) -> list[tuple[Floats, Floats]]:
+    """Symmetric grids of groups with these ends, [groups, out]."""
+    # kernels of 8 bits take scales for positive, and the grid is nearly even
+    if scheme.bits == 8:
+        scales = [np.maximum(high / scheme.high, low / scheme.low)]
+    else:
+        scales = [np.where(high > -low, high, low) / scheme.low]
+        for cut in _CUTS:
+            near, far = scheme.high + cut, cut - scheme.low
+            upright, mirrored = np.maximum(high / near, -low / far), np.maximum(high / far, -low / near)
+            scales.append(np.where(mirrored < upright, -mirrored, upright))
+    return [(_held(scale, dtype), np.zeros_like(scale)) for scale in scales]
+
+
+def _between(high: Floats, low: Floats, scheme: Scheme, dtype: np.dtype[np.generic]) -> list[tuple[Floats, Floats]]:
+    """Grids between these ends, [groups, out]."""
+    found = []
+    for cut in (0.0,) if scheme.bits == 8 else _CUTS:
+        scale = _held((high - low) / (scheme.high + 2 * cut), dtype)
+        found.append((scale, np.clip(np.rint(-low / scale - cut), scheme.low, scheme.high)))
+    return found
+
+
+def _lost(parts: Sequence[Floats], scale: Floats, zero: Floats, scheme: Scheme) -> Floats:
+    """The squared error of rounding to these grids, [groups, out]."""
     lost = []
-    for part, step in zip(parts, scale, strict=True):
-        missed = part - np.clip(np.rint(part / step), scheme.low, scheme.high) * step
+    for part, step, origin in zip(parts, scale, zero, strict=True):
+        missed = part - np.clip(np.rint(part / step), scheme.low - origin, scheme.high - origin) * step
         lost.append(np.einsum("io,io->o", missed, missed))
     return np.stack(lost)
 

@@ -1,6 +1,6 @@
 """HQQ: grids that fit most weights well and let outliers go, found without data.
 
-    least over grids of sum |w - w'|^p        p < 1        w' = value * scale + offset = (value - zero) * scale
+    least over grids of sum |w - w'|^p        p <= 1       w' = value * scale + offset = (value - zero) * scale
 
 By half-quadratic splitting: an error variable e takes over what the grid need not fit, so that both halves are closed
 forms, and beta grows:
@@ -9,9 +9,13 @@ forms, and beta grows:
     grid   <-  least squares for w - e, the values held
     values <-  nearest points for w
 
+p leads the search. Of the grids that it meets the one of least squared error is kept: what a layer's outputs are off by
+is a sum of many weights' errors, which add up as squares. From there the last steps go with e = 0, least squares alone.
+
 Badri and Shaji, Half-Quadratic Quantization of Large Machine Learning Models, 2023 (mobiusml.github.io/hqq_blog): the
 problem, its split, the shrinkage and the zero point's update. Errors are counted in steps of the grid here, so that
-beta means the same for weights of any magnitude. There the scale is held: `scales=False`.
+beta means the same for weights of any magnitude. There the scale is held, `scales=False`, and the mean |w - w'| tells
+when to stop.
 """
 
 from __future__ import annotations
@@ -29,6 +33,8 @@ from .grid import Floats, Scheme, check, fit, float_of, round_to, spread
 _CHUNK = 1 << 16
 #: A step that lessens the loss of all that is worked on at once by no such share is the last.
 _WORTH = 1e-3
+#: Steps without an error variable, from the best grid met.
+_SETTLING = 4
 
 
 @dataclass(frozen=True)
@@ -53,27 +59,28 @@ class _Splitting:
 
 @overload
 def hqq(
-    weight: Array, scheme: Scheme, *, zero: Literal["integer"], scales: bool = True, p: float = 0.7,
+    weight: Array, scheme: Scheme, *, zero: Literal["integer"], scales: bool = True, p: float = 1.0,
     beta: float = 5.0, kappa: float = 1.01, steps: int = 20,
 ) -> Quantized: ...  # fmt: skip
 @overload
 def hqq(
-    weight: Array, scheme: Scheme, *, zero: Literal["float"] = "float", scales: bool = True, p: float = 0.7,
+    weight: Array, scheme: Scheme, *, zero: Literal["float"] = "float", scales: bool = True, p: float = 1.0,
     beta: float = 5.0, kappa: float = 1.01, steps: int = 20,
 ) -> Affine: ...  # fmt: skip
 def hqq(
-    weight: Array, scheme: Scheme, *, zero: Literal["float", "integer"] = "float", scales: bool = True, p: float = 0.7,
+    weight: Array, scheme: Scheme, *, zero: Literal["float", "integer"] = "float", scales: bool = True, p: float = 1.0,
     beta: float = 5.0, kappa: float = 1.01, steps: int = 20,
 ) -> Quantized | Affine:  # fmt: skip
-    """The grid of least sum |w - w'|^p that was met for each group of a weight [in, out].
+    """The grid of least squared error that was met for each group of a weight [in, out].
 
     zero: "float" gives real zero points, as offsets, and wants a scheme that is not symmetric; with "integer" they stay
     those of the nearest rounding. scales: fit the scale with the zero point; with False and integers this is rounding
-    to nearest, for where the scale is held an integer zero point only shifts what is cut off. p: in (0, 1]; a weight of
-    error |e| counts as |e|^p. beta: errors below beta^(-1 / (2 - p)) steps are fitted whole, larger ones in part; it
-    grows by kappa each step. steps: how often the halves alternate at most; with `scales` it ends where a step gains
-    less than a thousandth. Each group keeps the best grid it met and meets that of rounding to nearest first: none
-    loses more than by that, but for offsets rounded to the weight's dtype.
+    to nearest, for where the scale is held an integer zero point only shifts what is cut off. p: in (0, 1]; an error e
+    pulls the grid as |e|^p does; the paper has 0.7, which takes longer and loses as much. beta: errors below
+    beta^(-1 / (2 - p)) steps are fitted whole, larger ones in part; it grows by kappa each step. steps: how often the
+    halves alternate at most; with `scales` it ends where a step gains less than a thousandth. Each group keeps the best
+    grid it met and meets that of rounding to nearest first: none loses more than by that, but for offsets rounded to
+    the weight's dtype.
     Raises ValueError for weights that are no finite matrix and options out of range.
 
     >>> hqq(np.array([[5.0], [5.25], [5.5], [5.75]], np.float32), Scheme(bits=2, symmetric=False)).dense().ravel()
@@ -125,7 +132,7 @@ def _split(runs: Floats, scale: Floats, zero: Floats, splitting: _Splitting) -> 
     """The best scale and zero point, or offset, [n, 1], of each of the runs [n, size]."""
     offset = splitting.held(-zero * scale) if splitting.real else -zero * scale
     _, error = _nearest(runs, scale, offset, splitting)
-    best = np.abs(scale) ** splitting.p * (np.abs(error) ** splitting.p).sum(1, keepdims=True)
+    best = _squared(scale, error)
     kept = scale, offset
     if splitting.real:
         # nothing has to be zero, so the range is the weights' own
@@ -135,9 +142,7 @@ def _split(runs: Floats, scale: Floats, zero: Floats, splitting: _Splitting) -> 
     beta, total = splitting.beta, np.inf
     for step in range(splitting.steps + 1):
         levels, error = _nearest(runs, scale, offset, splitting)
-        size = np.abs(error)
-        powers = size**splitting.p
-        loss = np.abs(scale) ** splitting.p * powers.sum(1, keepdims=True)
+        loss = _squared(scale, error)
         better = loss < best
         best = np.where(better, loss, best)
         kept = np.where(better, scale, kept[0]), np.where(better, offset, kept[1])
@@ -145,11 +150,27 @@ def _split(runs: Floats, scale: Floats, zero: Floats, splitting: _Splitting) -> 
         stays = splitting.scales and step > 1 and total > before * (1 - _WORTH)
         if step == splitting.steps or stays:
             break
-        shrunk = np.maximum(size - powers / np.where(size > 0, size, 1.0) / beta, 0.0)
+        size = np.abs(error)
+        # |e|^(p - 1), where that is finite
+        pull = 1.0 if splitting.p == 1 else size**splitting.p / np.where(size > 0, size, 1.0)
+        shrunk = np.maximum(size - pull / beta, 0.0)
         target = runs - scale * np.copysign(shrunk, error)
         scale, offset = _fit(target, levels, scale, offset, zero, splitting)
         beta *= splitting.kappa
+    for _ in range(min(splitting.steps, _SETTLING)):
+        levels, _ = _nearest(runs, *kept, splitting)
+        scale, offset = _fit(runs, levels, *kept, zero, splitting)
+        loss = _squared(scale, _nearest(runs, scale, offset, splitting)[1])
+        better = loss < best
+        best = np.where(better, loss, best)
+        kept = np.where(better, scale, kept[0]), np.where(better, offset, kept[1])
     return kept[0], kept[1] if splitting.real else zero
+
+
+def _squared(scale: Floats, error: Floats) -> Floats:
+    """The squared error of each run, [n, 1], of errors in steps."""
+    found: Floats = scale**2 * np.einsum("ij,ij->i", error, error)[:, None]
+    return found
 
 
 def _nearest(runs: Floats, scale: Floats, offset: Floats, splitting: _Splitting) -> tuple[Floats, Floats]:

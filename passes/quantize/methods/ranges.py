@@ -62,6 +62,8 @@ def percentile(seen: Histogram, *, fraction: float = 0.9999) -> Bounds:
     """The range between the quantiles (1 - fraction) / 2 and (1 + fraction) / 2, numbers spread evenly within bins.
 
     fraction: of the numbers, the share that is kept, above 0 and at most 1; the same number is cut off at both sides.
+    Where both lie in one bin, as where nearly all numbers are zero, nothing is cut off.
+
     Raises ValueError for other fractions and where nothing was seen.
     """
     if not 0 < fraction <= 1:
@@ -71,6 +73,8 @@ def percentile(seen: Histogram, *, fraction: float = 0.9999) -> Bounds:
     wanted = np.array([(1 - fraction) / 2, (1 + fraction) / 2]) * seen.count
     # the first bin that reaches the quantile is not empty, and neither is the first of all
     index = np.searchsorted(below, wanted)
+    if index[0] == index[1]:
+        return seen.low, seen.high
     inside = (wanted - below[index] + seen.counts[index]) / seen.counts[index]
     inside = np.clip(inside, 0.0, 1.0)
     low, high = (1 - inside) * seen.edges[index] + inside * seen.edges[index + 1]

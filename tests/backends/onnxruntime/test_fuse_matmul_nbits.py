@@ -14,6 +14,7 @@ from tersor.ir.text import graph, lines
 from tersor.passes.base import Context
 from tersor.passes.quantize.quantize_weights import QuantizeWeights
 from tersor.passes.weights.stored import Stored
+from tersor.tests.backends.few_bits import dequantized
 from tersor.tests.support import apply, distance, misses, on_onnxruntime
 
 RNG = np.random.default_rng(3)
@@ -56,6 +57,14 @@ def test_without_a_bias_there_are_three_inputs() -> None:
     assert len(next(iter(model.graph)).inputs) == 3
 
 
+@pytest.mark.parametrize(("rows", "block"), [(9, 16), (64, 64), (100, 128), (300, 128)])
+def test_a_scale_for_each_output_has_no_longer_blocks_than_the_weight_fills(rows: int, block: int) -> None:
+    model = graph("y = MatMul(x, w)", inputs={"x": f"float[batch, {rows}]"}, w=np.resize(W, (rows, 24)))
+    apply(QuantizeWeights(group=0, smallest=1), model)
+    found = next(iter(_lowered(model).graph))
+    assert found.attributes["block_size"].as_int() == block
+
+
 def test_half_a_byte_a_weight_is_kept() -> None:
     model = layer()
     packed = _lowered(model).graph.initializers["h/DequantizeLinear_packed"]
@@ -76,16 +85,7 @@ def test_a_product_that_others_read_keeps_its_bias_apart() -> None:
     [
         (layer(4, 24), "block"),
         (layer(4, 8), "block"),
-        (
-            graph(
-                "d = DequantizeLinear{axis=0}(q, s)",
-                "y = MatMul(x, d)",
-                inputs={"x": "float[batch, 4]"},
-                q=np.ones((4, 3), np.int8),
-                s=np.ones(4, np.float32),
-            ),
-            "scales",
-        ),
+        (dequantized(0, "y = MatMul(x, d)", inputs={"x": "float[batch, 4]"}, shape=(4, 3)), "scales"),
         (
             graph(
                 "(q, s, z) = DynamicQuantizeLinear(x)",

@@ -13,6 +13,7 @@ from tersor.ir.runner import runner
 from tersor.ir.text import graph
 from tersor.passes.base import Context
 from tersor.passes.quantize.quantize_weights import QuantizeWeights
+from tersor.tests.backends.few_bits import dequantized
 from tersor.tests.support import apply, misses, on_onnxruntime
 
 TABLE = np.random.default_rng(4).standard_normal((20, 100)).astype(np.float32)
@@ -65,24 +66,9 @@ def test_the_table_takes_its_bits() -> None:
         (table(4, 8), "block"),
         (table(8, 0), "rows"),
         (graph("y = Gather(t, ids)", inputs={"ids": "int64[batch]"}, t=TABLE), "table"),
+        (dequantized(1, "y = Gather(d, ids)", inputs={"ids": "int64[batch]"}, shape=(4, 8)), "scales"),
         (
-            graph(
-                "d = DequantizeLinear{axis=1}(q, s)",
-                "y = Gather(d, ids)",
-                inputs={"ids": "int64[batch]"},
-                q=np.ones((4, 8), np.int8),
-                s=np.ones(8, np.float32),
-            ),
-            "scales",
-        ),
-        (
-            graph(
-                "d = DequantizeLinear{axis=0}(q, s)",
-                "y = Gather{axis=1}(d, ids)",
-                inputs={"ids": "int64[batch]"},
-                q=np.ones((4, 8), np.uint8),
-                s=np.ones(4, np.float32),
-            ),
+            dequantized(0, "y = Gather{axis=1}(d, ids)", inputs={"ids": "int64[batch]"}, shape=(4, 8), dtype=np.uint8),
             "table",
         ),
     ],

@@ -113,10 +113,14 @@ class TestUnsigned:
             SIGNED,
             ("q = QuantizeLinear{axis=-1}(x, g, n)", "d = DequantizeLinear{axis=-1}(q, g, n)"),
             ("q = QuantizeLinear{output_dtype=3}(x, r)", "d = DequantizeLinear(q, r)"),
+            (SIGNED[0], "d = DequantizeLinear(q, o, i)"),
+            (*SIGNED, "t = Transpose{perm=[0, 2, 1]}(x)", "y = MatMul(d, t)"),
+            (*SIGNED, "t = Transpose{perm=[0, 2, 1]}(d)", "y = MatMul(l, t)"),
         ],
     )
     def test_holds(self, text: tuple[str, ...]) -> None:
-        assert holds(UnsignActivations(), model_of(*text, n=np.full(16, -9, np.int8))) == 0
+        own = {"n": np.full(16, -9, np.int8), "o": np.float32(0.005).reshape(()), "l": np.ones((3, 16), np.float32)}
+        assert holds(UnsignActivations(), model_of(*text, **own)) == 0
 
     @pytest.mark.parametrize(
         ("text", "rule"),
@@ -124,6 +128,7 @@ class TestUnsigned:
             (ROUND, "dtype"),
             ((SIGNED[0], "d = Cast{to=1}(q)"), "readers"),
             ((SIGNED[0], "d = DequantizeLinear(q, r, n)"), "grid"),
+            ((*SIGNED, "t = Transpose{perm=[0, 2, 1]}(d)", "y = MatMul(x, t)"), "side"),
         ],
     )
     def test_leaves_alone(self, text: tuple[str, ...], rule: str) -> None:

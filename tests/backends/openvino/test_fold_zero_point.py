@@ -5,7 +5,7 @@ import onnx_ir as ir
 import pytest
 from tersor.backends.openvino.fold_zero_point import FoldZeroPoint
 from tersor.ir.text import graph
-from tersor.tests.support import apply, holds, misses
+from tersor.tests.support import apply, holds, misses, parse
 
 RNG = np.random.default_rng(0)
 X = {"x": "float[n, s, 16]"}
@@ -25,7 +25,8 @@ KNOWN: dict[str, object] = {
     "w8": weight(16, 8), "sw": np.abs(normal(8)) / 99, "v8": weight(16, 4), "sv": np.abs(normal(4)) / 99,
     "b": normal(8), "sx": np.float32(0.03), "zx": np.array(100, np.uint8), "t8": weight(8, 16), "plain": normal(16, 8),
     "many": np.abs(normal(16)), "zeros": np.full(16, 3, np.uint8), "nothing": np.array(0, np.uint8),
-    "signed": np.array(-7, np.int8), "one": np.array([[[0.5]]], np.float32), "c": normal(8, 4),
+    "signed": np.array(-7, np.int8), "zw": RNG.integers(-9, 9, 8).astype(np.int8),
+    "one": np.array([[[0.5]]], np.float32), "c": normal(8, 4),
 }  # fmt: skip
 
 
@@ -80,6 +81,7 @@ TURNED = "w = DequantizeLinear{axis=0}(t8, sw)"
         (*FLAT, TURNED, "y = Gemm{transB=1, alpha=0.5, beta=2.0}(d, w, b)"),
         (*FLAT, FIRST, "y = Gemm(d, w)"),
         ("q = QuantizeLinear(x, sx, signed)", "d = DequantizeLinear(q, sx, signed)", FIRST, "y = MatMul(d, w)"),
+        (*ROUNDED, "w = DequantizeLinear{axis=1}(w8, sw, zw)", "y = MatMul(d, w)"),
     ],
 )
 def test_holds_numerically(text: tuple[str, ...]) -> None:
@@ -105,6 +107,22 @@ def test_leaves_alone(text: tuple[str, ...], rule: str) -> None:
     model = model_of(*text)
     assert rule in [miss.rule for miss in misses(FoldZeroPoint(), model)]
     assert list(text) == apply(FoldZeroPoint(), model)
+
+
+def test_an_activation_that_a_branch_reads_stays() -> None:
+    model = parse(
+        """g (float[n, 2] x, bool c) => (float[n, 1] y)
+        <float sx = {0.5}, uint8 zx = {100}, int8[2, 1] w8 = {1, 2}, float sw = {0.5}> {
+            q = QuantizeLinear(x, sx, zx)
+            d = DequantizeLinear(q, sx, zx)
+            w = DequantizeLinear(w8, sw)
+            y = If (c) <
+                then_branch = t () => (float[n, 1] p) { p = MatMul(d, w) },
+                else_branch = e () => (float[n, 1] r) { r = MatMul(d, w) }
+            >
+        }"""
+    )
+    assert [miss.rule for miss in misses(FoldZeroPoint(), model) if miss.rule != "activation"] == ["graph"]
 
 
 def test_an_activation_that_is_an_output_stays() -> None:

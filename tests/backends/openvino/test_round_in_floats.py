@@ -43,13 +43,67 @@ def test_rounds_and_cuts_off_as_integers_do(zero: np.ndarray) -> None:
     np.testing.assert_array_equal(runner(model)({"x": x})["y"], wanted)
 
 
+def test_the_way_back_may_have_a_scale_of_its_own() -> None:
+    model = graph(TRIP[0], "y = DequantizeLinear(q, o, z)", inputs=X, s=STEP, o=STEP / 4, z=np.array(1000, np.uint16))
+    feeds = {"x": np.random.default_rng(0).standard_normal((9, 4)).astype(np.float32)}
+    wanted = runner(model)(feeds)["y"]
+    assert apply(RoundInFloats(), model)[-1] == "y = Mul(y/Clip, o)"
+    np.testing.assert_array_equal(runner(model)(feeds)["y"], wanted)
+
+
+GRIDS = {"s": np.array([0.5, 0.25, 1, 2], np.float32) / 7, "z": np.array([0, 9, 128, 255], np.uint8)}
+
+
+def along(axis: int, *, back: int | None = None) -> tuple[str, str]:
+    """A round trip whose scales lie along an axis, or another on the way back."""
+    there, again = (f"{{axis={each}}}" for each in (axis, axis if back is None else back))
+    return f"q = QuantizeLinear{there}(x, s, z)", f"y = DequantizeLinear{again}(q, s, z)"
+
+
+def unranked() -> ir.Model:
+    model = graph(*along(1), inputs=X, **GRIDS)
+    model.graph.inputs[0].shape = None
+    return model
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"), [("n, 4", 1), ("n, 4", -1), ("b, n, 4", 2), ("b, n, 4", -1), ("b, 4, n", 1), ("b, 4, n", -2),
+                        ("4, b, n, c", 0)],
+)  # fmt: skip
+@pytest.mark.parametrize("zero", [GRIDS["z"], GRIDS["z"].astype(np.uint16), np.array([-9, 0, 5, 127], np.int8), None])
+def test_scales_along_an_axis(shape: str, axis: int, zero: np.ndarray | None) -> None:
+    text, grids = along(axis), {"s": GRIDS["s"]} if zero is None else {"s": GRIDS["s"], "z": zero}
+    text = text if zero is not None else tuple(line.replace(", z", "") for line in text)
+    model = graph(*text, inputs={"x": f"float[{shape}]"}, **grids)
+    sizes = [{"n": 50, "b": 2, "c": 3}.get(dim) or int(dim) for dim in shape.split(", ")]
+    x = np.random.default_rng(0).standard_normal(sizes).astype(np.float32) * 40
+    wanted = runner(model)({"x": x})["y"]
+    assert not any("Quantize" in line for line in apply(RoundInFloats(), model))
+    np.testing.assert_array_equal(runner(model)({"x": x})["y"], wanted)
+    # every constant that is left is read
+    assert all(value.uses() for value in model.graph.initializers.values())
+
+
 @pytest.mark.parametrize(
     ("model", "rule"),
     [
         (model_of(np.array(3, np.uint8)), "dtype"),
-        (model_of(np.array(3, np.uint16), TRIP[0], "y = DequantizeLinear(q, s)"), "scale"),
+        (model_of(np.array(3, np.uint16), TRIP[0], "y = DequantizeLinear(q, s)"), "zero point"),
         (graph("y = DequantizeLinear(x, s)", inputs={"x": "int16[n]"}, s=STEP), "activation"),
-        (graph(*TRIP, inputs=X, s=np.ones(4, np.float32), z=np.zeros(4, np.uint16)), "scale"),
+        (graph(*TRIP, inputs=X | {"s": "float"}, z=np.array(0, np.uint16)), "scale"),
+        (graph(*along(1, back=0), inputs={"x": "float[4, 4]"}, **GRIDS), "axis"),
+        (unranked(), "axis"),
+        (graph(*along(1), "v = Relu(u)", inputs={"u": "float[n]"}, x=np.ones((2, 4), np.float32), **GRIDS), "axis"),
+        (
+            graph(
+                "q = QuantizeLinear{axis=1, block_size=2}(x, s, z)",
+                "y = DequantizeLinear{axis=1, block_size=2}(q, s, z)",
+                inputs=X,
+                s=np.ones((3, 2), np.float32),
+                z=np.zeros((3, 2), np.uint8),
+            ),
+            "axis",
+        ),
     ],
 )
 def test_leaves_alone(model: ir.Model, rule: str) -> None:

@@ -6,16 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tersor
 import torch
 from tersor.backends.base import Interface
 from tersor.backends.torch.backend import Torch
+from tersor.ir.compare import compare
 from tersor.ir.feeds import random_feeds
 from tersor.ir.fx import to_fx
 from tersor.ir.fx.kernels.constants import Constants, fold
 from tersor.ir.fx.kernels.packed import as_indexed, pack_weights
 from tersor.ir.fx.kernels.weights import drop_unread
 from tersor.ir.fx.ops.index import gather
-from tersor.ir.text import graph
+from tersor.ir.runner import runner
+from tersor.ir.text import graph, lines
 from tersor.tests.backends.few_bits import OUTPUTS, PASSES, ROWS, WEIGHTS, WIDTH, quantized
 
 EPS = float(np.finfo(np.float32).eps)
@@ -129,6 +132,30 @@ def test_the_program_stays_small_and_runs_without_tersor(passes: str, unpack: bo
     np.testing.assert_allclose(found, wanted, atol=TOLERANCE * np.abs(wanted).max())
     for session in (backend.open(tmp_path, Interface.of(model)), backend.compile(model)):
         np.testing.assert_allclose(session.run(feeds)["y"], wanted, atol=TOLERANCE * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("passes", PASSES)
+def test_an_artifact_loads_as_the_model_that_was_saved(passes: str, tmp_path: Path) -> None:
+    model = quantized(passes)
+    Torch(threads=1).write(model, tmp_path)
+    (tmp_path / "manifest.json").write_text("{}", encoding="utf-8")
+    loaded = tersor.load(tmp_path)
+    for name, value in model.graph.initializers.items():
+        found, wanted = loaded.graph.initializers[name].const_value, value.const_value
+        assert found is not None and wanted is not None
+        assert (found.dtype, found.tobytes()) == (wanted.dtype, wanted.tobytes()), name
+    assert lines(loaded) == lines(tersor.load(to_fx(model))), "functions inlined, as they are in the graph"
+    assert compare(runner(model), runner(loaded), [random_feeds(model, {"batch": 2, "sequence": 3})]).within(0.0)
+
+
+def test_weights_of_a_program_that_were_changed_are_loaded_as_they_are(tmp_path: Path) -> None:
+    model = quantized("quantize-weights{bits=3, group=64}")
+    Torch(threads=1).write(model, tmp_path)
+    program = torch.export.load(tmp_path / "model.pt2")
+    program.state_dict["w_quantized_bits_packed"].zero_()
+    bits = tersor.load(program).graph.initializers["w_quantized_bits"].const_value
+    assert bits is not None
+    assert not bits.numpy().any()
 
 
 def test_chance_and_inputs_are_no_constants() -> None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import onnx_ir as ir
+import pytest
+import torch
 from tersor.ir.fx import to_fx
 from tersor.ir.fx.held import Held
 from tersor.ir.runner import Watcher
@@ -70,6 +75,47 @@ def test_arguments_tell_values_apart() -> None:
     assert len(turned) == len(set(turned))
 
 
+def numbers(*lines: str, **weights: np.ndarray) -> dict[str, int]:
+    """The number of each value by name, the constants known by what they hold alone."""
+    module = to_fx(graph(*lines, inputs={"x": "float[1]"}, **weights))
+    return {str(node.meta.get("onnx_name")): number for node, number in Held().number(module, {}).items()}
+
+
+def test_what_is_done_tells_values_apart() -> None:
+    found = numbers("a = Neg(w)", "b = Abs(w)", "c = Neg(w)", "y = Sum(a, b, c)", w=np.ones(3, np.float32))
+    assert found["a"] == found["c"] != found["b"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (np.array([1.0, 2.0], np.float32), np.array([1.0, 3.0], np.float32)),
+        (np.array([1.0, 2.0], np.float32), np.array([1.0, 2.0], np.float64)),
+        (np.zeros((0, 2), np.float32), np.zeros((0, 3), np.float32)),
+        (np.ones(100, np.float32), np.ones(100, np.float32)),
+    ],
+    ids=["numbers", "dtype", "shape", "large"],
+)
+def test_constants_are_told_apart(one: np.ndarray, other: np.ndarray) -> None:
+    found = numbers("a = Neg(v)", "b = Neg(w)", v=one, w=other)
+    assert found["a"] != found["b"]
+
+
+def test_small_constants_that_hold_the_same_are_the_same() -> None:
+    found = numbers("a = Neg(v)", "b = Neg(w)", v=np.arange(3, dtype=np.float32), w=np.arange(3, dtype=np.float32))
+    assert found["a"] == found["b"]
+
+
+def test_weights_that_no_module_has_any_more_are_let_go() -> None:
+    source, held = model(), Held()
+    watched(source, held)
+    before = weakref.ref(source.graph.initializers["r"].const_value)
+    changed(source, "r")
+    watched(source, held)
+    gc.collect()
+    assert before() is None
+
+
 def test_what_a_module_does_not_compute_is_dropped() -> None:
     held = Held()
     watched(model(), held)
@@ -85,4 +131,5 @@ def test_what_is_like_an_input_takes_only_its_device() -> None:
     assert any(node.op_type == "ConstantOfShape" for node in source.graph)
     watched(source, held)
     (kept,) = held.values.values()
-    assert getattr(kept, "shape", None) == weight.shape
+    assert isinstance(kept, torch.Tensor)
+    assert (kept.shape, kept.dtype) == (weight.shape, torch.float32), "dequantized, and not only unpacked"

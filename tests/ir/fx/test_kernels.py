@@ -96,9 +96,10 @@ def test_int4_linear_is_differentiable() -> None:
     assert relative(y.detach(), x.detach().double() @ plain.T) < 2**-7
 
 
+@pytest.mark.parametrize("columns", [36, 40, 48, 128])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_int8_linear(dtype: torch.dtype) -> None:
-    x, weight, scales = torch.randn(2, 3, 40, dtype=dtype), integers(torch.int8, 24, 40), torch.rand(24)
+def test_int8_linear(dtype: torch.dtype, columns: int) -> None:
+    x, weight, scales = torch.randn(2, 3, columns, dtype=dtype), integers(torch.int8, 24, columns), torch.rand(24)
     wanted = x.double() @ (weight.double() * scales.to(dtype).double().unsqueeze(1)).T
     assert relative(products.int8_linear(x, weight, scales), wanted) < (2**-8 if dtype is torch.bfloat16 else 1e-6)
 

@@ -15,7 +15,8 @@ from tersor.ir.dimensions import ranges, set_ranges
 from tersor.ir.errors import OptionError
 from tersor.ir.fx import Interpreter, to_fx
 from tersor.ir.fx.export import export
-from tersor.ir.fx.inverse.note import KEY, digest, note, read
+from tersor.ir.fx.inverse.note import KEY, digest, draft, note, read
+from tersor.ir.fx.kernels.bits import planes
 from tersor.ir.fx.kernels.linear import fuse_linears
 from tersor.ir.text import graph, lines
 
@@ -72,6 +73,10 @@ def test_an_edited_program_is_traced(program: torch.export.ExportedProgram) -> N
         lambda noted: noted.update(model=base64.b85encode(zlib.compress(b"\xff\xff\xff")).decode()),
         lambda noted: noted.update(weights={}),
         lambda noted: noted.update(weights={"fc.weight": ["fc.bias"], "fc.bias": ["fc.bias"]}),
+        *(
+            lambda noted, step=step: noted.update(weights={"fc.weight": ["fc.weight", step], "fc.bias": ["fc.bias"]})
+            for step in ("", "turned", "unpack 3", "unpack 9 3 1", "unpack 3 99 1", "planes 2", "planes 999999999")
+        ),
     ],
 )
 def test_a_damaged_note_is_no_note(program: torch.export.ExportedProgram, damage: object) -> None:
@@ -80,6 +85,29 @@ def test_a_damaged_note_is_no_note(program: torch.export.ExportedProgram, damage
     assert read(program) is None
     model = tersor.load(program)
     assert Interpreter(to_fx(model)).run({"x": np.zeros((2, 3), np.float32)})[str(model.graph.outputs[0].name)].shape
+
+
+@pytest.mark.parametrize(
+    ("given", "way"),
+    [
+        (lambda codes: codes, ["made", "planes 2"]),
+        (lambda codes: 3 - codes, None),
+        (lambda codes: planes(codes, 2), ["made"]),
+        (lambda codes: planes(codes, 2)[:1], None),
+    ],
+    ids=["codes", "other codes", "the weight itself", "a part of it"],
+)
+def test_a_weight_that_was_packed_is_noted_only_where_it_comes_back(given: object, way: list[str] | None) -> None:
+    codes = torch.from_numpy(np.random.default_rng(0).integers(0, 4, 1 << 16, dtype=np.uint8))
+    source = graph("c = Cast{to=1}(w)", "y = MatMul(x, c)", inputs={"x": "float[n, 2]"}, w=planes(codes, 2).numpy())
+    module = to_fx(source)
+    before = draft(module)
+    del module.w
+    assert callable(given)
+    module.register_buffer("made", given(codes))
+    module.meta["made"] = {"made": "w"}
+    noted = note(module, before)
+    assert (noted if noted is None else noted["weights"]) == (way if way is None else {"w": way})
 
 
 def test_other_modules_are_not_noted() -> None:

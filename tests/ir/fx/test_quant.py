@@ -68,6 +68,26 @@ def test_int4_weights_are_dequantized_by_block() -> None:
     np.testing.assert_array_equal(found, weight * np.repeat(scale, 2, 0))
 
 
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int16, np.uint16])
+@pytest.mark.parametrize("rows", [0, 5, 6])
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_dequantized_by_block_with_zero_points(kind: type[np.integer], rows: int, axis: int) -> None:
+    shape, blocks = ((rows, 4), (-(-rows // 2), 4)) if axis == 0 else ((4, rows), (4, -(-rows // 2)))
+    rng, limits = np.random.default_rng(rows), np.iinfo(kind)
+    q = rng.integers(limits.min, limits.max, shape, kind, endpoint=True)
+    zero = rng.integers(limits.min, limits.max, blocks, kind, endpoint=True)
+    scale = (2.0 ** rng.integers(-3, 3, blocks)).astype(np.float32)
+    model = graph(
+        f"y = DequantizeLinear{{axis={axis}, block_size=2}}(q, s, z)",
+        inputs={"q": f"{np.dtype(kind).name}[{shape[0]}, {shape[1]}]"},
+        s=scale,
+        z=zero,
+    )
+    spread = [np.repeat(each, 2, axis).take(range(rows), axis) for each in (zero.astype(np.float64), scale)]
+    wanted = (q.astype(np.float64) - spread[0]) * spread[1]
+    np.testing.assert_array_equal(Interpreter(to_fx(model)).run({"q": q})["y"], wanted)
+
+
 def test_dynamic_quantize(check: Check) -> None:
     check("(q, s, z) = DynamicQuantizeLinear(x)", x="float[3, 7]")
 

@@ -156,3 +156,28 @@ HELD: dict[str, Held] = {
         {"w": ((16, 32), True), "r": ((16, 16), True)},
     ),
 }
+
+_PLAIN = HELD["matmul"].model
+
+#: What every pass that stores weights in fewer bits leaves: models, options of the pass, the rule of its misses.
+LEFT: dict[str, tuple[ir.Model, Mapping[str, object], str]] = {
+    "not asked for": (_PLAIN, {"only": ("other*",)}, "only"),
+    "ignored": (_PLAIN, {"ignore": ("w",)}, "ignore"),
+    "a kind that is ignored": (_PLAIN, {"ignore": ("kind:linear",)}, "ignore"),
+    "small": (_PLAIN, {"smallest": 5000}, "size"),
+    "an embedding": (HELD["table"].model, {}, "kind"),
+    "a convolution": (graph("y = Conv(x, w)", inputs=_IMAGE, w=normal(64, 8, 3)), {}, "kind"),
+    "a recurrent layer": (HELD["lstm"].model, {"recurrent": False}, "kind"),
+    "no number": (graph("y = MatMul(x, w)", inputs=_X, w=np.where(_W > 2, np.nan, _W)), {}, "finite"),
+    "infinity": (graph("y = MatMul(x, w)", inputs=_X, w=np.where(_W > 2, np.inf, _W)), {}, "finite"),
+    "double precision": (
+        graph("y = MatMul(x, w)", inputs={"x": "double[batch, 32]"}, w=_W.astype(np.float64)),
+        {},
+        "dtype",
+    ),
+    "one weight of two layers": (
+        graph("a = MatMul(x, w)", "b = MatMul(x, w)", "y = Add(a, b)", inputs=_X, w=_W),
+        {},
+        "tied",
+    ),
+}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
@@ -15,7 +17,7 @@ from tersor.passes.clean.fold_constants import FoldConstants
 from tersor.passes.quantize.cast import Cast
 from tersor.passes.quantize.methods.floats import cast, float8
 from tersor.passes.quantize.quantize_weights import QuantizeWeights
-from tersor.tests.passes.quantize.holding import HELD, normal
+from tersor.tests.passes.quantize.holding import HELD, LEFT, normal
 from tersor.tests.support import apply, distance, misses, on_onnxruntime
 
 X = {"x": "float[batch, 32]"}
@@ -128,31 +130,28 @@ def test_16_bits_can_be_quantized_further() -> None:
     assert compare(runner(direct), runner(model), [{"x": normal(8, 32)}]).within(2**-8)
 
 
-@pytest.mark.parametrize(
-    ("model", "options", "rule"),
-    [
-        (graph("y = MatMul(x, w)", inputs=X, w=W), {"only": ("other*",)}, "only"),
-        (graph("y = MatMul(x, w)", inputs=X, w=W), {"ignore": ("w",)}, "ignore"),
-        (graph("y = MatMul(x, w)", inputs=X, w=W), {"smallest": 5000}, "size"),
-        (graph("y = Gather(w, i)", inputs={"i": "int64[batch]"}, w=W), {"embeddings": False}, "kind"),
-        (HELD["conv"].model, {"convolutions": False}, "kind"),
-        (HELD["lstm"].model, {"recurrent": False}, "kind"),
-        (graph("y = MatMul(x, w)", inputs=X, w=np.where(W > 2, np.nan, W)), {}, "finite"),
-        (graph("y = MatMul(x, w)", inputs=X, w=np.where(W > 2, np.float32(65505), W)), {}, "range"),
-        (graph("y = MatMul(x, w)", inputs={"x": "double[batch, 32]"}, w=W.astype(np.float64)), {}, "dtype"),
-        (HELD["matmul, half"].model, {}, "dtype"),
-        (HELD["matmul, half"].model, {"dtype": "bfloat16"}, "dtype"),
-        (HELD["matmul, bfloat16"].model, {}, "dtype"),
-        (
-            graph("y = MatMul(x, w)", inputs={"x": "float[batch, 1]"}, w=normal(1, 2048)),
-            {"dtype": "float8_e5m2"},
-            "bytes",
-        ),
-        (graph("a = MatMul(x, w)", "b = MatMul(x, w)", "y = Add(a, b)", inputs=X, w=W), {}, "tied"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_left_alone(model: ir.Model, options: dict[str, object], rule: str) -> None:
+OTHERS_LEFT: dict[str, tuple[ir.Model, Mapping[str, object], str]] = LEFT | {
+    "an embedding": (HELD["table"].model, {"embeddings": False}, "kind"),
+    "a convolution": (HELD["conv"].model, {"convolutions": False}, "kind"),
+    "more than half precision holds": (
+        graph("y = MatMul(x, w)", inputs=X, w=np.where(W > 2, np.float32(65505), W)),
+        {},
+        "range",
+    ),
+    "float16": (HELD["matmul, half"].model, {}, "dtype"),
+    "float16 to bfloat16": (HELD["matmul, half"].model, {"dtype": "bfloat16"}, "dtype"),
+    "bfloat16": (HELD["matmul, bfloat16"].model, {}, "dtype"),
+    "a scale for each weight": (
+        graph("y = MatMul(x, w)", inputs={"x": "float[batch, 1]"}, w=normal(1, 2048)),
+        {"dtype": "float8_e5m2"},
+        "bytes",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS_LEFT)
+def test_left_alone(name: str) -> None:
+    model, options, rule = OTHERS_LEFT[name]
     assert {miss.rule for miss in misses(Cast(**options), model)} == {rule}
 
 

@@ -101,13 +101,40 @@ def test_masks_are_cut_to_the_largest_number() -> None:
     model = graph(
         "f = Cast{to=1}(m)", "n = Sub(one, f)", "b = Mul(n, least)", "h = MatMul(x, w)", "s = Add(h, b)",
         "y = Softmax(s)",
-        inputs=X | {"m": "int64[batch, 48]"}, w=W, one=np.float32(1), least=np.float32(np.finfo(np.float32).min),
+        inputs=X | {"m": "int64[batch, 48]"}, w=W / 8, one=np.float32(1), least=np.float32(np.finfo(np.float32).min),
     )  # fmt: skip
     feeds = {"x": normal(2, 32), "m": np.repeat([[1, 0, 1]], 2, axis=0).repeat(16, axis=1)}
     before = runner(model.clone())
     apply(CastArithmetic(), model)
     assert "Clip" in {node.op_type for node in model.graph}
     assert compare(before, runner(model), [feeds]).relative_l2 < 8 * ROUNDING["float16"]
+
+
+def test_a_row_that_attends_to_nothing_stays_even() -> None:
+    least = np.float32(np.finfo(np.float32).min)
+    added = graph(
+        "f = Cast{to=1}(m)", "n = Sub(one, f)", "b = Mul(n, least)", "h = MatMul(x, w)", "s = Add(h, b)",
+        "y = Softmax(s)", inputs=X | {"m": "bool[batch, 48]"}, w=W, one=np.float32(1), least=least,
+    )  # fmt: skip
+    chosen = graph(
+        "h = MatMul(x, w)", "s = Where(m, h, least)", "y = Softmax(s)",
+        inputs=X | {"m": "bool[batch, 48]"}, w=W, least=least,
+    )  # fmt: skip
+    for model in (added, chosen):
+        apply(CastArithmetic(dtype="bfloat16"), model)
+        found = runner(model)({"x": normal(2, 32), "m": np.zeros((2, 48), np.bool_)})["y"]
+        assert distance([found], [np.full((2, 48), 1 / 48)]) < 2 * ROUNDING["bfloat16"]
+
+
+@pytest.mark.parametrize("dtype", ROUNDED)
+@pytest.mark.parametrize("op", ["Add", "Max"])
+@pytest.mark.parametrize("least", [1e-12, 1e-42], ids=str)
+def test_what_keeps_a_divisor_from_zero_goes_on_doing_so(op: str, least: float, dtype: str) -> None:
+    model = graph(
+        "n = ReduceL2(x, a)", f"d = {op}(n, least)", "y = Div(x, d)", inputs=X, a=[1], least=np.float32(least)
+    )
+    apply(CastArithmetic(dtype=dtype), model)
+    assert not runner(model)({"x": np.zeros((2, 32), np.float32)})["y"].any()
 
 
 def test_results_beyond_float16_stay_where_data_are_given() -> None:

@@ -9,21 +9,29 @@ import onnx_ir as ir
 import pytest
 from tersor.ir.site import Kind, sites
 from tersor.ir.text import graph
-from tersor.passes.base import Context, Miss
+from tersor.passes.base import Context, Miss, Pass
 from tersor.passes.edit import declare_functions
+from tersor.passes.quantize.cast import Cast
 from tersor.passes.quantize.choosing import Choice, matches, outcome
 from tersor.passes.quantize.methods.grid import Scheme, nearest
+from tersor.passes.quantize.mix_precision import MixPrecision
 from tersor.passes.quantize.placing import matrix, put
 from tersor.passes.quantize.quantize_binary import QuantizeBinary
 from tersor.passes.quantize.quantize_codebook import QuantizeCodebook
+from tersor.passes.quantize.quantize_dynamic import QuantizeDynamic
+from tersor.passes.quantize.quantize_static import QuantizeStatic
 from tersor.passes.quantize.quantize_weights import QuantizeWeights
+from tersor.passes.quantize.smooth_activations import SmoothActivations
 from tersor.passes.quantize.weight_pass import WeightPass
+from tersor.passes.statistics import Calibration
 from tersor.tests.passes.quantize.holding import HELD, normal
 from tersor.tests.support import misses, parse
 
 X = {"x": "float[batch, 32]"}
 W = normal(32, 48)
 ALL = Choice(kinds=tuple(Kind), smallest=1)
+#: Two that fit a site of `stack()`, a kind that it might have, and two that fit nothing.
+PATTERNS = ("layers.0.u*", "block:0", "kind:conv", "layers.7.*", "kind:tabel")
 
 
 def stack(blocks: int = 3) -> ir.Model:
@@ -47,6 +55,38 @@ def chosen(choice: Choice, model: ir.Model) -> list[str]:
 
 def missed(choice: Choice, model: ir.Model) -> list[Miss]:
     return [miss for miss in map(choice.verdict, sites(model)) if miss is not None]
+
+
+@pytest.mark.parametrize(
+    "pass_",
+    [
+        QuantizeWeights(ignore=PATTERNS),
+        QuantizeCodebook(ignore=PATTERNS),
+        QuantizeBinary(ignore=PATTERNS),
+        QuantizeDynamic(ignore=PATTERNS),
+        QuantizeStatic(ignore=PATTERNS),
+        Cast(ignore=PATTERNS),
+        SmoothActivations(ignore=PATTERNS),
+        MixPrecision(ignore=PATTERNS),
+    ],
+    ids=lambda each: each.name,
+)
+def test_a_pattern_that_spares_nothing_is_told(pass_: Pass) -> None:
+    context = Context(calibration=Calibration([{"ids": np.arange(12).reshape(2, 6)}]))
+    for found in (pass_.explain(stack(3), context), pass_.apply(stack(3), context)):
+        told = [each.place for each in found.findings if each.place.startswith("ignore=")]
+        assert told == ["ignore=layers.7.*", "ignore=kind:tabel"]
+        assert all(
+            each.miss is not None and each.miss.rule == "ignore" for each in found.findings if each.place in told
+        )
+
+
+def test_attentions_are_spared_by_patterns_too() -> None:
+    model = graph("y = Attention(q, k, v)", inputs=dict.fromkeys("qkv", "float[2, 4, 8, 16]"))
+    name = next(node for node in model.graph if node.op_type == "Attention").name
+    for pattern, told in ((name or "y", []), ("other", ["ignore=other"])):
+        found = QuantizeStatic(attention=True, ignore=(pattern,)).explain(model, Context())
+        assert [each.place for each in found.findings if each.place.startswith("ignore=")] == told
 
 
 @pytest.mark.parametrize("name", HELD)

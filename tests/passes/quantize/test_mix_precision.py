@@ -104,9 +104,9 @@ def test_mixed_bits_drop_less_than_the_same_for_all_and_as_much_as_predicted(sen
     assert bits["w1"] < bits["w0"]
 
 
-@pytest.mark.parametrize("algorithm", ["gptq", "hqq", "awq"])
-def test_any_algorithm_stores_the_bits_that_were_chosen(algorithm: str) -> None:
-    made = replace(MIX, algorithm=algorithm)  # type: ignore[arg-type]
+@pytest.mark.parametrize(("algorithm", "clip"), [("gptq", False), ("gptq", True), ("hqq", False), ("awq", False)])
+def test_any_algorithm_stores_the_bits_that_were_chosen(algorithm: str, clip: bool) -> None:
+    made = replace(MIX, algorithm=algorithm, clip=clip)  # type: ignore[arg-type]
     model, found = _applied(made)
     for name, bits in _bits(found).items():
         stored = next(key for key in model.graph.initializers if key.startswith(f"{name}_quantized"))

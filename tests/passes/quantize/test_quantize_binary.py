@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -20,7 +20,7 @@ from tersor.passes.quantize.methods.multibinary import alternating, greedy, refi
 from tersor.passes.quantize.methods.ternary import ternary, trained_ternary
 from tersor.passes.quantize.quantize_binary import QuantizeBinary
 from tersor.passes.weights import Codebook, Planes, Quantized
-from tersor.tests.passes.quantize.holding import HELD, normal
+from tersor.tests.passes.quantize.holding import HELD, LEFT, normal
 from tersor.tests.support import apply, distance, misses, on_onnxruntime
 
 X = {"x": "float[batch, 32]"}
@@ -42,8 +42,8 @@ ALGORITHMS: dict[str, tuple[dict[str, object], Callable[[np.ndarray], Planes | Q
         lambda weight: trained_ternary(weight, group=0),
     ),
     "trained-ternary, groups": (
-        {"algorithm": "trained-ternary", "group": 5, "threshold": 0.05},
-        lambda weight: trained_ternary(weight, group=5, threshold=0.05),
+        {"algorithm": "trained-ternary", "group": 9, "threshold": 0.05},
+        lambda weight: trained_ternary(weight, group=9, threshold=0.05),
     ),
 }
 KINDS = ("matmul", "matmul, half", "gemm, transB", "conv, groups", "conv-transpose", "table", "lstm", "gru")
@@ -133,24 +133,21 @@ def test_the_error_falls_with_planes_and_with_better_algorithms() -> None:
     assert three < whole < loss(algorithm="trained-ternary", threshold=0.05)
 
 
-@pytest.mark.parametrize(
-    ("model", "options", "rule"),
-    [
-        (graph("y = MatMul(x, w)", inputs=X, w=W), {"only": ("other*",)}, "only"),
-        (graph("y = MatMul(x, w)", inputs=X, w=W), {"ignore": ("w",)}, "ignore"),
-        (graph("y = MatMul(x, w)", inputs=X, w=W), {"ignore": ("kind:linear",)}, "ignore"),
-        (graph("y = MatMul(x, w)", inputs=X, w=W), {"smallest": 5000}, "size"),
-        (graph("y = Gather(w, i)", inputs={"i": "int64[batch]"}, w=W), {}, "kind"),
-        (graph("y = Conv(x, w)", inputs={"x": "float[1, 8, time]"}, w=normal(64, 8, 3)), {}, "kind"),
-        (HELD["lstm"].model, {"recurrent": False}, "kind"),
-        (graph("y = MatMul(x, w)", inputs=X, w=np.where(W > 2, np.nan, W)), {}, "finite"),
-        (graph("y = MatMul(x, w)", inputs=X, w=np.where(W > 2, np.inf, W)), {}, "finite"),
-        (graph("y = MatMul(x, w)", inputs={"x": "double[batch, 32]"}, w=W.astype(np.float64)), {}, "dtype"),
-        (graph("a = MatMul(x, w)", "b = MatMul(x, w)", "y = Add(a, b)", inputs=X, w=W), {}, "tied"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_left_alone(model: ir.Model, options: dict[str, object], rule: str) -> None:
+_PLAIN = HELD["matmul"].model
+OTHERS_LEFT: dict[str, tuple[ir.Model, Mapping[str, object], str]] = LEFT | {
+    "a scale for each weight": (_PLAIN, {"algorithm": "ternary", "group": 1}, "bytes"),
+    "more levels than weights": (_PLAIN, {"algorithm": "trained-ternary", "group": 2}, "bytes"),
+    "a scale for each weight of both directions": (
+        HELD["lstm"].model,
+        {"algorithm": "ternary", "group": 1},
+        "bytes",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS_LEFT)
+def test_left_alone(name: str) -> None:
+    model, options, rule = OTHERS_LEFT[name]
     assert {miss.rule for miss in misses(QuantizeBinary(**options), model)} == {rule}
 
 

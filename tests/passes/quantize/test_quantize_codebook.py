@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -23,7 +23,7 @@ from tersor.passes.quantize.methods.word2bits import word2bits
 from tersor.passes.quantize.quantize_codebook import QuantizeCodebook
 from tersor.passes.quantize.quantize_weights import QuantizeWeights
 from tersor.passes.weights import Codebook
-from tersor.tests.passes.quantize.holding import HELD, normal
+from tersor.tests.passes.quantize.holding import HELD, LEFT, normal
 from tersor.tests.support import apply, distance, misses, on_onnxruntime
 
 X = {"x": "float[batch, 32]"}
@@ -153,33 +153,19 @@ def test_the_error_falls_with_bits() -> None:
     assert loss(codebook="residual", bits=4, stages=3) < loss(codebook="residual", bits=4, stages=1)
 
 
-WIDE = 30 * W
+_PLAIN = HELD["matmul"].model
+OTHERS_LEFT: dict[str, tuple[ir.Model, Mapping[str, object], str]] = LEFT | {
+    "as many vectors as rows, and then some": (_PLAIN, {"codebook": "residual", "width": 0}, "bytes"),
+    "more numbers than weights": (_PLAIN, {"codebook": "kmeans", "group": 1, "bits": 8}, "bytes"),
+    # at this scale the density of every weight is below the threshold
+    "outliers alone": (graph("y = MatMul(x, w)", inputs=X, w=30 * W), {"codebook": "gobo"}, "bytes"),
+    "vectors as long as the rows": (HELD["lstm"].model, {"codebook": "product", "width": 32}, "bytes"),
+}
 
 
-@pytest.mark.parametrize(
-    ("model", "options", "rule"),
-    [
-        (graph("y = MatMul(x, w)", inputs=X, w=W), {"only": ("other*",)}, "only"),
-        (graph("y = MatMul(x, w)", inputs=X, w=W), {"ignore": ("w",)}, "ignore"),
-        (graph("y = MatMul(x, w)", inputs=X, w=W), {"ignore": ("kind:linear",)}, "ignore"),
-        (graph("y = MatMul(x, w)", inputs=X, w=W), {"smallest": 5000}, "size"),
-        (graph("y = Gather(w, i)", inputs={"i": "int64[batch]"}, w=W), {}, "kind"),
-        (graph("y = Conv(x, w)", inputs={"x": "float[1, 8, time]"}, w=normal(64, 8, 3)), {}, "kind"),
-        (HELD["lstm"].model, {"recurrent": False}, "kind"),
-        (graph("y = MatMul(x, w)", inputs=X, w=np.where(W > 2, np.nan, W)), {}, "finite"),
-        (graph("y = MatMul(x, w)", inputs=X, w=np.where(W > 2, np.inf, W)), {}, "finite"),
-        (graph("y = MatMul(x, w)", inputs={"x": "double[batch, 32]"}, w=W.astype(np.float64)), {}, "dtype"),
-        (graph("a = MatMul(x, w)", "b = MatMul(x, w)", "y = Add(a, b)", inputs=X, w=W), {}, "tied"),
-        # as many vectors as rows, and then some
-        (graph("y = MatMul(x, w)", inputs=X, w=W), {"codebook": "residual", "width": 0}, "bytes"),
-        (graph("y = MatMul(x, w)", inputs=X, w=W), {"codebook": "kmeans", "group": 1, "bits": 8}, "bytes"),
-        # at this scale the density of every weight is below the threshold
-        (graph("y = MatMul(x, w)", inputs=X, w=WIDE), {"codebook": "gobo"}, "bytes"),
-        (HELD["lstm"].model, {"codebook": "product", "width": 32}, "bytes"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_left_alone(model: ir.Model, options: dict[str, object], rule: str) -> None:
+@pytest.mark.parametrize("name", OTHERS_LEFT)
+def test_left_alone(name: str) -> None:
+    model, options, rule = OTHERS_LEFT[name]
     assert {miss.rule for miss in misses(QuantizeCodebook(**options), model)} == {rule}
 
 

@@ -128,6 +128,13 @@ class TestLinear:
         apply(QuantizeDynamic(headroom=headroom), model)  # type: ignore[arg-type]
         is_quantized(model, "w", W, 1, bits=bits, paired=paired)
 
+    @pytest.mark.parametrize(("text", "axis", "paired"), [("MatMul(x, w)", 2, 1), ("MatMul(w, x)", 1, 2)])
+    def test_headroom_of_a_matrix_with_more_axes(self, text: str, axis: int, paired: int) -> None:
+        weight = np.abs(W if axis == 2 else W.T)[None]
+        model = graph(f"y = {text}", inputs={"x": "float[4, 5, 32]" if axis == 2 else "float[4, 32, 5]"}, w=weight)
+        apply(QuantizeDynamic(), model)
+        is_quantized(model, "w", weight, axis, paired=paired)
+
     def test_the_new_nodes_stand_for_the_layer(self) -> None:
         model = linear()
         apply(QuantizeDynamic(), model)
@@ -262,6 +269,8 @@ class TestChoice:
         assert made.apply(model, Context()) == explained
 
 
+#: Of a weight of 16 levels.
+CODES = np.arange(32 * 48, dtype=np.int32).reshape(32, 48) % 16
 REFUSED = [
     ("only", linear(), {"only": ("other",)}, "a name like other"),
     ("ignore", linear(), {"ignore": ("*",)}, "a name unlike *"),
@@ -284,6 +293,12 @@ REFUSED = [
     ("finite", linear(w=np.where(W > 3, np.nan, W).astype(np.float32)), {}, "without NaN"),
     ("finite", linear(w=np.where(W > 3, np.inf, W).astype(np.float32)), {}, "without NaN"),
     ("op", graph("y = Conv(x, k)", inputs={"x": "float[1, 64, 9, 9]"}, k=normal(32, 64, 1, 1)), {}, "MatMul or Gemm"),
+    (
+        "quantized",
+        graph("v = Gather(levels, codes)", "y = MatMul(x, v)", inputs=X, levels=normal(16), codes=CODES),
+        {},
+        "not quantized yet",
+    ),
 ]
 
 

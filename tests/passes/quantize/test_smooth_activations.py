@@ -13,6 +13,7 @@ from tersor.ir.text import graph, lines
 from tersor.passes.base import Context, Outcome
 from tersor.passes.edit import constant_of
 from tersor.passes.quantize.methods.smooth import smooth
+from tersor.passes.quantize.quantize_codebook import QuantizeCodebook
 from tersor.passes.quantize.quantize_dynamic import QuantizeDynamic
 from tersor.passes.quantize.smooth_activations import SmoothActivations
 from tersor.passes.statistics import Calibration
@@ -151,6 +152,12 @@ def test_a_site_that_is_left_out_keeps_its_neighbours_as_they_are() -> None:
 def test_quantized_weights_are_left_alone() -> None:
     model = block()
     QuantizeDynamic(smallest=1).apply(model, Context())
+    assert {miss.rule for miss in misses(SmoothActivations(multiply=True), model)} == {"quantized"}
+
+
+def test_weights_that_nodes_compute_are_told_of() -> None:
+    model = block()
+    QuantizeCodebook(smallest=1).apply(model, Context())
     assert {miss.rule for miss in misses(SmoothActivations(multiply=True), model)} == {"quantized"}
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tersor.ir.runner import runner
 from tersor.passes.edit import Tape
 from tersor.passes.weights import Affine, Quantized
-from tersor.tests.passes.weights.emitted import model_of
+from tersor.tests.passes.weights.emitted import is_computed, is_counted, model_of
 from tersor.tests.support import on_onnxruntime
 
 RNG = np.random.default_rng(0)
@@ -60,18 +59,12 @@ def test_a_weight_is_values_times_scales_plus_offsets(name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_nodes_compute_what_the_weight_stands_for(name: str) -> None:
-    weight = CASES[name]
-    model = model_of(weight)
-    np.testing.assert_array_equal(on_onnxruntime(model, {})[0], weight.dense())
-    np.testing.assert_array_equal(runner(model)({})["y"], weight.dense())
+    is_computed(CASES[name])
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_bytes_are_those_that_are_stored(name: str) -> None:
-    """Shapes and bounds, a few numbers whatever the weight's size, are not counted."""
-    weight, tape = CASES[name], Tape()
-    weight.emit(tape, "w")
-    assert weight.bytes == sum(value.const_value.nbytes for value in tape.weights if value.const_value is not None)
+    is_counted(CASES[name])
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -7,11 +7,9 @@ from itertools import product
 
 import numpy as np
 import pytest
-from tersor.ir.runner import runner
 from tersor.passes.edit import Tape
 from tersor.passes.weights import Codebook, Quantized
-from tersor.tests.passes.weights.emitted import model_of
-from tersor.tests.support import on_onnxruntime
+from tersor.tests.passes.weights.emitted import is_computed, is_counted, model_of
 
 RNG = np.random.default_rng(0)
 
@@ -111,18 +109,12 @@ def test_a_weight_is_scaled_sums_of_entries(name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_nodes_compute_what_the_weight_stands_for(name: str) -> None:
-    weight = CASES[name]
-    model = model_of(weight)
-    np.testing.assert_array_equal(on_onnxruntime(model, {})[0], weight.dense())
-    np.testing.assert_array_equal(runner(model)({})["y"], weight.dense())
+    is_computed(CASES[name])
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_bytes_are_those_that_are_stored(name: str) -> None:
-    """Shapes and bounds, a few numbers whatever the weight's size, are not counted."""
-    weight, tape = CASES[name], Tape()
-    weight.emit(tape, "w")
-    assert weight.bytes == sum(value.const_value.nbytes for value in tape.weights if value.const_value is not None)
+    is_counted(CASES[name])
 
 
 def test_nothing_is_left_that_a_runtime_does_not_fold() -> None:

@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as arrays
 from tersor.ir.runner import runner
 from tersor.passes.edit import Tape
 from tersor.passes.weights import packing
+from tersor.tests.passes.weights.emitted import taped
 from tersor.tests.support import on_onnxruntime
 
 SHAPES = arrays.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=9)
@@ -20,15 +21,8 @@ def model_of(codes: np.ndarray, bits: int) -> ir.Model:
     tape = Tape()
     result = packing.emit(tape, codes, bits, "w")
     result = tape("Identity", result)
-    result.name, result.type, result.shape = "y", ir.TensorType(ir.DataType.UINT8), ir.Shape(codes.shape)
-    for number, value in enumerate(tape.constants):
-        value.name = f"constant_{number}"
-    stored = [*tape.weights, *tape.constants]
-    body = ir.Graph([], [result], nodes=tape.nodes, initializers=stored, opset_imports={"": 23, "tersor": 1}, name="g")
-    model = ir.Model(body, ir_version=10)
-    for function in tape.functions:
-        function.declare(model)
-    return model
+    result.type, result.shape = ir.TensorType(ir.DataType.UINT8), ir.Shape(codes.shape)
+    return taped(tape, result)
 
 
 @given(st.integers(1, 8), SHAPES, st.integers(0, 9))

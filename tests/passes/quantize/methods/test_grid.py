@@ -48,30 +48,51 @@ def test_no_weight_is_cut_off_by_more_than_a_step(scheme: Scheme) -> None:
         assert (np.abs(found[rows] - weight[rows]) <= allowed).all()
 
 
+def _grids(part: np.ndarray, scheme: Scheme, cut: float) -> list[tuple[float, float]]:
+    """The scales and zero points by which the ends of a group are cut off by `cut` steps."""
+    high, low = max(part.max(), 0.0), min(part.min(), 0.0)
+    if not scheme.symmetric:
+        step = (high - low) / (scheme.high + 2 * cut)
+        return [(step, min(max(round(-low / step - cut), 0), scheme.high))]
+    near, far = scheme.high + cut, cut - scheme.low
+    return [(max(high / near, -low / far), 0.0), (-max(high / far, -low / near), 0.0)]
+
+
+def _squared(part: np.ndarray, step: float, origin: float, scheme: Scheme) -> float:
+    codes = np.clip(np.rint(part / step) + origin, scheme.low, scheme.high)
+    return float(((part - (codes - origin) * step) ** 2).sum())
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7])
-def test_symmetric_grids_of_few_bits_are_the_better_of_two(bits: int) -> None:
-    scheme = Scheme(bits=bits, group=6)
-    weight = _weight(24, 4)
+def test_grids_of_few_bits_are_the_best_of_those_that_cut_off_half_a_step_at_most(bits: int, symmetric: bool) -> None:
+    scheme = Scheme(bits=bits, group=6, symmetric=symmetric)
+    weight, cuts = _weight(24, 4), set()
     for column, rows in itertools.product(range(4), scheme.groups(24)):
         part = weight[rows, column].astype(np.float64)
-        extreme = part[np.abs(part).argmax()]
-        upright = max(part.max() / scheme.high, part.min() / scheme.low)
-        mirrored = max(-part.min() / scheme.high, part.max() / -scheme.low)
-        # the least that cuts nothing off, and the one whose far end is the largest weight
-        steps = [min(upright, -mirrored, key=abs), extreme / scheme.low]
-        lost = [((part - np.clip(np.rint(part / step), scheme.low, scheme.high) * step) ** 2).sum() for step in steps]
+        # of the two around zero, the finer one; and the one whose far end is the largest weight
+        tried = {cut: min(_grids(part, scheme, cut), key=lambda grid: abs(grid[0])) for cut in (0.0, 0.25, 0.5)}
+        lost = {cut: _squared(part, *found, scheme) for cut, found in tried.items()}
+        if symmetric:
+            lost[-1.0] = _squared(part, part[np.abs(part).argmax()] / scheme.low, 0.0, scheme)
+        cuts.add(min(lost, key=lambda cut: lost[cut]))
         found = nearest(weight[rows, column : column + 1], scheme).dense()[:, 0].astype(np.float64)
         # scales are rounded to float32
-        assert ((part - found) ** 2).sum() <= min(lost) * (1 + 1e-3)
+        np.testing.assert_allclose(((part - found) ** 2).sum(), min(lost.values()), rtol=1e-3)
+    assert len(cuts) > 1
 
 
-def test_symmetric_scales_reach_both_ends_and_no_further() -> None:
-    scale, zero = fit(np.array([[7.0, 3.0], [-4.0, -8.0]]), Scheme(bits=4))
-    # 7 is the far end of the first grid, -8 of the second
-    assert scale.tolist() == [[-0.875, 1.0]]
-    assert zero.tolist() == [[0.0, 0.0]]
-    upright, _ = fit(np.array([[127.0], [-4.0]]), Scheme(bits=8))
-    assert upright.tolist() == [[1.0]]
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_no_grid_of_8_bits_cuts_off(symmetric: bool) -> None:
+    scheme = Scheme(bits=8, group=6, symmetric=symmetric)
+    weight = _weight(24, 4)
+    scale, zero = fit(weight, scheme)
+    for (column, rows), step, origin in zip(
+        itertools.product(range(4), scheme.groups(24)), scale.T.reshape(-1), zero.T.reshape(-1), strict=True
+    ):
+        expected, middle = min(_grids(weight[rows, column].astype(np.float64), scheme, 0.0), key=lambda grid: -grid[0])
+        np.testing.assert_allclose(step, expected, rtol=1e-6)
+        assert origin == middle
 
 
 @pytest.mark.parametrize("scheme", [Scheme(bits=4, group=5), Scheme(bits=3, symmetric=False)], ids=str)

@@ -137,6 +137,12 @@ def test_all_numbers_are_within_the_whole_percentile() -> None:
         assert percentile(seen(numbers), fraction=1.0) == (numbers.min(), numbers.max())
 
 
+def test_quantiles_in_one_bin_cut_nothing_off() -> None:
+    numbers = np.zeros(1000, np.float32)
+    numbers[:5] = [-2.0, 1.0, 3.0, 4.0, 5.0]
+    assert percentile(seen(numbers), fraction=0.9) == (-2.0, 5.0)
+
+
 @pytest.mark.parametrize("fraction", [0.0, 1.1, math.nan])
 def test_other_fractions_are_refused(fraction: float) -> None:
     with pytest.raises(ValueError, match="a fraction above 0 and at most 1, found"):

@@ -11,18 +11,7 @@ from tersor.passes.quantize.methods.gram import level
 from tersor.passes.quantize.methods.grid import Scheme, nearest
 from tersor.passes.quantize.methods.refine import refine
 from tersor.passes.weights import Quantized
-
-SCHEMES = [
-    Scheme(bits=bits, group=group, symmetric=symmetric)
-    for bits, group, symmetric in itertools.product((2, 4), (0, 4, 5), (True, False))
-]
-DAMPING = 0.01
-
-
-def _problem(seed: int, rows: int = 16, columns: int = 5, tokens: int = 40) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    inputs = rng.standard_normal((tokens, 3)) @ rng.standard_normal((3, rows)) + rng.standard_normal((tokens, rows))
-    return rng.standard_normal((rows, columns)).astype(np.float32), inputs.T @ inputs
+from tersor.tests.passes.quantize.methods.problems import DAMPING, SCHEMES, problem
 
 
 def _errors(dense: np.ndarray, weight: np.ndarray, gram: np.ndarray) -> np.ndarray:
@@ -51,7 +40,7 @@ def _naive_sweep(weight: np.ndarray, gram: np.ndarray, start: Quantized, scheme:
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 def test_a_sweep_puts_each_value_at_the_best_point_in_turn(scheme: Scheme) -> None:
-    weight, gram = _problem(0)
+    weight, gram = problem(0)
     start = nearest(weight, scheme)
     found = refine(weight, gram, start, scheme, sweeps=1, rescale=False)
     np.testing.assert_array_equal(found.values, _naive_sweep(weight, gram, start, scheme))
@@ -59,7 +48,7 @@ def test_a_sweep_puts_each_value_at_the_best_point_in_turn(scheme: Scheme) -> No
 
 
 def test_blocks_of_rows_change_nothing() -> None:
-    weight, gram = _problem(1, rows=150, columns=2, tokens=200)
+    weight, gram = problem(1, rows=150, columns=2, tokens=200)
     scheme = Scheme(bits=2, group=50)
     start = nearest(weight, scheme)
     found = refine(weight, gram, start, scheme, sweeps=1, rescale=False)
@@ -70,7 +59,7 @@ def test_blocks_of_rows_change_nothing() -> None:
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 def test_no_column_gets_worse_with_more_sweeps(scheme: Scheme, rescale: bool) -> None:
     for seed in range(5):
-        weight, gram = _problem(seed)
+        weight, gram = problem(seed)
         rounded = nearest(weight, scheme)
         for start in (rounded, gptq(weight, gram, scheme)):
             found = [refine(weight, gram, start, scheme, sweeps=count, rescale=rescale) for count in range(4)]
@@ -84,7 +73,7 @@ def test_no_column_gets_worse_with_more_sweeps(scheme: Scheme, rescale: bool) ->
 
 def test_a_scale_becomes_the_one_of_least_squares() -> None:
     """One value a column, all others zero: s = (u.T H w) / (u.T H u)."""
-    weight, gram = _problem(2)
+    weight, gram = problem(2)
     scheme = Scheme(bits=8)
     start = nearest(weight, scheme)
     found = refine(weight, gram, start, scheme, sweeps=1)
@@ -96,7 +85,7 @@ def test_a_scale_becomes_the_one_of_least_squares() -> None:
 
 
 def test_what_is_exact_stays() -> None:
-    weight, gram = _problem(3)
+    weight, gram = problem(3)
     start = nearest(weight, Scheme(bits=4, group=4))
     found = refine(start.dense(), gram, start, Scheme(bits=4, group=4))
     np.testing.assert_array_equal(found.values, start.values)
@@ -112,7 +101,7 @@ def test_zeros_of_any_size_stay_zeros(shape: tuple[int, int], symmetric: bool) -
 
 
 def test_inputs_that_are_always_zero_are_rounded_to_the_nearest() -> None:
-    weight, gram = _problem(4)
+    weight, gram = problem(4)
     gram[5], gram[:, 5] = 0.0, 0.0
     scheme = Scheme(bits=4)
     start = gptq(weight, gram, scheme)
@@ -121,7 +110,7 @@ def test_inputs_that_are_always_zero_are_rounded_to_the_nearest() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    weight, gram = _problem(5)
+    weight, gram = problem(5)
     scheme = Scheme(bits=4, group=4)
     start = nearest(weight, scheme)
     for match, arguments, options in [
