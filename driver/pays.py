@@ -23,7 +23,7 @@ from ..backends.base import Backend, Session
 from ..ir.errors import TersorError, unsupported
 from ..ir.feeds import Array, Feeds
 from ..ir.runner import watch
-from ..ir.site import sites
+from ..ir.site import Site, sites
 from ..ir.weight import resolve
 from ..passes.base import Candidate, Context, Miss, Pass
 from ..passes.pipeline import title
@@ -75,8 +75,11 @@ class Pays:
 
     def __call__(self, made: Pass, model: ir.Model, site: Candidate) -> Miss | None:
         """Why the site stays as it was; None where the pass goes on."""
-        if site.node.graph is not model.graph or not any(backend.quick for backend in self.backends):
+        if site.node.graph is not model.graph:
             return None
+        if not any(backend.quick for backend in self.backends):
+            # what stores nothing is taken for its speed alone
+            return None if isinstance(site, Site) else _UNTIMED
         self._watch(model, site)
         fed = {value.name or "": self._seen.get(value.name or "") for value in _read(site.node)}
         known = {name: array for name, array in fed.items() if array is not None}
@@ -134,6 +137,9 @@ class Pays:
         if not slower:
             return None
         return Miss("speed", ", ".join(slower), "a kernel at least as fast; --size-first takes it all the same")
+
+
+_UNTIMED = Miss("speed", "not timed: the target takes long to compile", "a speed; --size-first takes it all the same")
 
 
 def _slower(speed: Interval) -> bool:

@@ -42,7 +42,7 @@ class Cast(WeightPass):
         of float32; float8_e4m3fn has 4 and float8_e5m2 3, with a scale for each output.
     embeddings, convolutions, recurrent: take in sites of these kinds beside linear ones.
     smallest: sites with fewer weights than this stay as they are.
-    only, ignore: glob patterns over site names, `kind:..` and `block:..` (`tersor inspect` lists them).
+    only, ignore: glob patterns over site names, `kind:..` and `block:..` (`tersor explain` lists them).
     """
 
     name: ClassVar[str] = "cast"

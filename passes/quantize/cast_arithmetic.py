@@ -41,6 +41,8 @@ _LARGEST = {
 }
 #: Results nearer to the largest float16 than this part of it stay float32: other data reach further.
 _MARGIN = 0.5
+#: Larger than any scale: what is multiplied by it is masked.
+_MASKING = 1e30
 _DTYPES = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
 #: A constant of more numbers than this makes features of what it is multiplied by.
 _FEW = 1 << 10
@@ -106,15 +108,18 @@ class CastArithmetic(Pass):
         return allowed
 
     def _vanishes(self, node: ir.Node, value: ir.Value) -> bool:
-        """Whether a constant that others are divided or multiplied by has numbers too small for the type."""
+        """Whether a constant that others are divided or multiplied by has numbers too small or too large for the type.
+
+        What is larger than any factor masks: it is cut to the type's largest number.
+        """
         if self.dtype != "float16" or value.dtype != ir.DataType.FLOAT or not is_constant(value):
             return False
-        if not is_op(node, "DequantizeLinear", "QuantizeLinear", "Div"):
+        if not is_op(node, "DequantizeLinear", "QuantizeLinear", "Div", "Mul"):
             return False
         array = constant_of(value)
         assert array is not None
-        least = np.abs(array[array != 0]).min(initial=np.inf)
-        return bool(least < np.finfo(np.float16).smallest_normal)
+        sizes, held = np.abs(array[array != 0]), np.finfo(np.float16)
+        return bool(((sizes < held.smallest_normal) | ((sizes > held.max) & (sizes < _MASKING))).any())
 
     def _ranged(
         self, model: ir.Model, verdicts: dict[ir.Node, Floats | Miss], context: Context

@@ -96,13 +96,13 @@ def names(site: Site) -> list[str]:
 
 def idle(patterns: Iterable[str], known: Collection[Collection[str]]) -> list[str]:
     """The patterns that fit nothing; kinds that a model may well have none of do not count."""
-    kinds = {f"kind:{kind.value}" for kind in Kind}
+    kinds = {f"kind:{kind.value}" for kind in Kind} | {"kind:attention"}
     return [each for each in patterns if each not in kinds and not any(named(found, [each]) for found in known)]
 
 
 def _idle(pattern: str) -> Finding:
     return Finding(
-        f"ignore={pattern}", miss=Miss("ignore", pattern, "a pattern that fits a site; tersor inspect lists them")
+        f"ignore={pattern}", miss=Miss("ignore", pattern, "a pattern that fits a site; tersor explain lists them")
     )
 
 

@@ -62,7 +62,7 @@ class MixPrecision(WeightPass):
     group, algorithm, symmetric, clip, refine, rank, sequential: as `quantize-weights` has them.
     embeddings, convolutions, recurrent: take in sites of these kinds beside linear ones.
     smallest: sites with fewer weights than this stay as they are.
-    only, ignore: glob patterns over site names, `kind:..` and `block:..` (`tersor inspect` lists them).
+    only, ignore: glob patterns over site names, `kind:..` and `block:..` (`tersor explain` lists them).
     """
 
     name: ClassVar[str] = "mix-precision"

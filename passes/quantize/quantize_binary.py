@@ -63,7 +63,7 @@ class QuantizeBinary(WeightPass):
     threshold: trained-ternary's, as a part of the largest magnitude (0.05 in the paper); the best one unless told.
     embeddings, convolutions, recurrent: take in sites of these kinds beside linear ones.
     smallest: sites with fewer weights than this stay as they are.
-    only, ignore: glob patterns over site names, `kind:..` and `block:..` (`tersor inspect` lists them).
+    only, ignore: glob patterns over site names, `kind:..` and `block:..` (`tersor explain` lists them).
     """
 
     name: ClassVar[str] = "quantize-binary"

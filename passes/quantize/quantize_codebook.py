@@ -81,7 +81,7 @@ class QuantizeCodebook(WeightPass):
     exponent: adaptivfloat: bits of the exponent, 3.
     embeddings, convolutions, recurrent: take in sites of these kinds beside linear ones.
     smallest: sites with fewer weights than this stay as they are.
-    only, ignore: glob patterns over site names, `kind:..` and `block:..` (`tersor inspect` lists them).
+    only, ignore: glob patterns over site names, `kind:..` and `block:..` (`tersor explain` lists them).
     """
 
     name: ClassVar[str] = "quantize-codebook"

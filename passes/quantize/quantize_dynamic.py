@@ -42,7 +42,7 @@ class QuantizeDynamic(Pass):
     headroom: against saturation on x86 CPUs without VNNI, which add pairs of 8-bit products in 16 bits. `pairs` scales
         each channel so that no pair of neighbouring weights can; `bits` uses 7 bits; `none` trusts the CPU.
     smallest: sites with fewer weights than this stay as they are.
-    only, ignore: glob patterns over site names, `kind:..` and `block:..` (`tersor inspect` lists them).
+    only, ignore: glob patterns over site names, `kind:..` and `block:..` (`tersor explain` lists them).
     """
 
     name: ClassVar[str] = "quantize-dynamic"

@@ -69,7 +69,7 @@ class QuantizeStatic(WeightPass):
     shares: attention's probabilities on one grid of [0, 1] for the `tensor`, or each `row` over its largest, which is
         slower and for rows that spread over hundreds of keys.
     smallest: sites with fewer weights than this stay as they are.
-    only, ignore: glob patterns over names of sites and attentions, `kind:..` and `block:..` (`tersor inspect` lists
+    only, ignore: glob patterns over names of sites and attentions, `kind:..` and `block:..` (`tersor explain` lists
         them).
     """
 
@@ -99,6 +99,10 @@ class QuantizeStatic(WeightPass):
             raise OptionError(f"{self.name}: expected 8 bits without groups where weights have one scale in all")
         if self.type in FLOATS8 and not whole:
             raise OptionError(f"{self.name}: expected 8 bits without groups where activations are {self.type}")
+        if self.attention and self.correct != "none":
+            raise OptionError(
+                f"{self.name}: corrections know nothing of what attention=true rounds; leave one of both out"
+            )
         if self.attention and INTEGERS.get(self.type) != 8:
             raise OptionError(f"{self.name}: expected activations of uint8 or int8 with attention, found {self.type}")
 

@@ -69,7 +69,7 @@ class QuantizeWeights(WeightPass):
         run.
     embeddings, convolutions, recurrent: take in sites of these kinds beside linear ones.
     smallest: sites with fewer weights than this stay as they are.
-    only, ignore: glob patterns over site names, `kind:..` and `block:..` (`tersor inspect` lists them).
+    only, ignore: glob patterns over site names, `kind:..` and `block:..` (`tersor explain` lists them).
     """
 
     name: ClassVar[str] = "quantize-weights"

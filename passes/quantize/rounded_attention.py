@@ -6,10 +6,10 @@
 
 Lossy. The scores stay floats, and so does the softmax. `s` is in the step that queries are read back by. Of each
 product the left side is on the grid that the options say, the right side on one of int8 around zero. A probability is
-at most one whatever the data, so its grid needs no calibration: 255 steps, zero on it. A row that attends to more than
-510 keys alike is zero on it, and none is by row, for which the numbers are gone over twice more. Rows that may attend
-to nothing are zero, as ONNX says. A past is joined to what is new, and all of it rounded; what is kept for the next run
-is not.
+at most one whatever the data, so its grid needs no calibration: 255 steps, zero on it. A row that attends to 510
+keys or more alike is zero on it, and none is by row, for which the numbers are gone over twice more. Rows that may
+attend to nothing are zero, as ONNX says. A past is joined to what is new, and all of it rounded; what is kept for the
+next run is not.
 
 Left alone: what is not float32, queries, keys or values that are constant, subgraphs, a past whose present the model
 does not name, what calibration never sees, and what `attending.heads_of` does not know.

@@ -49,7 +49,7 @@ class SmoothActivations(Pass):
         that calibration found, so it wants plenty of data.
     bits, weight_bits: what activations and weights are to be quantized to, for the search.
     multiply: put a Mul in front of sites where nothing before them can take their scales.
-    only, ignore: glob patterns over site names, `kind:..` and `block:..` (`tersor inspect` lists them).
+    only, ignore: glob patterns over site names, `kind:..` and `block:..` (`tersor explain` lists them).
     """
 
     name: ClassVar[str] = "smooth-activations"

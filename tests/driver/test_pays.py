@@ -247,6 +247,13 @@ class TestAttention:
         outcome = self.MADE.apply(model, Context(calibration=Calibration([self.FEEDS]), pays=known))
         assert [finding.place for finding in outcome.misses] == ["Attention at y"]
 
+    def test_stays_where_nothing_is_timed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(type(create("onnxruntime")), "quick", False)
+        clock = Clock([FAST])
+        outcome = self.apply(self.model(), clock)
+        assert (outcome.matches, [miss.miss.rule for miss in outcome.misses if miss.miss]) == (0, ["speed"] * 3)
+        assert not clock.seen
+
     def test_with_size_first_nobody_asks(self) -> None:
         outcome = self.MADE.apply(self.model(), Context(calibration=Calibration([self.FEEDS])))
         assert (outcome.matches, outcome.misses) == (3, ())

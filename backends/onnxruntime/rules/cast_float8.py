@@ -48,6 +48,8 @@ class CastFloat8(Rewrite):
         if narrow not in _TYPES or wide is None or is_constant(value):
             kind = "a constant" if is_constant(value) else "" if narrow is None else narrow.name.lower()
             return Miss("dtype", kind, "activations of 8-bit floats", far=True)
+        if scale.dtype != wide or (is_op(node, "QuantizeLinear") and value.dtype != wide):
+            return Miss("dtype", "" if scale.dtype is None else scale.dtype.name.lower(), "scales of the numbers' type")
         factor = constant_of(scale)
         if factor is None or factor.size != 1 or attribute(node, "block_size", 0):
             return Miss("scale", scale.name or "", "one constant scale")

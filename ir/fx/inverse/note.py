@@ -124,7 +124,7 @@ def read(program: torch.export.ExportedProgram) -> tuple[oir.Model, str | None] 
         return None
     try:
         model = _filled(noted, program)
-    except (KeyError, TypeError, ValueError, RuntimeError, binascii.Error, zlib.error, DecodeError):
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, binascii.Error, zlib.error, DecodeError):
         return None
     signed = noted.get("digest")
     return None if model is None else (model, None if signed is None else str(signed))

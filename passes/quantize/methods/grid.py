@@ -77,10 +77,11 @@ def fit(weight: Array, scheme: Scheme) -> tuple[Floats, Floats]:
     Integer-Arithmetic-Only Inference, 2018, section 2.1 and equation 1).
 
     In fewer bits the group takes the one of least squared error of that grid and those whose ends cut off a quarter and
-    half a step: no weight is off by more than half a step then either, and all others are rounded more finely. Scales
-    of symmetric ones may be negative, so that the end which reaches further, -2^(bits - 1), is on either side; the grid
-    whose far end is the weight of largest magnitude is tried too. A group of zeros has the scale one. Raises ValueError
-    for weights that are not finite or no matrix.
+    half a step, by which all other weights are rounded more finely. Scales of symmetric ones may be negative, so that
+    the end which reaches further, -2^(bits - 1), is on either side; the grid whose far end is the weight of largest
+    magnitude is tried too. A group of zeros has the scale one.
+
+    Raises ValueError for weights that are not finite or no matrix.
     """
     checked, dtype = check(weight), float_of(weight)
     parts = [checked[rows] for rows in scheme.groups(len(checked))]

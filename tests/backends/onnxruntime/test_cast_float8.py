@@ -58,8 +58,9 @@ def test_the_numbers_are_those_of_the_type(dtype: type) -> None:
         (graph("y = DequantizeLinear(q, s)", inputs=X, q=np.ones((3, 8), E4M3), s=np.float32(2)), "dtype"),
         (pair(scale=np.ones(8, np.float32)), "scale"),
         (pair(zero=1), "zero point"),
+        (graph(QUANTIZE, inputs={"x": "float16[batch, 8]"}, s=np.float32(2), z=np.zeros((), E4M3)), "dtype"),
     ],
-    ids=["integers", "constant", "channels", "zero"],
+    ids=["integers", "constant", "channels", "zero", "wider scale"],
 )
 def test_left_alone(model: ir.Model, rule: str) -> None:
     assert {miss.rule for miss in misses(CastFloat8(), model)} == {rule}

@@ -162,8 +162,10 @@ def test_bfloat16_has_the_range() -> None:
         (graph("(q, s, z) = DynamicQuantizeLinear(x)", "y = DequantizeLinear(q, s, z)", inputs=X), {}, "op"),
         (graph("q = QuantizeLinear(x, s, z)", "y = DequantizeLinear(q, s, z)", inputs=X, s=np.float32(1e-6),
                z=np.uint8(3)), {}, "scale"),
+        (graph("y = Mul(x, s)", inputs=X, s=np.float32(1e-9)), {}, "scale"),
+        (graph("y = Div(x, s)", inputs=X, s=np.float32(1e6)), {}, "scale"),
     ],
-    ids=["exp", "product by name", "pattern", "dynamic", "small scale"],
+    ids=["exp", "product by name", "pattern", "dynamic", "small scale", "small factor", "large divisor"],
 )  # fmt: skip
 def test_a_node_that_stays_says_why(model: ir.Model, options: dict[str, object], rule: str) -> None:
     assert rule in {miss.rule for miss in misses(CastArithmetic(**options), model)}

@@ -30,8 +30,8 @@ from tersor.tests.support import misses, parse
 X = {"x": "float[batch, 32]"}
 W = normal(32, 48)
 ALL = Choice(kinds=tuple(Kind), smallest=1)
-#: Two that fit a site of `stack()`, a kind that it might have, and two that fit nothing.
-PATTERNS = ("layers.0.u*", "block:0", "kind:conv", "layers.7.*", "kind:tabel")
+#: Two that fit a site of `stack()`, kinds that it might have, and two that fit nothing.
+PATTERNS = ("layers.0.u*", "block:0", "kind:conv", "kind:attention", "layers.7.*", "kind:tabel")
 
 
 def stack(blocks: int = 3) -> ir.Model:

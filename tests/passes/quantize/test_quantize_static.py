@@ -337,20 +337,20 @@ def test_what_a_subgraph_computes_is_left() -> None:
 
 
 def test_what_branches_read_beside_the_graph_is_rounded_in_each() -> None:
-    model = graph("h = MatMul(x, w)", "y = Relu(h)", inputs={"x": "float[batch, 32]"}, w=W, v=W)
+    model = graph("h = MatMul(x, w)", "y = Relu(h)", inputs={"x": "float[batch, 32]"}, w=W, v=W, u=W)
     whole = inside_if(model)
     x, other = whole.graph.inputs[1], whole.graph.initializers["v"]
-    node = ir.node("MatMul", [x, other])
+    node = ir.node("MatMul", [x, whole.graph.initializers["u"]])
     node.outputs[0].name, node.outputs[0].type = "z", ir.TensorType(ir.DataType.FLOAT)
     whole.graph.append(node)
     whole.graph.outputs.append(node.outputs[0])
     batches = [{"cond": np.array(bool(number)), "x": normal(4, 32)} for number in range(2)]
-    # read in one branch alone, the weight is nobody else's
+    # a weight for each of the three products
     branch = next(each for each in whole.graph if each.op_type == "If").attributes["else_branch"].as_graph()
     product = next(each for each in branch if each.op_type == "MatMul")
     product.replace_input_with(1, other)
     original = runner(whole.clone())
-    QuantizeStatic().apply(whole, Context(calibration=Calibration(batches)))
+    assert QuantizeStatic().apply(whole, Context(calibration=Calibration(batches))).matches == 3
     assert violations(whole, Level.SEMANTIC) == []
     assert compare(original, runner(whole), batches).relative_l2 < 0.05
 

@@ -212,9 +212,6 @@ class TestHeadroom:
         signed = [array for array in codes.values() if array.dtype == np.int8]
         assert {(array.min(), array.max()) for array in signed} == {(lowest, highest)}
 
-    def test_pairs_of_products_fit_16_bits(self) -> None:
-        assert 2 * 255 * 64 < 1 << 15
-
 
 class TestFormula:
     @pytest.mark.parametrize("shares", ["tensor", "row"])
@@ -317,6 +314,12 @@ def test_three_dimensions_of_keys_of_another_length() -> None:
     feeds = feeds_of(model)
     after, _ = applied(model, feeds)
     assert runner(after)(feeds)["y"].shape == (2, 5, 16)
+
+
+@pytest.mark.parametrize("correct", ["bias", "least-squares"])
+def test_corrections_are_refused(correct: str) -> None:
+    with pytest.raises(OptionError, match="corrections know nothing of what attention=true rounds"):
+        QuantizeStatic(attention=True, correct=correct)
 
 
 @pytest.mark.parametrize("type", ["uint16", "int16", "float8_e4m3fn"])
