@@ -35,7 +35,12 @@ _SHORT = (torch.int8, torch.uint8, torch.int16, torch.uint16)
 _QUOTIENTS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def _spread(parameter: Tensor, x: Tensor, axis: int, block: int) -> Tensor:
+def limits(dtype: oir.DataType) -> tuple[int, int] | None:
+    """The least and the largest integer of a quantized type; None for others."""
+    return _LIMITS.get(dtype)
+
+
+def spread(parameter: Tensor, x: Tensor, axis: int, block: int) -> Tensor:
     """A scale or zero point as it broadcasts to x: one, one per place of the axis, or one per block along it."""
     if parameter.numel() == 1 and not block:
         return parameter.reshape(())
@@ -68,14 +73,14 @@ def quantize(
     """
     target = oir.DataType(dtype or output_dtype or oir.DataType.UINT8.value)
     by = torch_dtype(precision) if precision else scale.dtype if scale.dtype in _QUOTIENTS else torch.float32
-    y = _wide(x.to(by) / _spread(scale, x, axis, block_size).to(by))
+    y = _wide(x.to(by) / spread(scale, x, axis, block_size).to(by))
     if target not in _LIMITS:
         if zero is not None:
-            y = y + _spread(zero.to(y.dtype), x, axis, block_size)
+            y = y + spread(zero.to(y.dtype), x, axis, block_size)
         return cast(y, to=target.value, saturate=saturate)
     y = torch.round(y)
     if zero is not None:
-        y = y + _spread(zero.to(torch.int32), x, axis, block_size)
+        y = y + spread(zero.to(torch.int32), x, axis, block_size)
     low, high = _LIMITS[target]
     return y.clamp(low, high).to(torch_dtype(target.value))
 
@@ -98,7 +103,7 @@ def _by_blocks(
 ) -> Tensor:
     """compute(x, parameter), where the parameter has one number for each block of x along the axis."""
     if not block or x.shape[axis] != block * parameter.shape[axis]:
-        return compute(x, _spread(parameter, x, axis, block))
+        return compute(x, spread(parameter, x, axis, block))
     at = axis % x.dim()
     blocks = x.reshape(*x.shape[:at], parameter.shape[at], block, *x.shape[at + 1 :])
     return compute(blocks, parameter.unsqueeze(at + 1)).flatten(at, at + 1)
