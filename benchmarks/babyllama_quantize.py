@@ -104,7 +104,7 @@ def _speeds(
     config = babyllama.module().config
     past = np.zeros((1, config.kv_heads, 0, config.dim // config.heads), np.float32)
     empty = {f"past_{kind}_{layer}": past for kind in ("keys", "values") for layer in range(config.layers)}
-    data = [{"tokens": feeds["tokens"][:1, : config.context // 2], **empty} for feeds in sampled]
+    data = [{"tokens": feeds["tokens"][:1, : config.context // 4], **empty} for feeds in sampled]
     runs: dict[str, Run] = {}
     for name in found:
         if "error" not in found[name]:

@@ -140,9 +140,9 @@ def _babyllama() -> Workload:
         width = config.dim // config.heads
         keys, values = ([torch.randn(2, config.kv_heads, 5, width) for _ in range(config.layers)] for _ in range(2))
         names = [f"past_{kind}_{layer}" for kind in ("keys", "values") for layer in range(config.layers)]
-        window = config.context // 2
-        sizes = {name: {0: "batch", 2: ("past", 0, window)} for name in names}
-        dynamic: Dynamic = {"tokens": {0: "batch", 1: ("sequence", 1, window)}, **sizes}
+        # the prompt and the tokens decoded behind it, together no more than the context
+        sizes = {name: {0: "batch", 2: ("past", 0, config.context * 3 // 4)} for name in names}
+        dynamic: Dynamic = {"tokens": {0: "batch", 1: ("sequence", 1, config.context // 4)}, **sizes}
         return babyllama.Cached(model).eval(), (torch.arange(6).reshape(2, 3), keys, values), dynamic
 
     def items(run: Run) -> Sequence[Feeds]:

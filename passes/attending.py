@@ -184,3 +184,13 @@ def _dtype(node: ir.Node) -> int:
     query = node.inputs[0]
     assert query is not None and query.dtype is not None
     return int(query.dtype)
+
+
+def by_head(tape: Tape, value: ir.Value, heads: int) -> ir.Value:
+    """[batch, sequence, heads, size] of [batch, sequence, heads * size]"""
+    return tape("Reshape", value, tape.constant([0, 0, heads, -1], "shape"))
+
+
+def merged(tape: Tape, value: ir.Value) -> ir.Value:
+    """[batch, sequence, heads * size] of [batch, heads, sequence, size]"""
+    return tape("Reshape", tape("Transpose", value, perm=[0, 2, 1, 3]), tape.constant([0, 0, -1], "shape"))

@@ -26,7 +26,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from ...ir.level import Level
-from ...passes.attending import INPUTS, Heads, heads_of, is_read, mask_of, number, repeated
+from ...passes.attending import INPUTS, Heads, by_head, heads_of, is_read, mask_of, merged, number, repeated
 from ...passes.base import Match, Miss, Rewrite
 from ...passes.edit import Tape, replace
 
@@ -74,9 +74,7 @@ class DecomposeAttention(Rewrite):
             shares = tape("Mul", shares, mask.keep)
         attended = tape("MatMul", shares, every)
         if found.rank == 3:
-            attended = tape(
-                "Reshape", tape("Transpose", attended, perm=[0, 2, 1, 3]), tape.constant([0, 0, -1], "shape")
-            )
+            attended = merged(tape, attended)
         pairs = [
             (old, new)
             for old, new in zip(node.outputs, (attended, keys, values), strict=False)
@@ -89,7 +87,7 @@ def _by_position(tape: Tape, value: ir.Value | None, rank: int, heads: int) -> i
     """[batch, sequence, heads, size], the transposition in front of `value` undone where there is one."""
     assert value is not None
     if rank == 3:
-        return tape("Reshape", value, tape.constant([0, 0, heads, -1], "shape"))
+        return by_head(tape, value, heads)
     producer = value.producer()
     if producer is not None and producer.op_type == "Transpose" and _swaps_middle(producer):
         source = producer.inputs[0]

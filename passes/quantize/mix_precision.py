@@ -111,6 +111,10 @@ class MixPrecision(WeightPass):
             return outcome(verdicts, ignore=self.ignore)
         return _told(verdicts, chosen, self._plan(model, chosen, context), self.ignore)
 
+    def unfit(self, site: Site) -> Miss | None:
+        """Why a site that was chosen would be no smaller in the most bits there are to choose from."""
+        return self._storing(max(self.bits)).unfit(site)
+
     def _plan(self, model: ir.Model, chosen: Sequence[Site], context: Context) -> Plan:
         context.statistics(model, ())  # says so where there are no data
         storing = {bits: self._predicting(bits) for bits in sorted(self.bits)}

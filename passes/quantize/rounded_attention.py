@@ -29,7 +29,7 @@ import onnx_ir as ir
 from ...ir.block import block_of
 from ...ir.text import place
 from ...ir.walk import every_node
-from ..attending import INPUTS, Heads, Mask, heads_of, is_read, mask_of, repeated
+from ..attending import INPUTS, Heads, Mask, by_head, heads_of, is_read, mask_of, merged, repeated
 from ..base import Context, Finding, Miss, Pass
 from ..edit import Tape, is_constant, is_op, replace
 from ..statistics import Statistics, Want
@@ -136,7 +136,7 @@ def round_products(heads: Heads, grids: Grids, *, by_row: bool = False) -> None:
     for factor in (largest, _seen(tape, mask)):
         attended = attended if factor is None else tape("Mul", attended, factor)
     if heads.rank == 3:
-        attended = tape("Reshape", tape("Transpose", attended, perm=[0, 2, 1, 3]), tape.constant([0, 0, -1], "shape"))
+        attended = merged(tape, attended)
     pairs = [(old, new) for old, new in zip(node.outputs, (attended, *present), strict=False) if new is not None]
     replace(tape, [old for old, _ in pairs], [new for _, new in pairs], matched=[node])
 
@@ -167,7 +167,7 @@ def _keys_and_values(
     )
     keys, values = grids.key.rounded(tape, key), apart(grids.value.rounded(tape, value))
     if heads.rank == 3 and heads.heads == heads.key_heads:
-        across = tape("Transpose", _by_head(tape, keys, heads.heads), perm=[0, 2, 3, 1])
+        across = tape("Transpose", by_head(tape, keys, heads.heads), perm=[0, 2, 3, 1])
     else:
         across = tape("Transpose", repeated(tape, apart(keys), heads, key), perm=[0, 1, 3, 2])
     return across, repeated(tape, values, heads, value), present
@@ -207,12 +207,7 @@ def _name(node: ir.Node, at: int) -> str:
 
 def _heads_apart(tape: Tape, value: ir.Value, rank: int, heads: int) -> ir.Value:
     """[batch, heads, sequence, size]"""
-    return value if rank == 4 else tape("Transpose", _by_head(tape, value, heads), perm=[0, 2, 1, 3])
-
-
-def _by_head(tape: Tape, value: ir.Value, heads: int) -> ir.Value:
-    """[batch, sequence, heads, size] of [batch, sequence, heads * size]"""
-    return tape("Reshape", value, tape.constant([0, 0, heads, -1], "shape"))
+    return value if rank == 4 else tape("Transpose", by_head(tape, value, heads), perm=[0, 2, 1, 3])
 
 
 def _capped(tape: Tape, scores: ir.Value, cap: float) -> ir.Value:

@@ -18,7 +18,6 @@ import onnx_ir as oir
 import torch
 from torch import fx
 
-from ..dtypes import torch_dtype
 from ..ops.quant import dequantize, limits, quantize, spread
 from .weights import bound
 
@@ -48,7 +47,7 @@ class _FakeQuantize(torch.autograd.Function):
 def fake_quantize(
     x: Tensor, scale: Tensor, zero: Maybe = None, *, axis: int = 1, block_size: int = 0, dtype: int = 2
 ) -> Tensor:
-    """What DequantizeLinear makes of QuantizeLinear, as a function of x and of the scale.
+    """What DequantizeLinear makes of QuantizeLinear, as a function of x and of the scale, in the scale's type.
 
     x: floats. scale, zero: as ONNX has them, one number, one for each place of the axis or one for each block of it.
     dtype: of the integers, as ONNX numbers it; of zero, where there is one. Raises ValueError for types without a grid
@@ -57,7 +56,7 @@ def fake_quantize(
     ends = limits(oir.DataType(dtype))
     if ends is None:
         raise ValueError(f"expected integers of 2 to 16 bits, found {oir.DataType(dtype).name.lower()}")
-    steps = spread(scale, x, axis, block_size).to(x.dtype)
+    x, steps = x.to(scale.dtype), spread(scale, x, axis, block_size)
     origin = torch.zeros_like(steps) if zero is None else spread(zero, x, axis, block_size).to(x.dtype)
     made: Tensor = _FakeQuantize.apply(x, steps, origin, torch.tensor(ends, dtype=x.dtype, device=x.device))  # type: ignore[no-untyped-call]
     return made
@@ -118,7 +117,7 @@ def ternary(weight: Tensor, positive: Tensor, negative: Tensor, *, threshold: fl
 def straighten(module: fx.GraphModule) -> int:
     """Make each QuantizeLinear that a DequantizeLinear alone undoes a `fake_quantize`; how many were.
 
-    Whatever else reads the integers, or reads them back by another scale, stays; so do 8-bit floats.
+    What others read, what is read back by another scale or in another type, and 8-bit floats stay.
     """
     made = 0
     for node in list(module.graph.nodes):
@@ -130,8 +129,7 @@ def straighten(module: fx.GraphModule) -> int:
         same = all(there.get(each) == back.get(each) for each in ("scale", "zero", "axis", "block_size"))
         if not same or not isinstance(dtype, int) or limits(oir.DataType(dtype)) is None:
             continue
-        scale, result = back.get("scale"), back.get("output_dtype") or 0
-        if result and isinstance(scale, fx.Node) and torch_dtype(int(str(result))) is not torch.float32:
+        if back.get("output_dtype") or there.get("precision"):
             continue
         kwargs = {name: there[name] for name in ("axis", "block_size", "dtype") if name in there}
         with module.graph.inserting_before(node):

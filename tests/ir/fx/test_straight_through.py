@@ -11,7 +11,7 @@ from tersor.ir.fx.kernels.straight_through import binary, fake_quantize, straigh
 from tersor.ir.fx.ops.quant import dequantize, quantize
 from tersor.ir.text import graph
 
-INT8, UINT8, INT4 = int(ir.DataType.INT8), int(ir.DataType.UINT8), int(ir.DataType.INT4)
+INT8 = int(ir.DataType.INT8)
 LAYOUTS = {
     "tensor": ((), {}),
     "axis": ((6,), {"axis": 1}),
@@ -67,6 +67,15 @@ def _gathered(terms: np.ndarray, shape: tuple[int, ...], axis: int = 1, block_si
     if block_size:
         return np.add.reduceat(terms, np.arange(0, 8, block_size), axis)
     return terms.sum().reshape(()) if not shape else terms.sum(1 - axis)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.float32])
+def test_answers_are_of_the_scales_type(kind: torch.dtype) -> None:
+    x, scale, zero = _given(())
+    x, scale = x.float(), scale.to(kind)
+    wanted = dequantize(quantize(x, scale, zero, dtype=INT8), scale, zero)
+    assert wanted.dtype is kind
+    torch.testing.assert_close(fake_quantize(x, scale, zero, dtype=INT8), wanted, rtol=0, atol=0)
 
 
 def test_floats_have_no_grid_of_integers() -> None:

@@ -175,6 +175,13 @@ def test_weights_may_stay_as_they_are() -> None:
     assert _measured(_model(), model) < 2e-7
 
 
+def test_what_would_be_no_smaller_stays() -> None:
+    """In groups of one every weight has a scale of its own."""
+    assert {
+        finding.miss.rule for finding in replace(MIX, group=1).explain(_model(), Context()).misses if finding.miss
+    } == {"bytes"}
+
+
 def test_without_data_it_says_what_to_give() -> None:
     with pytest.raises(OptionError, match="calibration data are needed"):
         MIX.apply(_model(), Context())
