@@ -222,6 +222,17 @@ def reroute(tape: Tape, node: ir.Node, old: ir.Value, new: ir.Value) -> None:
     drop(old)
 
 
+def rewrite_constant(node: ir.Node, value: ir.Value, array: Array) -> ir.Value:
+    """Let a node read `array` where it reads the constant `value`, by the same name where nobody else reads that."""
+    if len(value.uses()) == 1 and not value.is_graph_output():
+        value.const_value, value.shape = ir.Tensor(array, name=value.name), ir.Shape(array.shape)
+        return value
+    tape = Tape()
+    made = tape.weight(array, value.name or "constant")
+    reroute(tape, node, value, made)
+    return made
+
+
 def declare_functions(model: ir.Model) -> None:
     """Declare in the model what the nodes placed in its graphs since last time call."""
     for graph in every_graph(model.graph):

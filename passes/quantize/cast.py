@@ -24,11 +24,11 @@ import onnx_ir as ir
 from ...ir.errors import OptionError
 from ...ir.site import Site
 from ..base import Context, Contract, Lossy, Miss, Outcome
+from ..choosing import outcome
 from ..edit import Array
+from ..placing import matrix, put
 from ..weights import Floating, Half
-from .choosing import outcome
 from .methods.floats import cast, float8
-from .placing import matrix, put
 from .weight_pass import WeightPass, taken
 
 _LARGEST = float(np.finfo(np.float16).max)

@@ -20,9 +20,9 @@ from ...ir.site import Kind, Site
 from ..accumulators import Joint
 from ..base import Context
 from ..edit import Array, Tape, constant_of, replace
+from ..numerics.least_squares import Means, repair
 from ..statistics import Calibration
 from .methods.correction import correct_bias
-from .methods.repair import Means, repair
 from .scaling import Constant, Fan
 
 Mode = Literal["none", "bias", "least-squares"]

@@ -23,8 +23,8 @@ from ..base import Context
 from ..drop import Drop
 from ..edit import Array, declare_functions
 from ..gradients import probes, reached
+from ..placing import Structured, matrix, put
 from .methods import sensitivity as cost
-from .placing import Structured, matrix, put
 from .seen import Seen
 
 Sensitivity = Literal["output", "alone", "hessian", "fisher"]

@@ -32,10 +32,10 @@ import onnx_ir as ir
 from ...ir.errors import OptionError
 from ...ir.site import Site
 from ..base import Context, Contract, Lossy, Miss, Outcome
+from ..choosing import Verdict, outcome
 from ..drop import Drop, Form
 from ..report import Size
 from .budget import Budget, Item, Option, Plan
-from .choosing import Verdict, outcome
 from .curvature import Sensitivities, Sensitivity
 from .quantize_weights import QuantizeWeights
 from .seen import inputs

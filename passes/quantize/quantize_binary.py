@@ -24,13 +24,13 @@ import onnx_ir as ir
 
 from ...ir.errors import OptionError
 from ..base import Context, Contract, Lossy, Outcome
+from ..choosing import Verdict, outcome
 from ..edit import Array, declare_functions
+from ..placing import matrix, put
 from ..weights import Codebook, Planes, Quantized
-from .choosing import Verdict, outcome
 from .methods.binary import binary_connect, binary_weight
 from .methods.multibinary import alternating, greedy, refined
 from .methods.ternary import ternary, trained_ternary
-from .placing import matrix, put
 from .weight_pass import WeightPass, smaller
 
 Algorithm = Literal["bwn", "binary-connect", "greedy", "refined", "alternating", "ternary", "trained-ternary"]

@@ -25,9 +25,10 @@ import onnx_ir as ir
 
 from ...ir.errors import OptionError
 from ..base import Context, Contract, Lossy, Outcome
+from ..choosing import Verdict, outcome
 from ..edit import Array, declare_functions
+from ..placing import matrix, put
 from ..weights import Codebook
-from .choosing import Verdict, outcome
 from .methods.balanced import balanced
 from .methods.floats import adaptivfloat
 from .methods.gobo import gobo
@@ -36,7 +37,6 @@ from .methods.log2 import log2
 from .methods.normal_float import normal_float
 from .methods.product import product, residual
 from .methods.word2bits import word2bits
-from .placing import matrix, put
 from .weight_pass import WeightPass, smaller
 
 Name = Literal["nf4", "kmeans", "log2", "balanced", "gobo", "product", "residual", "word2bits", "adaptivfloat"]

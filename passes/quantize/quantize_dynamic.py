@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from dataclasses import replace as replace_fields
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -23,9 +24,9 @@ import onnx_ir as ir
 
 from ...ir.site import Kind, Site, computed_sites, sites
 from ..base import Context, Contract, Lossy, Miss, Outcome, Pass
+from ..choosing import Choice, Verdict, outcome, paying
 from ..edit import Tape, attribute, constant_of, declare_functions, replace, reroute
 from ..weights import Quantized
-from .choosing import Choice, Verdict, outcome, paying
 from .methods.uniform import symmetric
 from .rounded_states import RECURRENT, round_states, unrounded
 from .weight_pass import OPTIONS, taken
@@ -56,7 +57,7 @@ class QuantizeDynamic(Pass):
     ignore: tuple[str, ...] = ()
 
     def apply(self, model: ir.Model, context: Context) -> Outcome:
-        verdicts = paying(self, model, self._verdicts(model), context)
+        verdicts = self._paying(model, context)
         found = outcome(verdicts, ignore=self.ignore)
         activations: Activations = {}
         chosen = taken(verdicts)
@@ -71,7 +72,18 @@ class QuantizeDynamic(Pass):
 
     def explain(self, model: ir.Model, context: Context) -> Outcome:
         """The verdict at every weight site, leaving `model` as it is."""
-        return outcome(paying(self, model, self._verdicts(model), context), ignore=self.ignore)
+        return outcome(self._paying(model, context), ignore=self.ignore)
+
+    def _paying(self, model: ir.Model, context: Context) -> list[Verdict]:
+        """The verdicts; weights that are slower to read as float than they were say how they would not be."""
+        found = paying(self, model, self._verdicts(model), context)
+        told = self.recurrent == "stored"
+        return [
+            (site, replace_fields(miss, need=miss.need + _COMPUTED))
+            if told and site.kind in RECURRENT and miss is not None and miss.rule == "speed"
+            else (site, miss)
+            for site, miss in found
+        ]
 
     def _verdicts(self, model: ir.Model) -> list[Verdict]:
         options = {Kind.EMBEDDING: OPTIONS[Kind.EMBEDDING], **dict.fromkeys(RECURRENT, "recurrent=stored")}
@@ -123,6 +135,9 @@ def _channel_axis(site: Site, rank: int) -> int:
         return 0 if attribute(site.node, "transB", 0) else 1
     return rank - 2 if site.flipped else rank - 1
 
+
+#: Reading a recurrent weight as float costs a conversion at every run; multiplying in int8 does not.
+_COMPUTED = ", as recurrent=computed is on onnxruntime for LSTM"
 
 #: Rounded activations and the factors of their rows, by activation, graph that reads it, and whether by row.
 Activations = dict[tuple[ir.Value, ir.Graph | ir.Function | None, bool], tuple[ir.Value, ir.Value | None]]

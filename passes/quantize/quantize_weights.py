@@ -33,16 +33,16 @@ import onnx_ir as ir
 from ...ir.errors import OptionError
 from ...ir.site import Kind, Site
 from ..base import Context, Contract, Lossy, Miss, Outcome
+from ..choosing import outcome
 from ..edit import Array, declare_functions, is_op
+from ..placing import Structured, matrix, put
 from ..weights import Affine, Quantized
-from .choosing import outcome
 from .methods.awq import awq, clipping, scaled
 from .methods.gptq import gptq
 from .methods.grid import Scheme, fit, nearest
 from .methods.hqq import hqq
 from .methods.lqer import lqer
 from .methods.refine import refine
-from .placing import Structured, matrix, put
 from .scaling import Fan, fans, makers, producer
 from .seen import Seen, inputs, joined
 from .weight_pass import WeightPass, taken

@@ -31,9 +31,9 @@ from ...ir.text import place
 from ...ir.walk import every_node
 from ..attending import INPUTS, Heads, Mask, by_head, heads_of, is_read, mask_of, merged, repeated
 from ..base import Context, Finding, Miss, Pass
+from ..choosing import named
 from ..edit import Tape, is_constant, is_op, replace
 from ..statistics import Statistics, Want
-from .choosing import named
 from .ranging import Grid, Ranging
 
 #: The grid of probabilities: no softmax gives more than one, or less than zero.

@@ -24,7 +24,7 @@ from ...ir.content import dimensions
 from ...ir.provenance import divide
 from ...ir.site import Kind, Site, sites
 from ..base import Miss
-from ..edit import Array, Tape, attribute, constant_of, is_op, reroute
+from ..edit import Array, Tape, attribute, constant_of, is_op, reroute, rewrite_constant
 
 #: The inputs that hold the scale and the bias of a normalization.
 _NORMALIZATIONS = {"LayerNormalization": (1, 2), "RMSNormalization": (1,)}
@@ -94,12 +94,7 @@ class Constant:
 
     def write(self, array: Array) -> None:
         """Let the node read `array` instead, by the same name where nobody else reads it."""
-        value = self.value
-        if len(value.uses()) == 1 and not value.is_graph_output():
-            value.const_value, value.shape = ir.Tensor(array, name=value.name), ir.Shape(array.shape)
-            return
-        tape = Tape()
-        reroute(tape, self.node, value, tape.weight(array, value.name or "scale"))
+        rewrite_constant(self.node, self.value, array)
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,14 @@ from ...ir.errors import OptionError
 from ...ir.site import Kind, Site, computed_sites, sites
 from ..accumulators import FeatureRange, Gram
 from ..base import Context, Contract, Exact, Miss, Outcome, Pass
+from ..choosing import Choice, Verdict, outcome
 from ..edit import Array
+from ..numerics.arrays import Floats
+from ..placing import matrix
 from ..statistics import Statistics, Want
-from .choosing import Choice, Verdict, outcome
-from .methods.grid import Floats, Scheme
+from .methods.grid import Scheme
 from .methods.scaling import times
 from .methods.smooth import search, smooth
-from .placing import matrix
 from .scaling import Fan, Scalable, fans, makers, producer, rows
 
 #: Searches on one fan, each from where the last ended.

@@ -11,8 +11,9 @@ from typing import Literal
 import numpy as np
 
 from ...edit import Array
+from ...numerics.arrays import Floats
 from ...weights import Codebook
-from .line import Counts, Floats, Lines, labels
+from .line import Counts, Lines, labels
 from .table import check, single
 
 Levels = Literal["uniform", "means"]

@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from ...edit import Array
+from ...numerics.arrays import Floats, check
 from ...weights import Planes
-from .grid import Floats, check
 
 
 def binary_connect(weight: Array) -> Planes:

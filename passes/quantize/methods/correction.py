@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...edit import Array
-from .grid import Floats, check
+from ...numerics.arrays import check, vector
 
 
 def correct_bias(
@@ -36,13 +36,3 @@ def correct_bias(
     # E[x] W - E[x'] W' == E[x] (W - W') + (E[x] - E[x']) W', without the cancellation
     corrected: Array = (given + was @ (before - after) + (was - now) @ after).astype(weight.dtype)
     return corrected
-
-
-def vector(array: Array, size: int, name: str) -> Floats:
-    """The array in float64. Raises ValueError where it is not `size` finite numbers."""
-    if array.shape != (size,):
-        raise ValueError(f"expected the {name} as {size} numbers, found {array.shape}")
-    wide = np.asarray(array, np.float64)
-    if not np.isfinite(wide).all():
-        raise ValueError(f"the {name} holds NaN or infinity")
-    return wide

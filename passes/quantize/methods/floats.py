@@ -6,14 +6,13 @@ from typing import Literal
 
 import ml_dtypes
 import numpy as np
-from numpy.typing import NDArray
 
 from ...edit import Array
+from ...numerics.arrays import Floats
 from ...weights import Codebook, Floating
 
 Half = Literal["float16", "bfloat16"]
 Eight = Literal["float8_e4m3fn", "float8_e5m2"]
-Floats = NDArray[np.float64]
 
 #: Each type with its largest number.
 _TYPES: dict[Half | Eight, tuple[np.dtype[np.generic], float]] = {

@@ -13,8 +13,9 @@ from dataclasses import replace
 import numpy as np
 
 from ...edit import Array
+from ...numerics.arrays import Floats
 from ...weights import Codebook
-from .line import Counts, Floats, Lines, labels, middles
+from .line import Counts, Lines, labels, middles
 from .table import check, single
 
 

@@ -23,9 +23,10 @@ from typing import Literal
 import numpy as np
 
 from ...edit import Array
+from ...numerics.arrays import Floats, check
+from ...numerics.gram import check_gram, damped, level
 from ...weights import Quantized
-from .gram import check_gram, damped, level
-from .grid import Floats, Scheme, check, fit, float_of, nonzero
+from .grid import Scheme, fit, float_of, nonzero
 
 #: How much of a group's range its grid may span where `clip` looks for the best.
 _RATIOS = np.linspace(1.0, 0.4, 25)

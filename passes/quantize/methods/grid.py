@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...edit import Array
+from ...numerics.arrays import Floats, check
 from ...weights import Quantized
-
-Floats = NDArray[np.float64]
 
 #: Weights of which so many are rounded at once.
 _CHUNK = 1 << 20
@@ -130,16 +129,6 @@ def nearest(weight: Array, scheme: Scheme) -> Quantized:
 def spread(parameter: Floats, rows: int, scheme: Scheme) -> Floats:
     """A number for each group, [groups, out], as one for each row."""
     return parameter.repeat([part.stop - part.start for part in scheme.groups(rows)], 0) if scheme.group else parameter
-
-
-def check(weight: Array) -> Floats:
-    """The weight in float64. Raises ValueError where it is no matrix of finite numbers."""
-    if weight.ndim != 2:
-        raise ValueError(f"expected a weight [in, out], found {weight.ndim} axes")
-    wide = np.asarray(weight, np.float64)
-    if not np.isfinite(wide).all():
-        raise ValueError("the weight holds NaN or infinity")
-    return wide
 
 
 def float_of(weight: Array) -> np.dtype[np.generic]:

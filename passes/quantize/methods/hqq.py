@@ -26,8 +26,9 @@ from typing import Literal, overload
 import numpy as np
 
 from ...edit import Array
+from ...numerics.arrays import Floats, check
 from ...weights import Affine, Quantized
-from .grid import Floats, Scheme, check, fit, float_of, round_to, spread
+from .grid import Scheme, fit, float_of, round_to, spread
 
 #: Weights of which so many are worked on at once stay in a cache.
 _CHUNK = 1 << 16

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...edit import Array
+from ...numerics.arrays import Floats
 from ...weights import Codebook
-from .line import Counts, Floats, Lines, labels, lloyd, middles
+from .line import Counts, Lines, labels, lloyd, middles
 from .table import check, single
 
 Seeding = Literal["linear", "density", "k-means++"]

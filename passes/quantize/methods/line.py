@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...edit import Array
+from ...numerics.arrays import Floats
 
-Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
 

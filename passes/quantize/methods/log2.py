@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...edit import Array
+from ...numerics.arrays import Floats
 from ...weights import Codebook
-from .table import Floats, check
+from .table import check
 
 Exponents = NDArray[np.int16]
 

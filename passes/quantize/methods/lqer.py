@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from ...edit import Array
+from ...numerics.arrays import Floats, check, vector
+from ...numerics.gram import check_gram, damped
 from ...weights import Corrected, Quantized
-from .correction import vector
-from .gram import check_gram, damped
-from .grid import Floats, check
 
 
 def lqer(

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...edit import Array
+from ...numerics.arrays import Floats, check
 from ...weights import Planes
-from .grid import Floats, check
 
 Integers = NDArray[np.int64]
 

@@ -10,8 +10,9 @@ from statistics import NormalDist
 import numpy as np
 
 from ...edit import Array
+from ...numerics.arrays import Floats
 from ...weights import Codebook, Quantized
-from .table import Floats, check, nearest
+from .table import check, nearest
 
 #: Scales that share a scale of their own where they are quantized (QLoRA, section 3).
 _SHARED = 256

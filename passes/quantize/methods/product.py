@@ -11,8 +11,9 @@ from __future__ import annotations
 import numpy as np
 
 from ...edit import Array
+from ...numerics.arrays import Floats
 from ...weights import Codebook
-from .table import Floats, check, single
+from .table import check, single
 from .vectors import cluster
 
 #: Vectors on which centers are found, for each center.

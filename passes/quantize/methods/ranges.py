@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ...accumulators import Histogram, Range
 from ...edit import Array
+from ...numerics.arrays import Floats
 
-Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Bounds = tuple[float, float]
 

@@ -17,9 +17,10 @@ from __future__ import annotations
 import numpy as np
 
 from ...edit import Array
+from ...numerics.arrays import Floats, check
+from ...numerics.gram import check_gram, damped, level
 from ...weights import Quantized
-from .gram import check_gram, damped, level
-from .grid import Floats, Scheme, check, float_of, spread
+from .grid import Scheme, float_of, spread
 
 #: Rows between two updates of P as a whole.
 _BLOCK = 64

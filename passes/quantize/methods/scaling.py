@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...edit import Array
-from .grid import Floats, check, float_of
+from ...numerics.arrays import Floats, check
+from .grid import float_of
 
 
 def check_shared(weights: Sequence[Array], channels: Array) -> tuple[list[Floats], Floats]:

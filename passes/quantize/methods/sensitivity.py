@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...edit import Array
-from .gram import check_gram
-from .grid import Floats
+from ...numerics.arrays import Floats
+from ...numerics.gram import check_gram
 
 
 def hessian(error: Array, trace: float) -> float:

@@ -6,10 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...edit import Array
+from ...numerics import arrays
+from ...numerics.arrays import Floats
 from ...weights import Codebook
-from . import grid
-
-Floats = NDArray[np.float64]
 
 
 def check(weight: Array, bits: int, *, least: int = 1) -> Floats:
@@ -18,7 +17,7 @@ def check(weight: Array, bits: int, *, least: int = 1) -> Floats:
         raise ValueError(f"expected {least} to 8 bits, found {bits}")
     if weight.dtype.kind in "biuc":
         raise ValueError(f"expected a weight of floats, found {weight.dtype}")
-    return grid.check(weight)
+    return arrays.check(weight)
 
 
 def single(labels: Array, levels: Floats, weight: Array, bits: int, *, scale: Array | None = None) -> Codebook:

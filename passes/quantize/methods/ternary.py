@@ -13,8 +13,9 @@ from itertools import product
 import numpy as np
 
 from ...edit import Array
+from ...numerics.arrays import Floats, check
 from ...weights import Codebook, Quantized
-from .grid import Floats, Scheme, check, spread
+from .grid import Scheme, spread
 
 #: The threshold of TWN in mean magnitudes, exact for uniform and near it for normal weights.
 DELTA = 0.7

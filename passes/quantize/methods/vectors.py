@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .line import Floats
+from ...numerics.arrays import Floats
 
 Labels = NDArray[np.int64]
 

@@ -13,8 +13,9 @@ from typing import Literal
 import numpy as np
 
 from ...edit import Array
+from ...numerics.arrays import Floats
 from ...weights import Codebook
-from .table import Floats, check, single
+from .table import check, single
 
 Fit = Literal["none", "tensor", "rows"]
 

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 from tersor.ir.runner import runner
 from tersor.passes.edit import Tape
-from tersor.passes.quantize.placing import Structured
+from tersor.passes.placing import Structured
 from tersor.tests.support import on_onnxruntime
 
 

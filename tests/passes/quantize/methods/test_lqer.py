@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tersor.passes.quantize.methods.gram import level
+from tersor.passes.numerics.gram import level
 from tersor.passes.quantize.methods.grid import Scheme, nearest
 from tersor.passes.quantize.methods.lqer import lqer
 from tersor.passes.weights import Corrected

@@ -6,8 +6,8 @@ import itertools
 
 import numpy as np
 import pytest
+from tersor.passes.numerics.gram import level
 from tersor.passes.quantize.methods.gptq import gptq
-from tersor.passes.quantize.methods.gram import level
 from tersor.passes.quantize.methods.grid import Scheme, nearest
 from tersor.passes.quantize.methods.refine import refine
 from tersor.passes.weights import Quantized

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tersor.passes.quantize.methods.gram import check_gram, damped, level
+from tersor.passes.numerics.gram import check_gram, damped, level
 
 
 def _gram(rows: int = 6, tokens: int = 20) -> np.ndarray:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...edit import Array
-from .grid import Floats
+from ..edit import Array
+from .arrays import Floats
 
 #: An entry and its mirror image may differ by so much of the largest entry, for products are summed in float32.
 _ASYMMETRY = 1e-3

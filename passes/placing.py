@@ -8,9 +8,9 @@ from typing import Protocol, runtime_checkable
 
 import onnx_ir as ir
 
-from ...ir.site import Kind, Site
-from ..edit import Array, Tape, reroute, sweep
-from ..weights import Quantized
+from ..ir.site import Kind, Site
+from .edit import Array, Tape, reroute, sweep
+from .weights import Quantized
 
 
 class Structured(Protocol):

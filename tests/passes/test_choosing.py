@@ -10,12 +10,12 @@ import pytest
 from tersor.ir.site import Kind, sites
 from tersor.ir.text import graph
 from tersor.passes.base import Context, Miss, Pass
+from tersor.passes.choosing import Choice, matches, outcome
 from tersor.passes.edit import declare_functions
+from tersor.passes.placing import matrix, put
 from tersor.passes.quantize.cast import Cast
-from tersor.passes.quantize.choosing import Choice, matches, outcome
 from tersor.passes.quantize.methods.grid import Scheme, nearest
 from tersor.passes.quantize.mix_precision import MixPrecision
-from tersor.passes.quantize.placing import matrix, put
 from tersor.passes.quantize.quantize_binary import QuantizeBinary
 from tersor.passes.quantize.quantize_codebook import QuantizeCodebook
 from tersor.passes.quantize.quantize_dynamic import QuantizeDynamic

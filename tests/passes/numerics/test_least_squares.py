@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tersor.passes.quantize.methods.gram import level
-from tersor.passes.quantize.methods.repair import Means, repair
+from tersor.passes.numerics.gram import level
+from tersor.passes.numerics.least_squares import Means, repair
 
 RNG = np.random.default_rng(0)
 TOKENS, IN, OUT = 60, 8, 5

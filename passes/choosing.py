@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from ...ir.constants import tensor_of
-from ...ir.provenance import scope, sources
-from ...ir.site import Kind, Site
-from ...ir.text import place
-from ..base import Context, Curve, Finding, Miss, Outcome, Pass
+from ..ir.constants import tensor_of
+from ..ir.provenance import scope, sources
+from ..ir.site import Kind, Site
+from ..ir.text import place
+from .base import Context, Curve, Finding, Miss, Outcome, Pass
 
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 

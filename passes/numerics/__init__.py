@@ -1,0 +1,1 @@
+"""Numerical routines that several families share: plain functions on arrays."""

@@ -1,0 +1,30 @@
+"""Arrays of methods, checked and in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..edit import Array
+
+Floats = NDArray[np.float64]
+
+
+def check(weight: Array) -> Floats:
+    """The weight in float64. Raises ValueError where it is no matrix of finite numbers."""
+    if weight.ndim != 2:
+        raise ValueError(f"expected a weight [in, out], found {weight.ndim} axes")
+    wide = np.asarray(weight, np.float64)
+    if not np.isfinite(wide).all():
+        raise ValueError("the weight holds NaN or infinity")
+    return wide
+
+
+def vector(array: Array, size: int, name: str) -> Floats:
+    """The array in float64. Raises ValueError where it is not `size` finite numbers."""
+    if array.shape != (size,):
+        raise ValueError(f"expected the {name} as {size} numbers, found {array.shape}")
+    wide = np.asarray(array, np.float64)
+    if not np.isfinite(wide).all():
+        raise ValueError(f"the {name} holds NaN or infinity")
+    return wide
