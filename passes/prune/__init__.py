@@ -1,0 +1,1 @@
+"""Pruning: fewer neurons, heads, layers, dimensions, words, and weights that are zero."""
