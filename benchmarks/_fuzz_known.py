@@ -249,7 +249,13 @@ KNOWN: tuple[Known, ...] = (
         cure=when.finite,
         against_both=True,
     ),
-    known("torch's GELU of infinity is NaN on CPUs with AVX-512", "Gelu", when.is_("value"), cure=when.finite),
+    known(
+        "torch's GELU of infinity is NaN on CPUs with AVX-512",
+        "Gelu",
+        when.is_("value"),
+        cure=when.finite,
+        against_both=True,
+    ),
     known(
         "torch multiplies a normalization out, and infinities cancel to NaN",
         "GroupNormalization InstanceNormalization LayerNormalization BatchNormalization",

@@ -12,7 +12,7 @@ blocks that are quantized already.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, TypeVar
@@ -30,7 +30,7 @@ from .accumulator import Accumulator
 from .accumulators import TokenCounts
 from .checkpoint import Checkpoints, Origins, digest, digest_of_data, surroundings
 from .padding import Padding
-from .views import View
+from .views import Dims, View
 
 if TYPE_CHECKING:
     from ..ir.fx.held import Held
@@ -77,6 +77,16 @@ class Statistics:
     def bytes(self) -> int:
         """Bytes held."""
         return sum(accumulator.bytes for accumulator in self.found.values())
+
+
+@dataclass(frozen=True)
+class Part:
+    """A value of a model by name, its features along `axis`, for `Calibration.together`."""
+
+    model: ir.Model
+    name: str
+    axis: int = -1
+    view: View | None = None
 
 
 @dataclass(eq=False)
@@ -167,22 +177,38 @@ class Calibration:
         name: of the value in `before`. Real tokens only, [tokens, 2 * features], what `value` is now first. Raises
         ModelError as `gather` does.
         """
+        parts = [Part(model, value.name or "", axis), Part(before, name, axis)]
+        for now, then in self.together(parts, value):
+            try:
+                found.add(np.concatenate([now, then], axis=1))
+            except ModelError as error:
+                raise ModelError(f"calibration: {name}: {error}") from error
+
+    def together(self, parts: Sequence[Part], like: ir.Value) -> Iterator[list[Array]]:
+        """Values of several models, batch by batch: of each part the rows of the real tokens, [tokens, features].
+
+        like: a value of the first part's model whose dimensions, but for features, are those of all parts. Each model
+        runs once a batch, as far as the last of its parts. Raises ModelError for a value that is never computed.
+        """
         self.runs += 1
-        padding, dims, fed = Padding.of(model), dimensions(value), {each.name for each in model.graph.inputs}
-        watched = [
-            (None if wanted in fed else Watcher(each, _held()), wanted)
-            for each, wanted in ((model, value.name or ""), (before, name))
-        ]
+        padding = Padding.of(parts[0].model)
+        dims: Dims = dimensions(like)
+        fed = {each.name for part in parts for each in part.model.graph.inputs}
+        hold = _held()
+        watchers = {id(part.model): Watcher(part.model, hold) for part in parts if part.name not in fed}
         if self.progress is not None:
             self.progress(0, len(self.batches))
         for number, feeds in enumerate(self.batches, 1):
-            pair = [
-                padding.rows(_only(watcher, feeds, wanted, number), dims, feeds, axis) for watcher, wanted in watched
-            ]
-            try:
-                found.add(np.concatenate(pair, axis=1))
-            except ModelError as error:
-                raise ModelError(f"calibration: {name}: {error}") from error
+            seen: dict[tuple[int, str], Array] = {}
+            for key, watcher in watchers.items():
+                names = [part.name for part in parts if id(part.model) == key and part.name not in fed]
+                seen |= {(key, name): array for name, array in _several(watcher, feeds, names, number).items()}
+            rows = []
+            for part in parts:
+                array = np.asarray(feeds[part.name]) if part.name in fed else seen[id(part.model), part.name]
+                array, known = (array, dims) if part.view is None else part.view(array, dims)
+                rows.append(padding.rows(array, known, feeds, part.axis))
+            yield rows
             if self.progress is not None:
                 self.progress(number, len(self.batches))
 
@@ -244,20 +270,19 @@ class Calibration:
         return done
 
 
-def _only(watcher: Watcher | None, feeds: Feeds, name: str, number: int) -> Array:
-    """One value of a model on one batch; without a watcher, that input."""
-    if watcher is None:
-        return np.asarray(feeds[name])
-    seen: list[Array] = []
+def _several(watcher: Watcher, feeds: Feeds, names: Collection[str], number: int) -> dict[str, Array]:
+    """Some values of a model on one batch, by name."""
+    seen: dict[str, Array] = {}
 
-    def see(_: str, array: Array) -> bool:
-        seen.append(array)
-        return False
+    def see(name: str, array: Array) -> bool:
+        seen[name] = array
+        return len(seen) < len(set(names))
 
-    watcher.watch(feeds, [name], see)
-    if not seen:
-        raise ModelError(f"calibration: the value {name!r} is not computed on batch {number} of the data")
-    return seen[0]
+    watcher.watch(feeds, names, see)
+    missing = sorted(set(names) - seen.keys())
+    if missing:
+        raise ModelError(f"calibration: the value {missing[0]!r} is not computed on batch {number} of the data")
+    return seen
 
 
 def _held() -> Held:

@@ -16,7 +16,7 @@ than predicted there.
 The curve from which it chose, and what it chose for each weight, go into the report and the manifest; `explain` with
 data shows them without changing the model.
 
-Left alone: what `quantize-weights` leaves alone.
+Left alone: what `quantize-weights` leaves alone. Bits in which a weight would be no smaller are not chosen for it.
 
 Dong et al., HAWQ-V2: Hessian Aware trace-Weighted Quantization of Neural Networks, 2020; Shen et al., Q-BERT, 2020.
 """
@@ -112,8 +112,8 @@ class MixPrecision(WeightPass):
         return _told(verdicts, chosen, self._plan(model, chosen, context), self.ignore)
 
     def unfit(self, site: Site) -> Miss | None:
-        """Why a site that was chosen would be no smaller in the most bits there are to choose from."""
-        return self._storing(max(self.bits)).unfit(site)
+        """Why a site that was chosen would be no smaller in any of the bits there are to choose from."""
+        return self._storing(min(self.bits)).unfit(site)
 
     def _plan(self, model: ir.Model, chosen: Sequence[Site], context: Context) -> Plan:
         context.statistics(model, ())  # says so where there are no data
@@ -126,10 +126,12 @@ class MixPrecision(WeightPass):
         for site in chosen:
             known, tensor = seen.get(site.weight), site.weight.const_value
             assert tensor is not None  # it was chosen
-            ways = [each.quantized(site, known) for each in storing.values()]
+            # scales and factors may leave only fewer bits smaller than the weight is
+            fit = {bits: each for bits, each in storing.items() if each.unfit(site) is None}
+            ways = [each.quantized(site, known) for each in fit.values()]
             costs = sensitivities.costs(site, ways, known)
             sizes = (way.bytes + _SHAPES for way in ways)
-            options = [Option(*each) for each in zip(storing, sizes, costs, strict=True)]
+            options = [Option(*each) for each in zip(fit, sizes, costs, strict=True)]
             if self.keep:
                 options.append(Option(tensor.dtype.bitwidth, tensor.nbytes, 0.0))
             items.append(Item(tensor.size, tuple(options)))

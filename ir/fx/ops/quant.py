@@ -32,7 +32,7 @@ _LIMITS = {
 
 
 _SHORT = (torch.int8, torch.uint8, torch.int16, torch.uint16)
-_QUOTIENTS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+QUOTIENTS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def limits(dtype: oir.DataType) -> tuple[int, int] | None:
@@ -72,7 +72,7 @@ def quantize(
     The quotient is taken in the type of the scale, or in `precision`.
     """
     target = oir.DataType(dtype or output_dtype or oir.DataType.UINT8.value)
-    by = torch_dtype(precision) if precision else scale.dtype if scale.dtype in _QUOTIENTS else torch.float32
+    by = torch_dtype(precision) if precision else scale.dtype if scale.dtype in QUOTIENTS else torch.float32
     y = _wide(x.to(by) / spread(scale, x, axis, block_size).to(by))
     if target not in _LIMITS:
         if zero is not None:

@@ -182,6 +182,21 @@ def test_what_would_be_no_smaller_stays() -> None:
     } == {"bytes"}
 
 
+def test_bits_that_make_a_weight_no_smaller_are_not_chosen_for_it() -> None:
+    """Factors of rank 16 leave a matrix smaller in at most 4 bits; tables have none."""
+    made = replace(MIX, budget="8 bits", group=0, rank=16, bits=(3, 4, 5, 8))
+    for scales in (32, 48):
+        assert [b for b in made.bits if 1536 * b // 8 + 4 * (scales + 16 * (32 + 48)) < 1536 * 4] == [3, 4]
+    model, found = _applied(made)
+    bits = _bits(found)
+    assert bits.pop("table") == 8
+    assert len(bits) == 8
+    assert set(bits.values()) == {4}
+    assert Size.of(model).bytes < Size.of(_model()).bytes
+    rules = {item.miss.rule for item in replace(made, bits=(5, 8)).explain(_model(), Context()).misses if item.miss}
+    assert rules == {"bytes"}
+
+
 def test_without_data_it_says_what_to_give() -> None:
     with pytest.raises(OptionError, match="calibration data are needed"):
         MIX.apply(_model(), Context())
