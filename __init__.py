@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from .driver.artifact import open as open
     from .driver.compile import compile as compile
     from .driver.compile import run_passes as run_passes
+    from .driver.lottery import lottery as lottery
+    from .driver.tickets.outcome import Lottery as Lottery
+    from .driver.tickets.ticket import Ticket as Ticket
     from .ir.compare import Comparison as Comparison
     from .ir.compare import compare as compare
     from .ir.cost import Cost as Cost
@@ -46,6 +49,9 @@ _HOMES = {
     ".backends.base": ("Session",),
     ".driver.artifact": ("Artifact", "open"),
     ".driver.compile": ("compile", "run_passes"),
+    ".driver.lottery": ("lottery",),
+    ".driver.tickets.outcome": ("Lottery",),
+    ".driver.tickets.ticket": ("Ticket",),
     ".ir.compare": ("Comparison", "compare"),
     ".ir.cost": ("Cost", "cost"),
     ".ir.errors": ("ContractError", "ModelError", "OptionError", "PassError", "TersorError", "UnsupportedError"),
@@ -67,6 +73,7 @@ __all__ = [
     "Cost",
     "Exact",
     "Lossy",
+    "Lottery",
     "Match",
     "Miss",
     "ModelError",
@@ -78,12 +85,14 @@ __all__ = [
     "Rewrite",
     "Session",
     "TersorError",
+    "Ticket",
     "UnsupportedError",
     "__version__",
     "compare",
     "compile",
     "cost",
     "load",
+    "lottery",
     "open",
     "run_passes",
     "save",

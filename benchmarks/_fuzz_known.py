@@ -251,7 +251,7 @@ KNOWN: tuple[Known, ...] = (
     ),
     known(
         "torch's GELU of infinity is NaN on CPUs with AVX-512",
-        "Gelu",
+        "Gelu BiasGelu",
         when.is_("value"),
         cure=when.finite,
         against_both=True,

@@ -1,6 +1,7 @@
 """The artifact folder: what a compile leaves behind, and opening it again.
 
 model files      of the backend; they run without tersor
+tokenizer.json, vocabulary.json      of a model whose vocabulary was trimmed: what passes put beside it
 recipe.yaml      reruns the same compile
 manifest.json    where the model came from, what was done to it, what it measured, the hash of every file
 report.html      the same for people
@@ -9,7 +10,7 @@ report.html      the same for people
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -107,10 +108,10 @@ def check_files(folder: Path, manifest: Manifest, *, verify: bool = False) -> No
         raise ModelError(f"the artifact {folder} is damaged: {'; '.join(wrong)}. Compile the model again")
 
 
-def list_files(folder: Path) -> list[ArtifactFile]:
-    """Every file of a finished folder but its manifest, hashed, with its role."""
+def list_files(folder: Path, companions: Collection[str] = ()) -> list[ArtifactFile]:
+    """Every file of a finished folder but its manifest, hashed, with its role; companions by name."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != manifests.NAME)
-    return [_entry(path, folder) for path in paths]
+    return [_entry(path, folder, companions) for path in paths]
 
 
 def finish(folder: Path, manifest: Manifest) -> None:
@@ -123,9 +124,10 @@ def finish(folder: Path, manifest: Manifest) -> None:
     (folder / manifests.NAME).write_text(text + "\n", encoding="utf-8")
 
 
-def _entry(path: Path, folder: Path) -> ArtifactFile:
+def _entry(path: Path, folder: Path, companions: Collection[str] = ()) -> ArtifactFile:
     name = path.relative_to(folder).as_posix()
-    return {"name": name, "bytes": path.stat().st_size, "sha256": sha256(path), "role": _ROLES.get(name, "model")}
+    role: Role = "companion" if name in companions else _ROLES.get(name, "model")
+    return {"name": name, "bytes": path.stat().st_size, "sha256": sha256(path), "role": role}
 
 
 def _fault(path: Path, file: ArtifactFile, verify: bool) -> str | None:

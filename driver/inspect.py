@@ -14,6 +14,7 @@ from ..ir.dimensions import Range, ranges
 from ..ir.level import Signature, detect
 from ..ir.polynomial import Polynomial
 from ..ir.site import Site, sites
+from .axes import AxisGroup, axis_groups
 from .feeding import check_dimensions
 
 #: A number, or a formula over dynamic dimensions as text.
@@ -47,7 +48,7 @@ class SiteGroup:
 class Inspection:
     """blocks: one a repeated block, labelled `stack.index`. rest: what is outside of blocks, None without blocks.
 
-    uncounted: nodes that FLOPs leave out, and why.
+    uncounted: nodes that FLOPs leave out, and why. axes: the groups of dependent axes, where they were asked for.
     """
 
     level: str
@@ -65,12 +66,14 @@ class Inspection:
     sites: tuple[SiteGroup, ...]
     dimensions: Mapping[str, int]
     uncounted: tuple[str, ...]
+    axes: tuple[AxisGroup, ...] | None = None
 
 
-def inspect(model: onnx_ir.Model, dimensions: Mapping[str, int] | None = None) -> Inspection:
+def inspect(model: onnx_ir.Model, dimensions: Mapping[str, int] | None = None, *, axes: bool = False) -> Inspection:
     """Read everything off `model`; costs are numbers where `dimensions` settle them, else formulas.
 
-    Raises OptionError for a dimension that no input has, ModelError for a size out of its range.
+    axes: also the groups of dependent axes. Raises OptionError for a dimension that no input has, ModelError for a size
+    out of its range, and for a model whose opset is too old for its axes to be followed.
     """
     check_dimensions(model, dimensions or {})
     spent = cost(model, dimensions)
@@ -93,6 +96,7 @@ def inspect(model: onnx_ir.Model, dimensions: Mapping[str, int] | None = None) -
         sites=tuple(_sites(sites(model))),
         dimensions=dict(dimensions or {}),
         uncounted=spent.unknown,
+        axes=axis_groups(model) if axes else None,
     )
 
 

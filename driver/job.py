@@ -31,10 +31,12 @@ from . import data, host, idle, manifest, origin, select
 from . import recipe as recipes
 from .artifact import finish, list_files
 from .data import Split
+from .latency import Latency
 from .manifest import ContractData, FeedsData, LayersData, Manifest, StageData
 from .original import BATCHES, Original, Recorded, combined, record
 from .pays import Pays
 from .quality import Quality
+from .renumbered import feeds_after, recorded_after
 from .request import Request
 from .select import Candidate
 from .stages import halves
@@ -81,10 +83,12 @@ def run(
         feeds = _feeds(request, model)
     with clock("original"):
         recorded, quality = _standard(request, model, feeds)
+    # kept for passes that change what is asked and answered; weights are shared
+    original = model.clone() if any(step.changes_signature for step in request.passes.flat()) else None
     context = Context()
     if request.data is not None:
         calibration = Calibration(feeds.calibration, progress, checkpoints=checkpoints)
-        context = Context(feeds=feeds.calibration[:BATCHES], calibration=calibration)
+        context = Context(feeds=feeds.calibration[:BATCHES], calibration=calibration, latency=Latency(request.backends))
     with clock("raise"):
         raising = run_pipeline(RAISING, model, context, verify=request.verify, observe=observe)
     with clock("passes"):
@@ -94,14 +98,26 @@ def run(
             Pipeline(steps=exact), model, asked, verify=request.verify, force=request.force, observe=observe
         )
         settle(model)
+        if rewriting.renumbered:
+            feeds, context = feeds_after(feeds, rewriting.renumbered), context.after(rewriting.renumbered)
+            asked = context if request.size_first else _asking(context, request, feeds, observe)
         plain = model.clone() if lossy and (layers or request.verify is not Verify.OFF) else None
         try:
-            rewriting += run_pipeline(
+            losing = run_pipeline(
                 Pipeline(steps=lossy), model, asked, verify=request.verify, force=request.force, observe=observe
             )
         except ContractError as error:
             error.add_note("`tersor bench SOURCE --layers --passes TEXT` tells which layers lose how much")
             raise
+        feeds, context = feeds_after(feeds, losing.renumbered), context.after(losing.renumbered)
+        for cut in losing.renumbered:
+            plain = None if plain is None else cut.reference(plain)
+        rewriting += losing
+    if original is not None:
+        cuts, random = rewriting.renumbered, request.data is None
+        recorded = recorded_after(recorded, cuts, original, promised=True)
+        quality = replace(quality, recorded=recorded_after(quality.recorded, cuts, original, promised=random))
+    del original
     if request.strict:
         idle.refuse(_requested(request, rewriting))
     lost: LayersData = {"feeds": feeds.note, "batches": 0, "whole": None, "rows": []}
@@ -140,7 +156,9 @@ def run(
             candidate.session = None
         _unpack(kept.folder, folder, [candidate.folder for candidate in candidates])
         (folder / recipes.NAME).write_text(request.recipe.text(notes=request.notes), encoding="utf-8")
-        files = list_files(folder)
+        for name, content in rewriting.files.items():
+            (folder / name).write_bytes(content)
+        files = list_files(folder, companions=rewriting.files)
     made: Manifest = {
         "schema": manifest.SCHEMA,
         "tersor": importlib.metadata.version("tersor"),

@@ -17,7 +17,7 @@ SCHEMA = 1
 
 NAME = "manifest.json"
 
-Role = Literal["model", "recipe", "report"]
+Role = Literal["model", "companion", "recipe", "report"]
 
 
 class FileData(TypedDict):
@@ -29,7 +29,9 @@ class FileData(TypedDict):
 
 
 class ArtifactFile(FileData):
-    """role: `model` is what the backend needs to run, `recipe` and `report` are for people."""
+    """role: `model` is what the backend needs to run, `companion` what passes put beside it (a tokenizer), `recipe` and
+    `report` are for people.
+    """
 
     role: Role
 

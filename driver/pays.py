@@ -126,7 +126,7 @@ class Pays:
                 outcome = step.apply(rewritten, Context(feeds=[feeds], calibration=Calibration([feeds])))
                 if not outcome.matches:
                     return None
-                first, second = _opened(backend, plain), _opened(backend, rewritten)
+                first, second = opened(backend, plain), opened(backend, rewritten)
                 first.run(feeds), second.run(feeds)
             except TersorError:
                 continue
@@ -208,7 +208,7 @@ def _alone(model: ir.Model, site: Candidate, feeds: Feeds) -> ir.Model:
     return ir.Model(graph, ir_version=model.ir_version)
 
 
-def _opened(backend: Backend, model: ir.Model) -> Session:
+def opened(backend: Backend, model: ir.Model) -> Session:
     """A session over the model, lowered in place as a whole one is."""
     run_pipeline(backend.pipeline(), model, verify=Verify.OFF, undo=False)
     missing = backend.supports(model)

@@ -6,7 +6,6 @@ and cut to the longest that the model takes. Arrays are made for the inputs that
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -16,9 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..backends.base import Interface
-from ..ir.errors import ModelError, OptionError, UnsupportedError
+from ..ir.errors import ModelError, OptionError
 from ..ir.feeds import Array
 from ..ir.level import Port
+from ..passes.reading import json_lines, read_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 FIELDS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 
 _PADS = ("[PAD]", "<pad>", "<|pad|>", "<|endoftext|>", "</s>")
-
-Text = str | tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -49,14 +47,14 @@ def read_texts(spec: str, interface: Interface, batch: int) -> Iterator[tuple[st
     ports = _ports(interface)
     rows = ports["input_ids"].shape or (None, None)
     length = _length(rows, interface)
-    encode = _tokenizer(tokenizer)
+    encode = read_tokenizer(tokenizer)
     size = rows[0] if isinstance(rows[0], int) else batch
     encode.no_padding()
     longest = length.fixed or length.longest
     if longest is not None:
         encode.enable_truncation(longest)
     pad = _pad(encode)
-    lines = _lines(texts)
+    lines = json_lines(texts)
     while block := list(islice(lines, size)):
         if isinstance(rows[0], int) and len(block) < size:
             return
@@ -93,44 +91,9 @@ def _length(rows: Sequence[int | str | None], interface: Interface) -> Length:
     return Length(longest=interface.ranges.get(dim, (0, None))[1]) if dim is not None else Length()
 
 
-def _tokenizer(path: Path) -> Tokenizer:
-    try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise UnsupportedError("data made of texts needs tokenizers; pip install tokenizers") from error
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:
-        raise ModelError(f"{path} is no tokenizers file: {error}") from error
-
-
 def _pad(tokenizer: Tokenizer) -> int:
     found = (tokenizer.token_to_id(name) for name in _PADS)
     return next((number for number in found if number is not None), 0)
-
-
-def _lines(path: Path) -> Iterator[tuple[int, Text]]:
-    """(line number from 1, text) of each line that is not blank."""
-    count = 0
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                count += 1
-                yield number, _text(f"{path}: line {number}", line)
-    if not count:
-        raise ModelError(f"{path} is empty: expected one JSON text a line")
-
-
-def _text(place: str, line: str) -> Text:
-    try:
-        read = json.loads(line)
-    except ValueError as error:
-        raise ModelError(f"{place} is no JSON ({error}): expected a text in quotes or {{'text': ...}}") from error
-    text = read.get("text") if isinstance(read, dict) else read
-    pair = read.get("text_pair") if isinstance(read, dict) else None
-    if not isinstance(text, str) or not isinstance(pair, str | None):
-        raise ModelError(f"{place}: expected a text or {{'text': ..., 'text_pair': ...}}, found {line.strip()[:60]!r}")
-    return text if pair is None else (text, pair)
 
 
 def _arrays(encodings: Sequence[Encoding], ports: dict[str, Port], pad: int, length: Length) -> dict[str, Array]:

@@ -351,7 +351,7 @@ def _float(node: ir.Node, name: str, default: float) -> float:
     return default if attr is None or attr.is_ref() else attr.as_float()
 
 
-_ENDING = re.compile(r"([./](weight|kernel|bias|w|W|R|B)|_(weight|bias|quantized))(\.T)?$")
+_ENDING = re.compile(r"([./](weight|kernel|bias|w|W|R|B)|_(weight|bias|quantized|kept|mask_bits))(\.T)?$")
 
 
 def _rename(found: list[Site]) -> list[Site]:

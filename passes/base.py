@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol
 
 import onnx_ir as ir
@@ -19,6 +19,7 @@ from ..ir.text import place, spelled
 from ..ir.walk import every_node
 from .edit import Ledger
 from .failure import failure, no_verdict
+from .renumbering import Renumbering
 from .statistics import Calibration, Statistics, Want
 
 
@@ -116,10 +117,16 @@ class Curve:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one application of a pass did, and between what it chose."""
+    """What one application of a pass did, and between what it chose.
+
+    files: what goes into the artifact beside the model, by name. renumbered: what the pass changed about feeds and
+    answers, for those that come after it.
+    """
 
     findings: tuple[Finding, ...] = ()
     curve: Curve | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    renumbered: tuple[Renumbering, ...] = ()
 
     @property
     def matches(self) -> int:
@@ -146,13 +153,24 @@ class Context:
 
     feeds: a few batches to verify on. calibration: the data to gather statistics on, where the user gave any. seed: of
     anything random. pays: why what a pass would rewrite stays as it was, its new kernel being slower on the
-    target; without it nobody asks.
+    target; without it nobody asks. latency: seconds that a small model takes on the target, on these feeds.
     """
 
     feeds: Sequence[Feeds] = ()
     seed: int = 0
     calibration: Calibration | None = None
     pays: Callable[[Pass, ir.Model, Candidate], Miss | None] | None = None
+    latency: Callable[[ir.Model, Feeds], float] | None = None
+
+    def after(self, renumbered: Iterable[Renumbering]) -> Context:
+        """With feeds and calibration as a model takes them whose vocabulary was cut so."""
+        found = self
+        for each in renumbered:
+            calibration = found.calibration
+            if calibration is not None and each.renumbered:
+                calibration = calibration.over([each.feeds(batch) for batch in calibration.batches])
+            found = replace(found, feeds=[each.feeds(batch) for batch in found.feeds], calibration=calibration)
+        return found
 
     def statistics(self, model: ir.Model, wants: Iterable[Want]) -> Statistics:
         """What calibration finds on the model as it is now. Raises OptionError where there are no data for it."""

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..ir.constants import tensor_of
+from ..ir.level import DOMAIN
 from ..ir.provenance import scope, sources
 from ..ir.site import Kind, Site
 from ..ir.text import place
@@ -44,6 +45,9 @@ class Choice:
     def computed(self, site: Site) -> Miss:
         """Why a site stays as it is whose weight nodes compute from constants."""
         tensor = tensor_of(site.weight)
+        if any(node.domain == DOMAIN and node.op_type == "Unmask" for node in site.view.path):
+            need = "weights that are stored dense; give the pass that pruned it storage=dense"
+            return self._left(site) or Miss("pruned", site.name, need)
         if tensor is None or tensor.dtype in FLOATS:
             return self._left(site) or Miss("weight", site.name, "an initializer; run fold-constants first")
         return self._left(site) or Miss("quantized", site.weight.name or "", "weights that are not quantized yet")

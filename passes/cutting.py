@@ -15,13 +15,12 @@ import numpy as np
 import onnx_ir as ir
 
 from ..ir.atoms import exactly
-from ..ir.axes import TARGETS, Axis, Dependencies, Mask, kept, length, teller
+from ..ir.axes import TARGETS, Axis, Dependencies, Mask, kept, length, target_of, teller
 from ..ir.axes.axis import cut as pieces_of
 from ..ir.axes.axis import split
 from ..ir.constants import integers_of, tensor_of
-from ..ir.content import content
 from ..ir.polynomial import Polynomial
-from .edit import Tape, attribute, reroute
+from .edit import Ledger, Tape, attribute, drop, reroute
 
 
 def cut(found: Dependencies, keep: Mapping[Axis, Mask]) -> None:
@@ -109,53 +108,64 @@ def _shorten(value: ir.Value, axes: Sequence[Axis], keep: Mapping[Axis, Mask]) -
 
 
 def _target(found: _Cut, node: ir.Node) -> _Change | None:
-    """Reshape, Expand, ConstantOfShape: the numbers that say what is cut."""
-    place = TARGETS[node.op_type]
-    target, axes = node.inputs[place], found.axes(node.outputs[0])
-    said = content(target)
-    if target is None or said is None:
+    """Reshape, Expand, ConstantOfShape, Resize: the numbers that say what is cut."""
+    axes = found.axes(node.outputs[0])
+    target = target_of(node, len(axes)) if any(map(found.changed, axes)) else None
+    if target is None:
         return None
-    numbers = {
-        at: size
-        for at, axis in enumerate(axes)
-        if found.changed(axis) and said[at] != -1 and (size := found.length(axis)) is not None
-    }
-    if not numbers:
-        return None
-    if node.op_type == "Reshape" and not attribute(node, "allowzero", 0):
-        before = found.axes(node.inputs[0])
+    numbers: dict[int, int] = {}
+    before = found.axes(node.inputs[0])
+    keeps = node.op_type == "Reshape" and not attribute(node, "allowzero", 0)
+    for at, axis in enumerate(axes):
+        index, size = target.index(at), found.length(axis)
+        if index is None or size is None or not found.changed(axis):
+            continue
+        said = target.said[index]
+        if node.op_type == "Reshape" and said == -1:
+            continue
         # zero stands for the size at the same place of the input, which may have changed alike
-        numbers = {
-            at: size
-            for at, size in numbers.items()
-            if said[at] != 0 or at >= len(before) or found.length(before[at]) != size
-        }
-    return lambda: _retell(node, target, numbers)
+        if keeps and said == 0 and at < len(before) and found.length(before[at]) == size:
+            continue
+        numbers[index] = size
+    return (lambda: _retell(node, target.value, numbers)) if numbers else None
 
 
 def _retell(node: ir.Node, target: ir.Value, numbers: Mapping[int, int]) -> None:
-    if not numbers:
-        return
-    tape = Tape()
     whole = integers_of(target)
     if whole is not None:
-        new = tape.constant([numbers.get(at, number) for at, number in enumerate(whole)], "shape")
-    else:
-        joined = target.producer()
-        assert joined is not None
-        inputs = list(joined.inputs)
-        for piece, value in enumerate(inputs):
-            said = {
-                told.at: number
-                for at, number in numbers.items()
-                if (told := teller(target, at)) is not None and told.piece == piece
-            }
-            old = integers_of(value)
-            if said and old is not None:
-                inputs[piece] = tape.constant([said.get(at, number) for at, number in enumerate(old)], "size")
-        new = tape("Concat", *inputs, axis=0)
-        new.type, new.shape = target.type, target.shape
+        _feed(node, TARGETS[node.op_type], [numbers.get(at, number) for at, number in enumerate(whole)], "shape")
+        return
+    tape, joined = Tape(), target.producer()
+    assert joined is not None
+    inputs = list(joined.inputs)
+    for piece, value in enumerate(inputs):
+        said = {
+            told.at: number
+            for at, number in numbers.items()
+            if (told := teller(target, at)) is not None and told.piece == piece
+        }
+        old = integers_of(value)
+        if said and old is not None:
+            inputs[piece] = tape.constant([said.get(at, number) for at, number in enumerate(old)], "size")
+    new = tape("Concat", *inputs, axis=0)
+    new.type, new.shape = target.type, target.shape
     reroute(tape, node, target, new)
+
+
+def _feed(node: ir.Node, index: int, numbers: Sequence[int], name: str) -> None:
+    """Let one input of a node be these numbers; the same value elsewhere among its inputs stays."""
+    graph = node.graph
+    assert isinstance(graph, ir.Graph)
+    name = Ledger.of(graph).unique(f"{node.outputs[0].name}_{name}")
+    made = ir.Value(name=name, const_value=ir.tensor(np.array(numbers, np.int64), name=name))
+    made.shape, made.type = ir.Shape([len(numbers)]), ir.TensorType(ir.DataType.INT64)
+    graph.register_initializer(made)
+    old = node.inputs[index] if index < len(node.inputs) else None
+    if old is None:
+        node.resize_inputs(max(len(node.inputs), index + 1))
+    node.replace_input_with(index, made)
+    if old is not None:
+        drop(old)
 
 
 def _split(found: _Cut, node: ir.Node) -> _Change | None:
@@ -167,16 +177,8 @@ def _split(found: _Cut, node: ir.Node) -> _Change | None:
     sizes = [found.length(piece) or 0 for piece in pieces]
 
     def change() -> None:
-        tape = Tape()
-        told = tape.constant(sizes, "sizes")
         node.attributes.pop("num_outputs", None)
-        if len(node.inputs) > 1 and node.inputs[1] is not None:
-            reroute(tape, node, node.inputs[1], told)
-        else:
-            assert node.graph is not None
-            node.resize_inputs(2)
-            node.replace_input_with(1, told)
-            node.graph.register_initializer(told)
+        _feed(node, 1, sizes, "sizes")
 
     return change
 
@@ -194,21 +196,20 @@ def _slice(found: _Cut, node: ir.Node) -> _Change | None:
         if not found.changed(axis) or axis.size == piece.size or axis.count is None or piece.count is None:
             continue
         size, count, start = axis.count, piece.count, starts[index]
+        start = min(max(start + size * (start < 0), 0), size)
         if steps[index] == 1:
-            start = min(max(start + size * (start < 0), 0), size)
             parts = pieces_of(axis, [Polynomial.of(part) for part in (start, count, size - start - count)])
             new_starts[index] = 0 if parts is None else found.length(parts[0]) or 0
             new_ends[index] = new_starts[index] + (found.length(piece) or 0)
         else:
-            new_ends[index] = found.length(axis) or 0
+            # one of the innermost factor, which is as long as the step
+            new_starts[index], new_ends[index] = start, found.length(axis) or 0
     if (new_starts, new_ends) == (list(starts), list(ends)):
         return None
 
     def change() -> None:
-        for place, numbers in ((1, new_starts), (2, new_ends)):
-            tape, old = Tape(), node.inputs[place]
-            assert old is not None
-            reroute(tape, node, old, tape.constant(numbers, "slice"))
+        _feed(node, 1, new_starts, "starts")
+        _feed(node, 2, new_ends, "ends")
 
     return change
 
@@ -250,6 +251,13 @@ def _conv(found: _Cut, node: ir.Node) -> _Change | None:
     return _attributes(node, {"group": found.length(_factors(weight[0], group)[0]) or group})
 
 
+def _groups(found: _Cut, node: ir.Node) -> _Change | None:
+    groups, data = attribute(node, "num_groups", 1), found.axes(node.inputs[0])
+    if not data:
+        return None
+    return _attributes(node, {"num_groups": found.length(_factors(data[1], groups)[0]) or groups})
+
+
 def _factors(axis: Axis, count: int) -> list[Axis]:
     number = Polynomial.of(count)
     inner = exactly(axis.size, number)
@@ -283,4 +291,5 @@ _TOLD: Mapping[str, Callable[[_Cut, ir.Node], _Change | None]] = {
     "RotaryEmbedding": _rotary,
     **dict.fromkeys(("LSTM", "GRU", "RNN"), _recurrent),
     **dict.fromkeys(("Conv", "ConvTranspose"), _conv),
+    "GroupNormalization": _groups,
 }

@@ -9,7 +9,8 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from . import catalogue, syntax
-from .base import Context, Exact, Outcome, Pass
+from .base import Context, Exact, Finding, Outcome, Pass
+from .renumbering import Renumbering
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,15 @@ class Pipeline(Pass):
 
     def apply(self, model: ir.Model, context: Context) -> Outcome:
         """Run every pass, unverified; `run.run_pipeline` is the verified way."""
-        return Outcome(tuple(finding for step in self.flat() for finding in step.apply(model, context).findings))
+        found: list[Finding] = []
+        files: dict[str, bytes] = {}
+        renumbered: list[Renumbering] = []
+        for step in self.flat():
+            made = step.apply(model, context.after(renumbered))
+            found += made.findings
+            files |= made.files
+            renumbered += made.renumbered
+        return Outcome(tuple(found), files=files, renumbered=tuple(renumbered))
 
     def _parsed(self) -> tuple[syntax.Step, ...]:
         return tuple(_step(made) for made in self.steps)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
 from ..ir.text import spelled
 from ..ir.walk import every_node, held_graphs, may_hold_graphs
 from .base import Contract, Curve, Finding, Lossy
+from .renumbering import Renumbering
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class PassReport:
     loss: the error over the verified stretch that ends with this pass, in the contract's metric; None where none was
     measured. subject: what a raising pass looks for; whole: how many of them were whole before it ran. over: what the
     error would have said of a loss over the contract that was let through; else empty. curve: between what it chose.
+    files, renumbered: as in `base.Outcome`.
     """
 
     text: str
@@ -66,6 +68,8 @@ class PassReport:
     whole: int = 0
     over: str = ""
     curve: Curve | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    renumbered: tuple[Renumbering, ...] = ()
 
     @property
     def matches(self) -> int:
@@ -143,6 +147,16 @@ class Report:
     @property
     def changed(self) -> bool:
         return any(record.changed for record in self.passes)
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """What goes into the artifact beside the model, by name; of two of one name the later."""
+        return {name: content for record in self.passes for name, content in record.files.items()}
+
+    @property
+    def renumbered(self) -> tuple[Renumbering, ...]:
+        """What became of feeds and answers, in order."""
+        return tuple(each for record in self.passes for each in record.renumbered)
 
     def __add__(self, other: Report) -> Report:
         return Report(self.passes + other.passes)

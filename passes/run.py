@@ -71,10 +71,14 @@ def run_pipeline(
                 for step in stretch:
                     made.append(_record(step, model, context, observe, size))
                     size = made[-1].after
+            # a pass that changes what ids mean is a stretch of its own
+            for each in made[-1].renumbered:
+                context, feeds = context.after([each]), [each.feeds(batch) for batch in feeds]
+                before = None if before is None else each.reference(before)
             if before is not None:
                 judged = judge(before, model, stretch, feeds, signature)
                 if isinstance(judged, TersorError):
-                    alone = force and len(stretch) == 1
+                    alone = bool(made[-1].renumbered) or (force and len(stretch) == 1)
                     fault = judged if alone else _blame(before, stretch, context, feeds, signature, judged)
                     if not force or not isinstance(fault, ContractError):
                         raise fault
@@ -149,6 +153,8 @@ def _record(step: Pass, model: ir.Model, context: Context, observe: Observer | N
         subject=step.subject,
         whole=whole,
         curve=outcome.curve,
+        files=outcome.files,
+        renumbered=outcome.renumbered,
     )
 
 

@@ -148,6 +148,10 @@ class Calibration:
         if not self.batches:
             raise OptionError("calibration needs at least one batch of data")
 
+    def over(self, batches: Sequence[Feeds]) -> Calibration:
+        """The same on other batches; nothing was gathered on them yet."""
+        return Calibration(batches, self.progress, checkpoints=self.checkpoints)
+
     def gather(self, model: ir.Model, wants: Iterable[Want]) -> Statistics:
         """The statistics wanted, on the model as it is now.
 

@@ -78,6 +78,7 @@ class Inductor(TorchBackend):
         Inductor fails; PassError for one of `passes`.
         """
         from ...ir.fx.export import ExportError, export
+        from ...ir.fx.kernels.constants import fold_masks
         from ...ir.fx.kernels.packed import pack_weights
         from ...ir.fx.kernels.products import has_vnni
         from ...ir.fx.kernels.qdq import lower_qdq
@@ -90,6 +91,7 @@ class Inductor(TorchBackend):
             if name not in names(model):
                 raise OptionError(f"inductor: option sizes: the model has no dimension {name!r}; {_known(model)}")
         module = self._module(model)
+        fold_masks(module)
         lacking = self.obstacle()
         if lacking is not None:
             raise UnsupportedError(f"inductor: {'; '.join(lacking)}")

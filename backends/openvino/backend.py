@@ -23,6 +23,7 @@ from .defer_activation_quantization import DEFERRED, DeferActivationQuantization
 from .fold_zero_point import FoldZeroPoint
 from .frontend import missing_ops, write_ir
 from .round_in_floats import RoundInFloats
+from .scatter_kept import ScatterKept
 from .session import OpenVinoSession, first_lines
 from .split_blocks import SplitBlocks
 from .unpack_by_remainders import UnpackByRemainders
@@ -67,6 +68,7 @@ class OpenVino(Backend):
                 WidenWeights(),
                 WidenCodes(),
                 UnpackByRemainders(),
+                ScatterKept(),
                 InlineFunctions(own=True),
                 FOLDING,
                 FoldZeroPoint(),

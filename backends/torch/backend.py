@@ -90,13 +90,13 @@ class Torch(TorchBackend):
         return module
 
     def _session(self, module: torch.fx.GraphModule, interface: Interface) -> Session:
-        from ...ir.fx.kernels.constants import fold
+        from ...ir.fx.kernels.constants import fold, fold_masks
         from ...ir.fx.kernels.linear import fuse_linears
         from ...ir.fx.kernels.weights import quicken
         from ..torch_session import TorchSession
 
         self._check_device()
-        if self.unpack and fold(module):
+        if self.unpack and fold_masks(module) + fold(module):
             fuse_linears(module)
         module = module.to(self.device)
         weights = (*module.parameters(), *module.buffers())

@@ -14,10 +14,13 @@ from ..units import amount, plural, size
 from .options import Dimensions, Json, Source, dimensions
 
 if TYPE_CHECKING:
+    from ..axes import AxisGroup
     from ..inspect import Inspection, Part
 
 #: Shapes of weights that are shown of each kind of site.
 _SHAPES = 6
+#: Reasons that are shown of what holds a group.
+_REASONS = 3
 
 
 def inspect(
@@ -25,6 +28,9 @@ def inspect(
     dims: Dimensions = None,
     raised: Annotated[
         bool, typer.Option("--raise", help="Bring it to the semantic level first, as compile does.")
+    ] = False,
+    axes: Annotated[
+        bool, typer.Option("--axes", help="Also what can be cut as one: the groups of dependent axes.")
     ] = False,
     json: Json = False,
 ) -> None:
@@ -45,12 +51,15 @@ def inspect(
 
             run_pipeline(RAISING, model, verify=Verify.OFF, observe=progress.say)
         progress.say("cost and blocks")
-        found = look(model, sizes)
+        found = look(model, sizes, axes=axes)
     console.show({"source": source, **_fields(found)}, *_screen(source, found), as_json=json)
 
 
 def _fields(found: Inspection) -> Mapping[str, object]:
-    return dict(vars(found))
+    fields = dict(vars(found))
+    if found.axes is None:
+        del fields["axes"]
+    return fields
 
 
 def _screen(source: str, found: Inspection) -> Iterator[RenderableType]:
@@ -66,9 +75,31 @@ def _screen(source: str, found: Inspection) -> Iterator[RenderableType]:
             for group in found.sites
         )
         yield console.table("kind", ">sites", ">parameters", ">weights", "in x out (how often)", rows=rows)
+    yield from console.part("dependent axes", _axes(found.axes))
     if found.uncounted:
         some = "; ".join(found.uncounted[:3]) + ("; ..." if found.uncounted[3:] else "")
         yield console.literal(f"\nFLOPs leave out {plural(len(found.uncounted), 'node')}: {some}")
+
+
+def _axes(groups: Sequence[AxisGroup] | None) -> RenderableType | None:
+    """One line for groups that are alike."""
+    from ..axes import rows
+
+    if groups is None:
+        return None
+    lines = (
+        [
+            f"{row.count:,}", f"{row.first.units:,}", row.first.what, f"{len(row.first.weights):,}",
+            f"{row.first.parameters:,}", _holds(row.first.held_by), row.where,
+        ]
+        for row in rows(groups)
+    )  # fmt: skip
+    columns = (">groups", ">units", "what", ">weights", ">parameters a unit", "held by", "made by -> read by")
+    return console.table(*columns, rows=lines)
+
+
+def _holds(reasons: Sequence[str]) -> str:
+    return "; ".join(reasons[:_REASONS]) + (f"; {len(reasons) - _REASONS} more" if reasons[_REASONS:] else "")
 
 
 def _about(found: Inspection) -> Iterator[tuple[str, str]]:

@@ -42,6 +42,7 @@ class Role(enum.Enum):
     HEADS = "heads"
     UNITS = "recurrent units"
     CHANNELS = "channels"
+    HEAD_FEATURES = "features of a head"
 
 
 @dataclass(frozen=True)
@@ -322,6 +323,21 @@ def kept(axis: Axis, leaves: Mapping[Axis, Mask]) -> Mask:
     for part in parts[1:]:
         mask = np.outer(mask, part).reshape(-1)
     return mask
+
+
+def places(axis: Axis, leaf: Axis) -> NDArray[np.intp]:
+    """Which place of a leaf each place along an axis is of; -1 for those that are none of it."""
+    root, leaf = axis.root(), leaf.root()
+    if root.form is Form.LEAF:
+        return np.arange(root.count or 0) if root is leaf else np.full(root.count or 0, -1)
+    parts = [places(part, leaf) for part in root.parts]
+    if root.form is Form.SUM:
+        return np.concatenate(parts)
+    found = parts[0]
+    for part in parts[1:]:
+        # an index has one factor at most that is of the leaf
+        found = np.maximum(found[:, None], part[None]).reshape(-1)
+    return found
 
 
 def length(axis: Axis, leaves: Mapping[Axis, Mask]) -> Polynomial:

@@ -23,7 +23,7 @@ def _elementwise(node: ir.Node, ties: Ties) -> Iterator[Axes]:
 
 def _matmul(node: ir.Node, ties: Ties) -> Iterator[Axes]:
     left, right = ties.read(node, 0), ties.read(node, 1)
-    ties.join(node, [left[-1], right[-2] if len(right) > 1 else right[0]])
+    ties.add_up(node, [ties.join(node, [left[-1], right[-2] if len(right) > 1 else right[0]])], 0, 1)
     batch = ties.broadcast(node, [left[:-2], right[:-2]])
     yield (*batch, *left[-2:-1], *(right[-1:] if len(right) > 1 else ()))
 
@@ -32,7 +32,7 @@ def _gemm(node: ir.Node, ties: Ties) -> Iterator[Axes]:
     left, right = ties.read(node, 0), ties.read(node, 1)
     rows, inner = left[::-1] if ties.integer(node, "transA", 0) else left
     other, columns = right[::-1] if ties.integer(node, "transB", 0) else right
-    ties.join(node, [inner, other])
+    ties.add_up(node, [ties.join(node, [inner, other])], 0, 1)
     if ties.has(node, 2):
         ties.broadcast(node, [(rows, columns), ties.read(node, 2)])
     yield (rows, columns)
@@ -47,7 +47,9 @@ def _einsum(node: ir.Node, ties: Ties) -> Iterator[Axes]:
     for index, letters in enumerate(left.split(",")):
         for letter, axis in zip(letters, ties.read(node, index), strict=True):
             known[letter] = ties.join(node, [known[letter], axis]) if letter in known else axis
-    yield tuple(known[letter] for letter in (right if arrow else sorted(c for c in known if left.count(c) == 1)))
+    kept = right if arrow else sorted(letter for letter in known if left.count(letter) == 1)
+    ties.add_up(node, [axis for letter, axis in known.items() if letter not in kept], *range(len(node.inputs)))
+    yield tuple(known[letter] for letter in kept)
 
 
 def _normalized(node: ir.Node, ties: Ties) -> Iterator[Axes]:
@@ -115,7 +117,9 @@ def _reduce(node: ir.Node, ties: Ties) -> Iterator[Axes]:
     for at in gone:
         if node.op_type == "ReduceMean":
             data[at].hold(Why.NORMALIZED, place(node))
-        elif node.op_type not in _ADDING:
+        elif node.op_type in _ADDING:
+            ties.add_up(node, [data[at]], 0)
+        else:
             ties.hold(node, [data[at]], f"{node.op_type} goes over it")
     keep = ties.integer(node, "keepdims", 1)
     yield tuple(Axis(1) if at in gone else axis for at, axis in enumerate(data) if keep or at not in gone)
@@ -140,6 +144,7 @@ def _conv(node: ir.Node, ties: Ties) -> Iterator[Axes]:
         channels = product([parts[0], weight[1]]) if turned else weight[0]
         parts[0].count_as(Role.CHANNELS, node)
     channels.count_as(Role.CHANNELS, node)
+    ties.add_up(node, [data[1]], 0, 1)
     if ties.has(node, 2):
         ties.join(node, [channels, ties.read(node, 2)[0]])
     ties.hold(node, weight[2:], "the kernel")
@@ -151,6 +156,8 @@ def _conv(node: ir.Node, ties: Ties) -> Iterator[Axes]:
 def _pool(node: ir.Node, ties: Ties) -> Iterator[Axes]:
     data = ties.read(node, 0)
     ties.hold(node, data[2:], "windows slide over it")
+    if len(node.outputs) > 1 and node.outputs[1].name:
+        ties.hold(node, data[:2], "elements are numbered across it")
     for _ in node.outputs:
         yield (*data[:2], *_rest(node, ties, 2))
 
@@ -168,7 +175,8 @@ def _recurrent(node: ir.Node, ties: Ties) -> Iterator[Axes]:
     units = recurrence[2]
     units.count_as(Role.UNITS, node)
     first = ties.integer(node, "layout", 0)
-    ties.join(node, [data[2], weight[2]])
+    ties.add_up(node, [ties.join(node, [data[2], weight[2]])], 0, 1)
+    ties.add_up(node, [units], 2)
     gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[node.op_type]
     stacked = [(weight[1], gates), (recurrence[1], gates)]
     stacked += [(ties.read(node, 3)[1], 2 * gates)] if ties.has(node, 3) else []
@@ -180,11 +188,15 @@ def _recurrent(node: ir.Node, ties: Ties) -> Iterator[Axes]:
         ties.hold(node, parts[:-1], "gates")
         tie(parts[-1], units)
     directions = ties.join(node, [ties.read(node, at)[0] for at in (1, 2, 3, 7) if ties.has(node, at)])
-    ties.hold(node, [directions], "directions")
+    batch, steps = (data[0], data[1]) if first else (data[1], data[0])
     for index in (5, 6):
         if ties.has(node, index):
-            ties.join(node, [units, ties.read(node, index)[2]])
-    batch, steps = (data[0], data[1]) if first else (data[1], data[0])
+            begun = ties.read(node, index)
+            for axis, other in zip(begun, (batch, directions) if first else (directions, batch), strict=False):
+                ties.join(node, [other, axis])
+            ties.join(node, [units, begun[2]])
+    ties.hold(node, [directions], "directions")
+    ties.hold(node, [steps], "the recurrence goes over it")
     state = (batch, directions, units) if first else (directions, batch, units)
     yield (batch, steps, directions, units) if first else (steps, directions, batch, units)
     yield from (state, state)
@@ -200,10 +212,10 @@ def _attention(node: ir.Node, ties: Ties) -> Iterator[Axes]:
             _split_heads(axes[2], count)
             for axes, count in ((query, heads), (key, key_heads), (value, key_heads))
         ]  # fmt: skip
-        lengths = [axes[1] for axes in (query, key)]
+        lengths = [axes[1] for axes in (query, key, value)]
     else:
         rows = [[axes[1], axes[3]] for axes in (query, key, value)]
-        lengths = [axes[2] for axes in (query, key)]
+        lengths = [axes[2] for axes in (query, key, value)]
     (asked, size), (kept, key_size), (valued, width) = rows
     grouped = split(asked, _sizes_of(asked, kept))
     if grouped is None:
@@ -215,19 +227,26 @@ def _attention(node: ir.Node, ties: Ties) -> Iterator[Axes]:
     ties.hold(node, grouped[1:], "queries that share a head of keys")
     kept.count_as(Role.HEADS, node)
     size.hold(Why.HEAD_SIZE, place(node))
+    ties.add_up(node, [size], 0, 1)
+    for features in (size, width):
+        features.count_as(Role.HEAD_FEATURES, node)
     totals = [lengths[1], lengths[1]]
     for index, (heads_of, features) in ((4, (kept, size)), (5, (valued, width))):
         if ties.has(node, index):
             past = ties.read(node, index)
             tie(past[1], heads_of)
             tie(past[3], features)
+            ties.join(node, [query[0], past[0]])
+            ties.hold(node, [past[2]], "attention goes over it")
             totals[index - 4] = Axis(Polynomial.of(f"?{node.name}:total"))
     ties.hold(node, lengths, "attention goes over it")
     if ties.has(node, 3):
         mask = ties.read(node, 3)
-        ties.hold(node, mask[-1:], "attention goes over it")
+        ties.hold(node, mask[-2:], "attention goes over it")
         if len(mask) > 2:
             ties.join(node, [asked, mask[-3]])
+        if len(mask) > 3:
+            ties.join(node, [query[0], mask[-4]])
     batch = ties.join(node, [query[0], key[0], value[0]])
     yield (batch, lengths[0], product([asked, width])) if len(query) == 3 else (batch, asked, lengths[0], width)
     yield (batch, kept, totals[0], size)

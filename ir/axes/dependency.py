@@ -13,21 +13,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
+from math import prod
 
+import numpy as np
 import onnx_ir as ir
 
-from ..constants import is_constant, tensor_of
-from ..content import content
+from ..constants import is_constant
+from ..errors import ModelError
 from ..shapes import Shapes, Visit
 from ..text import place
-from ..walk import every_node, held_graphs
-from .axis import Axis, Hold, Role, Why
+from ..walk import every_graph, held_graphs
+from .axis import Axis, Hold, Mask, Role, Why, length
 from .compute_rules import COMPUTE
-from .following import TARGETS, TOLD, teller
+from .following import TARGETS, TOLD, target_of, teller
 from .layout_rules import LAYOUT
 from .scope import Axes, Ties
 
 RULES = {**COMPUTE, **LAYOUT}
+
+#: Softmax, Split, Squeeze and the like have meant the same since.
+_OLDEST = 13
 
 
 @dataclass(frozen=True)
@@ -35,11 +41,13 @@ class Group:
     """Axes that are cut together.
 
     axis: the leaf that they share. uses: each value that has it, and the position of the axis that it is a part of.
+    parameters: elements of weights that one unit takes with it.
     """
 
     axis: Axis
     size: int
     uses: tuple[tuple[ir.Value, int], ...]
+    parameters: int
 
     @property
     def weights(self) -> tuple[tuple[ir.Value, int], ...]:
@@ -55,12 +63,6 @@ class Group:
     def roles(self) -> frozenset[Role]:
         """What its units are to the ops that count them."""
         return frozenset(role for role, _ in self.axis.roles)
-
-    @cached_property
-    def parameters(self) -> int:
-        """Elements of weights that one unit takes with it."""
-        values = dict.fromkeys(value for value, _ in self.weights)
-        return sum(tensor.size for value in values if (tensor := tensor_of(value)) is not None) // self.size
 
     @property
     def free(self) -> bool:
@@ -91,8 +93,18 @@ class Dependencies:
 
 
 def dependencies(model: ir.Model) -> Dependencies:
-    """Follow the axes of a model at the semantic level; reads no weights."""
+    """Follow the axes of a model at the semantic level; reads no weights.
+
+    Raises ModelError for a model of an opset whose ops mean other things by the same names.
+    """
+    version = model.opset_imports.get("", _OLDEST)
+    if version < _OLDEST:
+        raise ModelError(
+            f"{model.graph.name or 'the model'}: expected opset {_OLDEST} or newer to follow its axes, "
+            f"found {version}; raise it first (tersor.passes.presets.RAISING, or --raise)"
+        )
     ties = Ties(model, {}, observe=_visit, strict=True)
+    ties.settle()
     for value in model.graph.inputs:
         for axis in ties.axes_of(value) or ():
             axis.hold(Why.INPUT, value.name or "")
@@ -114,7 +126,20 @@ def _groups(known: Mapping[ir.Value, tuple[Axis, ...]]) -> Iterable[Group]:
                     uses.setdefault(leaf, []).append((value, at))
     for leaf, found in uses.items():
         if any(is_constant(value) for value, _ in found) and leaf.count is not None:
-            yield Group(leaf, leaf.count, tuple(found))
+            yield Group(leaf, leaf.count, tuple(found), _parameters(leaf, leaf.count, found, known))
+
+
+def _parameters(
+    leaf: Axis, size: int, found: Iterable[tuple[ir.Value, int]], known: Mapping[ir.Value, tuple[Axis, ...]]
+) -> int:
+    """Elements of weights without one of the units against those with it."""
+    without = {leaf: np.arange(size) > 0}
+    axes = [known[value] for value in dict.fromkeys(value for value, _ in found) if is_constant(value)]
+    return sum(_elements(each, {}) - _elements(each, without) for each in axes)
+
+
+def _elements(axes: Iterable[Axis], leaves: Mapping[Axis, Mask]) -> int:
+    return prod(length(axis, leaves).constant or 0 for axis in axes)
 
 
 def _visit(shapes: Shapes, visit: Visit) -> None:
@@ -127,36 +152,63 @@ def _visit(shapes: Shapes, visit: Visit) -> None:
             shapes.axes[value] = (
                 shapes.fresh(value, f"no rule for {node.op_type} at {place(node)}") if (axes is None) else axes
             )
-    if node.op_type in TOLD and not node.domain:
-        if visit.top is not node:
-            for port in (*node.inputs, *node.outputs):
-                known = None if port is None else shapes.axes.get(port)
-                shapes.hold(node, known or (), "told a size inside of a function or subgraph")
-        elif node.op_type in TARGETS:
-            _hold_computed(shapes, node)
+    shapes.note_zeros(node)
+    if node.domain or (visit.top is node and node.op_type not in TARGETS):
+        return
+    if visit.top is node:
+        _hold_computed(shapes, node)
+    elif node.op_type in TOLD:
+        _hold_ports(shapes, node, "told a size inside of a function or subgraph")
+    elif node.op_type == "Constant":
+        _hold_ports(shapes, node, "a constant inside of a function or subgraph")
+
+
+def _hold_ports(ties: Ties, node: ir.Node, why: str) -> None:
+    for port in (*node.inputs, *node.outputs):
+        known = None if port is None else ties.axes.get(port)
+        ties.hold(node, known or (), why)
 
 
 def _follow(ties: Ties, node: ir.Node) -> list[Axes]:
     """The axes of the outputs; what the rule cannot tell of is held."""
-    for each in (each for graph in held_graphs(node) for each in every_node(graph)):
-        ties.hold_all(each, "read by a subgraph")
+    for graph in (inner for held in held_graphs(node) for inner in every_graph(held)):
+        for each in graph:
+            ties.hold_all(each.inputs, node, "read by a subgraph")
+        # a value from outside that is given on bears its name and is another object
+        given = {value.name for value in graph.outputs if value.producer() is None}
+        outside = [value for value in ties.axes if value.name in given] if given else []
+        ties.hold_all(outside, node, "given by a subgraph")
     rule = RULES.get((node.domain, node.op_type))
     if rule is None:
-        ties.hold_all(node, f"no rule for {node.op_type}")
+        ties.hold_all(node.inputs, node, f"no rule for {node.op_type}")
         return []
     found: list[Axes] = []
+    ties.read_by_rule.clear()
     try:
         found.extend(rule(node, ties))
-    except (IndexError, KeyError, TypeError, ValueError) as error:
-        ties.hold_all(node, f"{error}:")
+        if any(value.name and axes is None for value, axes in zip_longest(node.outputs, found[: len(node.outputs)])):
+            raise ValueError("an output of unknown axes")
+    except (IndexError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        ties.hold_all(node.inputs, node, f"{error}:")
+        return []
+    for index, value in enumerate(node.inputs):
+        # sizes, places and counts: numbers that mean what they say
+        if value is not None and index not in ties.read_by_rule and (node.op_type, index) != ("CastLike", 1):
+            ties.hold_late(value, node, "read as numbers")
     return found
 
 
 def _hold_computed(ties: Ties, node: ir.Node) -> None:
     """Hold what a target says in a number that is computed."""
-    target, axes = node.inputs[TARGETS[node.op_type]], ties.axes.get(node.outputs[0])
-    said = content(target) if target is not None else None
-    for at, axis in enumerate(axes or ()):
-        number = said[at] if said is not None and len(said) == len(axes or ()) else None
-        if axis.count not in (None, 1) and number != -1 and (target is None or teller(target, at) is None):
+    axes = ties.axes.get(node.outputs[0]) or ()
+    try:
+        target = target_of(node, len(axes))
+    except ValueError as error:
+        ties.hold(node, axes, f"{error}:")
+        return
+    for at, axis in enumerate(axes if target is not None else ()):
+        index = target.index(at) if target is not None else None
+        if target is None or index is None or axis.count in (None, 1):
+            continue
+        if (node.op_type, target.said[index]) != ("Reshape", -1) and teller(target.value, index) is None:
             ties.hold(node, [axis], "its size is computed")

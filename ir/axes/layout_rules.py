@@ -41,10 +41,17 @@ def _rearranged(node: ir.Node, ties: Ties) -> Iterator[Axes]:
         if cuts is None:
             raise ValueError(f"{axis!r} read as {' * '.join(str(size) for _, size in atoms)}")
         parts |= {(at, stride): part for (stride, _), part in zip(atoms, cuts, strict=True)}
-    made = tuple(
-        product(Axis(atom.size) if atom.axis is None else parts[atom.place] for atom in group) for group in found
-    )
-    yield made
+    made = [[Axis(atom.size) if atom.axis is None else parts[atom.place] for atom in group] for group in found]
+    if node.op_type == "Tile":
+        # how often is a number of its own, which nothing tells of a size
+        repeats = (
+            axis
+            for group, axes in zip(found, made, strict=True)
+            for atom, axis in zip(group, axes, strict=True)
+            if atom.axis is None
+        )
+        ties.hold(node, repeats, "repeated")
+    yield tuple(map(product, made))
 
 
 def _magnitude(stride: Polynomial) -> tuple[int, int]:
@@ -125,19 +132,39 @@ def _gather(node: ir.Node, ties: Ties) -> Iterator[Axes]:
 
 
 def _pad(node: ir.Node, ties: Ties) -> Iterator[Axes]:
-    data, made = ties.read(node, 0), ties.fresh(node.outputs[0])
-    if made is None or len(made) != len(data):
+    data = ties.read(node, 0)
+    pads = ties.constants(node, 1, "pads")
+    axes = ties.constants(node, 3, "") if ties.has(node, 3) else list(range(len(data)))
+    if pads is None or axes is None or len(pads) != 2 * len(axes):
         raise ValueError("padding of unknown size")
-    found = []
-    for old, new in zip(data, made, strict=True):
-        if old.size != new.size:
-            ties.hold(node, (old, new), "padded")
-        found.append(old if old.size == new.size else new)
-    yield tuple(found)
+    # one more in front and one less behind leave the size, and move what is there
+    padded = {axis % len(data) for at, axis in enumerate(axes) if pads[at] or pads[at + len(axes)]}
+    yield from _changed(node, ties, padded, "padded")
 
 
 def _resize(node: ir.Node, ties: Ties) -> Iterator[Axes]:
-    yield from _pad(node, ties)
+    data, made = ties.read(node, 0), ties.fresh(node.outputs[0])
+    whole = (
+        ties.string(node, "coordinate_transformation_mode", "half_pixel") != "tf_crop_and_resize"
+        and ties.string(node, "keep_aspect_ratio_policy", "stretch") == "stretch"
+    )
+    if made is None or not whole:
+        raise ValueError("a size that is not known")
+    resized = {at for at, (old, new) in enumerate(zip(data, made, strict=True)) if old.size != new.size}
+    if "axes" in node.attributes and ties.has(node, 3):
+        # sizes are told of these alone
+        resized |= {axis % len(data) for axis in ties.integers(node, "axes", [])}
+    yield from _changed(node, ties, resized, "resized")
+
+
+def _changed(node: ir.Node, ties: Ties, at: set[int], how: str) -> Iterator[Axes]:
+    """Some axes are other axes behind a node: both are held."""
+    data, made = ties.read(node, 0), ties.fresh(node.outputs[0])
+    if made is None or len(made) != len(data):
+        raise ValueError("an output of unknown rank")
+    for index in at:
+        ties.hold(node, (data[index], made[index]), how)
+    yield tuple(made[index] if index in at else axis for index, axis in enumerate(data))
 
 
 def _made(node: ir.Node, ties: Ties) -> Iterator[Axes]:
@@ -159,6 +186,8 @@ def _shape(node: ir.Node, ties: Ties) -> Iterator[Axes]:
 def _read(node: ir.Node, ties: Ties, length: int) -> set[int]:
     """Which places of a shape are read, as far as that is plain to see."""
     found: set[int] = set()
+    if node.outputs[0].is_graph_output():
+        return set(range(length))
     for use in node.outputs[0].uses():
         reader = use.node
         picked = ties.numbers(reader, 1) if reader.op_type == "Gather" and use.idx == 0 else None
@@ -186,7 +215,7 @@ def _triangle(node: ir.Node, ties: Ties) -> Iterator[Axes]:
 LAYOUT: Mapping[tuple[str, str], Rule] = {
     **{
         ("", op): _rearranged
-        for op in ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Expand", "Tile")
+        for op in ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Expand", "Tile", "Cast")
     },
     ("", "Concat"): _concat,
     ("", "Split"): _split,

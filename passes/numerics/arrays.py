@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,3 +29,15 @@ def vector(array: Array, size: int, name: str) -> Floats:
     if not np.isfinite(wide).all():
         raise ValueError(f"the {name} holds NaN or infinity")
     return wide
+
+
+def float_of(weight: Array) -> np.dtype[np.generic]:
+    """The dtype that numbers beside a weight are stored in: its own, or float32 where that is none of floats."""
+    return weight.dtype if weight.dtype.kind == "f" or weight.dtype == ml_dtypes.bfloat16 else np.dtype(np.float32)
+
+
+def times(scales: Array, weight: Array) -> Array:
+    """`scales * weight`, [in] and [in, out], in the weight's dtype; what is too large for it becomes infinite."""
+    with np.errstate(over="ignore"):
+        product: Array = np.multiply(scales[:, None], weight, dtype=np.float64).astype(float_of(weight))
+    return product

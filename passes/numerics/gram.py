@@ -64,6 +64,17 @@ def damped(gram: Floats, damping: float) -> tuple[Floats, Floats]:
         tried = min(max(10 * tried, _LEAST_DAMPING), 1.0)
 
 
+def factored(gram: Floats, damping: float) -> tuple[Floats, Floats]:
+    """U.T, lower triangular with ones on its diagonal, and D, [in], of the damped matrix U D U.T.
+
+    1 / D_k is what the inverse of the matrix has at k, once the inputs before k are fixed.
+    """
+    # the lower factor of the matrix read from its end is the upper one of the matrix
+    upper = damped(gram[::-1, ::-1], damping)[1][::-1, ::-1]
+    pivots = np.diagonal(upper)
+    return np.ascontiguousarray((upper / pivots).T), pivots**2
+
+
 def _cholesky(matrix: Floats) -> Floats | None:
     """The lower factor, None where the matrix is not positive definite in float64."""
     # torch's LAPACK takes a tenth of the time of the one in numpy's wheels; imported when it is needed

@@ -12,7 +12,7 @@ import numpy as np
 
 from ...ir.errors import OptionError
 from ..base import Curve
-from .methods.knapsack import Frontier, knapsack
+from ..numerics.knapsack import Frontier, knapsack
 
 _UNITS: Mapping[str, float] = {
     "bits": 1, "drop": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30,

@@ -27,9 +27,9 @@ from ..base import Context, Contract, Lossy, Miss, Outcome
 from ..choosing import outcome
 from ..edit import Array
 from ..placing import matrix, put
+from ..weight_pass import WeightPass, taken
 from ..weights import Floating, Half
 from .methods.floats import cast, float8
-from .weight_pass import WeightPass, taken
 
 _LARGEST = float(np.finfo(np.float16).max)
 

@@ -24,8 +24,8 @@ from ..drop import Drop
 from ..edit import Array, declare_functions
 from ..gradients import probes, reached
 from ..placing import Structured, matrix, put
+from ..seen import Seen
 from .methods import sensitivity as cost
-from .seen import Seen
 
 Sensitivity = Literal["output", "alone", "hessian", "fisher"]
 

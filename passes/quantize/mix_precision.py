@@ -7,7 +7,7 @@ Lossy. For each weight and each number of bits it is predicted what the answers 
 derivative of the drop along the change of the weight (`methods.sensitivity`), from gradients of the outputs on
 calibration data, without labels. The drop is the mean of 1 - cosine, or of the KL divergence, over the rows of the
 outputs (`passes.drop`); the changes of different weights are taken not to disturb each other. Then bits are chosen
-exactly, by a multiple-choice knapsack (`methods.knapsack`), and weights stored as `quantize-weights` does.
+exactly, by a multiple-choice knapsack (`numerics.knapsack`), and weights stored as `quantize-weights` does.
 
 The changes are those of rounding to the nearest also where `gptq`, `awq` or `refine` store the weights: those make
 errors good on the very data that predict the drop, which then seems less than it is on others. The answers drop less
@@ -35,11 +35,11 @@ from ..base import Context, Contract, Lossy, Miss, Outcome
 from ..choosing import Verdict, outcome
 from ..drop import Drop, Form
 from ..report import Size
+from ..seen import inputs
+from ..weight_pass import WeightPass, taken
 from .budget import Budget, Item, Option, Plan
 from .curvature import Sensitivities, Sensitivity
 from .quantize_weights import QuantizeWeights
-from .seen import inputs
-from .weight_pass import WeightPass, taken
 
 #: Bytes that the shapes of a stored weight take beside its numbers, at most.
 _SHAPES = 128

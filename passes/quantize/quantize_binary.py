@@ -27,11 +27,11 @@ from ..base import Context, Contract, Lossy, Outcome
 from ..choosing import Verdict, outcome
 from ..edit import Array, declare_functions
 from ..placing import matrix, put
+from ..weight_pass import WeightPass, smaller
 from ..weights import Codebook, Planes, Quantized
 from .methods.binary import binary_connect, binary_weight
 from .methods.multibinary import alternating, greedy, refined
 from .methods.ternary import ternary, trained_ternary
-from .weight_pass import WeightPass, smaller
 
 Algorithm = Literal["bwn", "binary-connect", "greedy", "refined", "alternating", "ternary", "trained-ternary"]
 

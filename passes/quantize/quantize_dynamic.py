@@ -26,10 +26,10 @@ from ...ir.site import Kind, Site, computed_sites, sites
 from ..base import Context, Contract, Lossy, Miss, Outcome, Pass
 from ..choosing import Choice, Verdict, outcome, paying
 from ..edit import Tape, attribute, constant_of, declare_functions, replace, reroute
+from ..weight_pass import OPTIONS, taken
 from ..weights import Quantized
 from .methods.uniform import symmetric
 from .rounded_states import RECURRENT, round_states, unrounded
-from .weight_pass import OPTIONS, taken
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,6 +33,7 @@ from ..choosing import Verdict, idle, outcome
 from ..edit import Array, Tape, declare_functions, is_op, reroute
 from ..placing import matrix, put
 from ..statistics import Statistics, Want
+from ..weight_pass import WeightPass, taken
 from ..weights import Floating, Quantized
 from .compensating import Compensation, give_biases
 from .methods.floats import float8
@@ -41,7 +42,6 @@ from .methods.uniform import symmetric
 from .ranging import FLOATS8, INTEGERS, Grid, Method, Ranging, Type
 from .rounded_attention import Attention, Rounding, attentions, round_products
 from .scaling import Fan
-from .weight_pass import WeightPass, taken
 
 #: Sites whose activation is rounded too.
 _FED = (Kind.LINEAR, Kind.CONV, Kind.RECURRENT_INPUT)

@@ -36,6 +36,8 @@ from ..base import Context, Contract, Lossy, Miss, Outcome
 from ..choosing import outcome
 from ..edit import Array, declare_functions, is_op
 from ..placing import Structured, matrix, put
+from ..seen import Seen, inputs, joined
+from ..weight_pass import WeightPass, taken
 from ..weights import Affine, Quantized
 from .methods.awq import awq, clipping, scaled
 from .methods.gptq import gptq
@@ -44,8 +46,6 @@ from .methods.hqq import hqq
 from .methods.lqer import lqer
 from .methods.refine import refine
 from .scaling import Fan, fans, makers, producer
-from .seen import Seen, inputs, joined
-from .weight_pass import WeightPass, taken
 
 #: Sites whose inputs are the features of an activation, which something before them may divide.
 _SCALED = (Kind.LINEAR, Kind.RECURRENT_INPUT)

@@ -8,7 +8,8 @@ from .codebook import Codebook
 from .corrected import Corrected
 from .floating import Floating
 from .half import Half
+from .masked import Masked
 from .planes import Planes
 from .quantized import Quantized
 
-__all__ = ["Affine", "Codebook", "Corrected", "Floating", "Half", "Planes", "Quantized"]
+__all__ = ["Affine", "Codebook", "Corrected", "Floating", "Half", "Masked", "Planes", "Quantized"]

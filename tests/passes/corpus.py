@@ -11,6 +11,7 @@ from tersor.ir.text import graph
 from tersor.passes.base import Context
 from tersor.passes.quantize.quantize_dynamic import QuantizeDynamic
 from tersor.tests.passes import corpus_attention as attention
+from tersor.tests.passes import corpus_prune as prune
 from tersor.tests.passes.corpus_attention import KEEP, X, normal, split
 from tersor.tests.passes.raising.recurrence.graphs import GRU, LSTM, numbers, scan, step, weights
 from tersor.tests.support import arithmetic, inside_if, parse
@@ -389,5 +390,6 @@ CORPUS: Mapping[str, Callable[[], ir.Model]] = {
         einsums,
         lstm_cell, scanned_gru, unrolled_rnn, two_directions, turned_rnn, looped_rnn, settled_branch, flat_mask,
         typed_embedding, few_bits, rounded_states, rounded_activations,
+        prune.redundant_layers, prune.doubled_neurons,
     )
 }  # fmt: skip

@@ -13,6 +13,9 @@ from tersor.passes.base import Context, Miss, Pass
 from tersor.passes.choosing import Choice, matches, outcome
 from tersor.passes.edit import declare_functions
 from tersor.passes.placing import matrix, put
+from tersor.passes.prune.prune_magnitude import PruneMagnitude
+from tersor.passes.prune.prune_obs import PruneObs
+from tersor.passes.prune.prune_wanda import PruneWanda
 from tersor.passes.quantize.cast import Cast
 from tersor.passes.quantize.methods.grid import Scheme, nearest
 from tersor.passes.quantize.mix_precision import MixPrecision
@@ -22,8 +25,8 @@ from tersor.passes.quantize.quantize_dynamic import QuantizeDynamic
 from tersor.passes.quantize.quantize_static import QuantizeStatic
 from tersor.passes.quantize.quantize_weights import QuantizeWeights
 from tersor.passes.quantize.smooth_activations import SmoothActivations
-from tersor.passes.quantize.weight_pass import WeightPass
 from tersor.passes.statistics import Calibration
+from tersor.passes.weight_pass import WeightPass
 from tersor.tests.passes.quantize.holding import HELD, normal
 from tersor.tests.support import misses, parse
 
@@ -68,6 +71,9 @@ def missed(choice: Choice, model: ir.Model) -> list[Miss]:
         Cast(ignore=PATTERNS),
         SmoothActivations(ignore=PATTERNS),
         MixPrecision(ignore=PATTERNS),
+        PruneMagnitude(ignore=PATTERNS),
+        PruneWanda(ignore=PATTERNS),
+        PruneObs(ignore=PATTERNS),
     ],
     ids=lambda each: each.name,
 )

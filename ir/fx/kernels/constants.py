@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import cast
 
 import torch
 from torch import fx
 
 from ..ops.casts import cast as convert
+from ..ops.index import cum_sum
 from .bits import widen
 from .weights import attribute_of, drop_unread, free_name
 
@@ -21,6 +22,8 @@ _QUICK = (torch.int8, torch.uint8, torch.float16, torch.bfloat16)
 _MOST = 16
 #: The argument that only says on which device a new tensor lies.
 _LIKE = "like"
+_CHECK = torch.ops.aten._assert_tensor_metadata.default
+_RUNNING_SUMS = (cum_sum, torch.ops.aten.cumsum.default)
 
 
 class Constants:
@@ -100,11 +103,25 @@ def fold(module: fx.GraphModule) -> int:
     For a module that runs as it stands. A conversion of a stored tensor stays: it costs next to nothing beside the
     product that reads it, and the tensor stays as small as it is.
     """
+    return _fold(module, ())
+
+
+def fold_masks(module: fx.GraphModule) -> int:
+    """The same, for what running sums have a part in alone, however large: weights that a mask and what it keeps are
+    put together to (`passes.weights.masked`), which no loop decodes as it multiplies.
+    """
+    return _fold(module, _RUNNING_SUMS)
+
+
+def _fold(module: fx.GraphModule, through: Collection[object]) -> int:
+    """`fold`, of what is computed by way of one of these functions; without any, of all that is not too large."""
     constants = Constants(module)
     made = 0
     for node in list(_computed(module, constants)):
-        like = constants.meta(node)
-        if like is None or like.numel() > _MOST * _stored(module, node):
+        like, before = constants.meta(node), _before(node)
+        if like is None or (through and not any(each.target in through for each in before)):
+            continue
+        if not through and like.numel() > _MOST * _stored(module, before):
             continue
         value = constants.value(node)
         assert isinstance(value, Tensor)
@@ -116,24 +133,28 @@ def fold(module: fx.GraphModule) -> int:
         node.replace_all_uses_with(held)
         made += 1
     if made:
-        # what is checked at run time is kept, though nobody reads it
+        # what is checked at run time is kept, though nobody reads it; of constants the type was checked just now
+        for node in [each for each in module.graph.nodes if each.target is _CHECK and inputs(each)[0] in constants]:
+            module.graph.erase_node(node)
         module.graph.eliminate_dead_code()
         module.recompile()
         drop_unread(module)
     return made
 
 
-def _stored(module: fx.GraphModule, node: fx.Node) -> int:
-    """Elements of the weights that a constant is computed from."""
-    waiting, seen, total = [node], {node}, 0
+def _stored(module: fx.GraphModule, nodes: Iterable[fx.Node]) -> int:
+    """Elements of the weights among nodes."""
+    return sum(cast(Tensor, attribute_of(module, node)).numel() for node in nodes if node.op == "get_attr")
+
+
+def _before(node: fx.Node) -> set[fx.Node]:
+    """A node and all that it is computed from."""
+    waiting, seen = [node], {node}
     while waiting:
-        top = waiting.pop()
-        if top.op == "get_attr":
-            total += cast(Tensor, attribute_of(module, top)).numel()
-        fresh = set(inputs(top)) - seen
+        fresh = set(inputs(waiting.pop())) - seen
         seen |= fresh
         waiting += fresh
-    return total
+    return seen
 
 
 def _computed(module: fx.GraphModule, constants: Constants) -> Iterator[fx.Node]:

@@ -24,7 +24,7 @@ import numpy as np
 
 from ...edit import Array
 from ...numerics.arrays import Floats, check
-from ...numerics.gram import check_gram, damped, level
+from ...numerics.gram import check_gram, factored, level
 from ...weights import Quantized
 from .grid import Scheme, fit, float_of, nonzero
 
@@ -78,7 +78,7 @@ def gptq(
     np.fill_diagonal(hessian, np.where(diagonal == 0, level(hessian), diagonal))
     natural = order == "natural"
     ranks = np.arange(len(wide)) if natural else np.argsort(-diagonal, kind="stable")
-    feedback, costs = _feedback(hessian[np.ix_(ranks, ranks)], damping)
+    feedback, costs = factored(hessian[np.ix_(ranks, ranks)], damping)
     scale, zero = _scales(wide, costs[np.argsort(ranks)], scheme, dtype, clip)
     size = scheme.group or max(len(wide), 1)
     values = np.empty(wide.shape, np.int16)
@@ -100,14 +100,6 @@ def gptq(
             values[ranks[row]] = codes
         target[part.stop :] += feedback[part.stop :, part] @ error[part]
     return scheme.quantized(values, scale, zero, dtype)
-
-
-def _feedback(hessian: Floats, damping: float) -> tuple[Floats, Floats]:
-    """U.T, lower triangular with ones on its diagonal, and D, [in], of the damped matrix U D U.T."""
-    # the lower factor of the matrix read from its end is the upper one of the matrix
-    upper = damped(hessian[::-1, ::-1], damping)[1][::-1, ::-1]
-    pivots = np.diagonal(upper)
-    return np.ascontiguousarray((upper / pivots).T), pivots**2
 
 
 def _scales(

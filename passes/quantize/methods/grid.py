@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from ...edit import Array
 from ...numerics.arrays import Floats, check
+from ...numerics.arrays import float_of as float_of
 from ...weights import Quantized
 
 #: Weights of which so many are rounded at once.
@@ -129,11 +129,6 @@ def nearest(weight: Array, scheme: Scheme) -> Quantized:
 def spread(parameter: Floats, rows: int, scheme: Scheme) -> Floats:
     """A number for each group, [groups, out], as one for each row."""
     return parameter.repeat([part.stop - part.start for part in scheme.groups(rows)], 0) if scheme.group else parameter
-
-
-def float_of(weight: Array) -> np.dtype[np.generic]:
-    """The dtype that scales of a weight are stored in: its own, or float32 where that is none of floats."""
-    return weight.dtype if weight.dtype.kind == "f" or weight.dtype == ml_dtypes.bfloat16 else np.dtype(np.float32)
 
 
 def nonzero(scale: Floats, otherwise: Floats, dtype: np.dtype[np.generic]) -> Floats:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ...edit import Array
 from ...numerics.arrays import Floats, check
-from .grid import float_of
+from ...numerics.arrays import times as times
 
 
 def check_shared(weights: Sequence[Array], channels: Array) -> tuple[list[Floats], Floats]:
@@ -39,13 +39,6 @@ def held(scales: Floats, dtype: np.dtype[np.generic]) -> Floats:
     least = 2.0 ** np.round(np.log2(tiny) / 2)
     bounded: Floats = np.clip(scales, least, 1 / least).astype(dtype).astype(np.float64)
     return bounded
-
-
-def times(scales: Array, weight: Array) -> Array:
-    """`scales * weight`, [in] and [in, out], in the weight's dtype; what is too large for it becomes infinite."""
-    with np.errstate(over="ignore"):
-        product: Array = np.multiply(scales[:, None], weight, dtype=np.float64).astype(float_of(weight))
-    return product
 
 
 def output_error(difference: Floats, gram: Floats) -> Floats:

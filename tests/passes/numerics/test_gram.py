@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tersor.passes.numerics.gram import check_gram, damped, level
+from tersor.passes.numerics.gram import check_gram, damped, factored, level
 
 
 def _gram(rows: int = 6, tokens: int = 20) -> np.ndarray:
@@ -79,3 +79,16 @@ def test_what_is_no_gram_matrix_is_refused() -> None:
     ]:
         with pytest.raises(ValueError, match=match):
             check_gram(bad, 6)
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.1])
+def test_factored_is_the_matrix_and_the_pivots_of_its_inverse(damping: float) -> None:
+    x = np.random.default_rng(3).standard_normal((40, 7))
+    raised = damped(x.T @ x, damping)[0]
+    lower, pivots = factored(x.T @ x, damping)
+    np.testing.assert_allclose(lower.T @ np.diag(pivots) @ lower, raised, rtol=1e-12)
+    np.testing.assert_array_equal(np.diagonal(lower), 1)
+    assert not np.triu(lower, 1).any()
+    for start in range(7):
+        # once the inputs before it are fixed
+        assert 1 / pivots[start] == pytest.approx(np.linalg.inv(raised[start:, start:])[0, 0], rel=1e-10)

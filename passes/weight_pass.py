@@ -8,10 +8,10 @@ from typing import ClassVar, TypeVar
 
 import onnx_ir as ir
 
-from ...ir.site import Kind, Site, computed_sites, sites
-from ..base import Context, Miss, Outcome, Pass
-from ..choosing import FLOATS, Choice, Verdict, outcome, paying
-from ..placing import Structured
+from ..ir.site import Kind, Site, computed_sites, sites
+from .base import Context, Miss, Outcome, Pass
+from .choosing import FLOATS, Choice, Verdict, outcome, paying
+from .placing import Structured
 
 S = TypeVar("S", bound=Structured)
 

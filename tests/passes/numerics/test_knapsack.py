@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from tersor.passes.quantize.methods.knapsack import knapsack
+from tersor.passes.numerics.knapsack import knapsack
 
 Items = list[list[int]]
 Costs = list[list[float]]

@@ -19,15 +19,15 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ...ir.content import dimensions
-from ...ir.site import Kind, Site
-from ..accumulators import Gram
-from ..base import Context
-from ..edit import Array, Ledger, attribute, constant_of
-from ..statistics import Statistics, Want
-from ..views import State, Steps, View, Windows
-from ..weights import Quantized
-from .methods.scaling import times
+from ..ir.content import dimensions
+from ..ir.site import Kind, Site
+from .accumulators import Gram
+from .base import Context
+from .edit import Array, Ledger, attribute, constant_of
+from .numerics.arrays import times
+from .statistics import Statistics, Want
+from .views import State, Steps, View, Windows
+from .weights import Quantized
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from tersor.passes.placing import matrix
 from tersor.passes.quantize.methods.gptq import gptq
 from tersor.passes.quantize.methods.grid import Scheme
 from tersor.passes.quantize.quantize_weights import QuantizeWeights
-from tersor.passes.quantize.seen import Seen, inputs, joined
+from tersor.passes.seen import Seen, inputs, joined
 from tersor.passes.statistics import Calibration
 from tersor.tests.support import distance, inside_if
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...numerics.arrays import Floats
+from .arrays import Floats
 
 #: Bytes that the table of choices takes at most.
 _CELLS = 1 << 26

@@ -1,0 +1,100 @@
+"""What scores read of activations beside Gram matrices: how often units fire, how sure heads are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import onnx_ir as ir
+
+from ...ir.axes import Role, places
+from ..accumulator import Accumulator
+from ..base import Context
+from ..edit import Array
+from ..numerics.arrays import Floats
+from ..statistics import Want
+from ..views import Dims
+from .units import Units
+
+
+class Firing(Accumulator):
+    """How often each feature is above zero, `often` [features], in 0..1."""
+
+    def __init__(self, features: int) -> None:
+        self.features = features
+        self.above: Floats = np.zeros(features)
+
+    def add(self, array: Array) -> None:
+        if array.ndim != 2 or array.shape[1] != self.features:
+            raise ValueError(f"expected an array [tokens, {self.features}], found {list(array.shape)}")
+        self.above += np.count_nonzero(np.asarray(array, np.float64) > 0, axis=0)
+        self.count += len(array)
+
+    def merge(self, other: Self) -> None:
+        if self.features != other.features:
+            raise ValueError(f"expected {self.features} features, found {other.features}")
+        self.above += other.above
+        self.count += other.count
+
+    @property
+    def often(self) -> Floats:
+        return self.above / max(self.count, 1)
+
+    @property
+    def bytes(self) -> int:
+        return self.above.nbytes
+
+
+class Sums(Firing):
+    """The mean of each feature, `mean` [features]."""
+
+    def add(self, array: Array) -> None:
+        self.above += np.asarray(array, np.float64).sum(0)
+        self.count += len(array)
+
+
+@dataclass(frozen=True)
+class Surest:
+    """The largest of the probabilities with which a query attends, [batch, heads, queries, keys] -> [.., heads]."""
+
+    def __call__(self, array: Array, dims: Dims) -> tuple[Array, Dims]:
+        found = np.moveaxis(array.max(-1), 1, -1)
+        return found, None if dims is None else [dims[0], dims[2], dims[1]]
+
+
+def firing(model: ir.Model, each: Units, context: Context) -> Floats:
+    """How often each unit is above zero where it is read first."""
+    site = each.readers[0]
+    axis = each.found.axis(site.activation, site.axis)
+    owners = np.zeros(0, np.intp) if axis is None else places(axis, each.axis)
+    want = Want(site.activation, Firing, len(owners), site.axis)
+    found = context.statistics(model, [want]).of(site.activation, Firing, site.axis).often
+    total = np.zeros(each.size)
+    np.add.at(total, owners[owners >= 0], found[owners >= 0])
+    return total / np.maximum(np.bincount(owners[owners >= 0], minlength=each.size), 1)
+
+
+def confidence(model: ir.Model, each: Units, context: Context) -> Floats:
+    """The mean over queries of the largest probability, of each head; of heads that share keys, their mean.
+
+    Source: Voita et al., Analyzing Multi-Head Self-Attention, 2019, section 4.1.
+    """
+    node = next(
+        by
+        for role, by in each.axis.roles
+        if role is Role.HEADS and isinstance(by, ir.Node) and by.op_type == "Attention"
+    )
+    copied = model.clone()
+    twin = next(other for other in copied.graph if other.name == node.name and other.op_type == "Attention")
+    twin.attributes["qk_matmul_output_mode"] = ir.AttrInt64("qk_matmul_output_mode", 3)
+    twin.resize_outputs(4)
+    seen = twin.outputs[3]
+    seen.name, seen.type = f"{node.name}_probabilities", node.outputs[0].type
+    query = twin.inputs[0]
+    batch, length = (None, None) if query is None or query.shape is None else (query.shape[0], query.shape[-2])
+    heads = node.attributes["q_num_heads"].as_int() if "q_num_heads" in node.attributes else each.size
+    seen.shape = ir.Shape([batch, heads, length, None])
+    want = Want(seen, Sums, heads, view=Surest())
+    means = context.statistics(copied, [want]).of(seen, Sums, view=Surest()).often
+    return np.asarray(means.reshape(each.size, -1).mean(1), np.float64)

@@ -1,0 +1,41 @@
+"""What a change of a model does to its answers on calibration data, without labels (`passes.drop`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from ...ir.feeds import Array, Feeds
+from ...ir.runner import runner
+from ..drop import Drop, Form
+from ..statistics import Calibration
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """The original's outputs on some batches, to hold others against."""
+
+    drop: Drop
+    batches: Sequence[Feeds]
+    given: Sequence[Mapping[str, Array]]
+
+    @classmethod
+    def of(cls, original: ir.Model, calibration: Calibration, *, batches: int, form: Form = "cosine") -> Answers:
+        """On at most so many batches, taken evenly from all of them."""
+        step = max(1, len(calibration.batches) // batches)
+        taken = calibration.batches[::step][:batches]
+        run = runner(original)
+        drop = Drop.of(original, form)
+        # the run may hand out what it uses again
+        given = [{name: run(feeds)[name].copy() for name in drop.outputs} for feeds in taken]
+        return cls(drop, taken, given)
+
+    def loss(self, model: ir.Model) -> float:
+        """The mean drop over the rows of the outputs."""
+        run = runner(model)
+        measured = [
+            self.drop.measure(before, run(feeds), feeds) for feeds, before in zip(self.batches, self.given, strict=True)
+        ]
+        return sum(total for total, _ in measured) / max(sum(rows for _, rows in measured), 1)

@@ -1,0 +1,165 @@
+"""Take branches of the residual stream out: an attention or a feed-forward layer, and the stream goes on alone.
+
+    before   s1 = s0 + Attention(s0),  s2 = s1 + FeedForward(s1)
+    after    s2 = s0 + c + FeedForward(s0 + c)                           without the attention
+
+Lossy. A branch is what ends in a projection that is added to the stream (`prune.stream`), whatever lies in it. With
+data a constant stands for it, the mean of what the original's stream has there over the stream as it is now; without,
+nothing does. What something else reads of a branch, such as the cache of an attention, stays computed.
+
+Sources: Lin et al., Pruning Redundant Mappings in Transformer Models via Spectral-Normalized Identity Prior, 2020
+(`spectral`: the branch that could add least goes); Men et al., ShortGPT, 2024, of branches (`influence`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from ...ir.errors import OptionError
+from ...ir.provenance import scope, sources
+from ...ir.text import place
+from ..base import Context, Contract, Finding, Lossy, Miss, Outcome, Pass
+from ..choosing import idle, named, names
+from ..statistics import Calibration, Part
+from .answers import Answers
+from .fitting import key_of, moments
+from .stream import Branch, branches, leave_out
+
+#: In the metadata of a model: how many branches are gone.
+_GONE = "tersor.branches.gone"
+#: Batches that greedy choices are tried on.
+_TRIED = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropSublayers(Pass):
+    """branches of the residual stream out, a constant in the place of each
+
+    count: how many go, those that went before counted in.
+    score: which go. `output`: one after the other those whose loss changes the answers least, tried on calibration
+        data; `influence`: those that turn the stream least; `spectral`: those whose last projection has the least
+        largest singular value. `auto` is output with data and spectral without.
+    repair: a constant in the place of a branch, where there are data.
+    only, ignore: glob patterns over the names of the projections that end branches.
+    """
+
+    name: ClassVar[str] = "drop-sublayers"
+    contract: ClassVar[Contract] = Lossy(metric="cosine", budget=0.2)
+    count: int = 1
+    score: Literal["auto", "output", "influence", "spectral"] = "auto"
+    repair: bool = True
+    only: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.count < 0:
+            raise OptionError(f"{self.name}: expected a count of at least 0, found {self.count}")
+
+    def apply(self, model: ir.Model, context: Context) -> Outcome:
+        count = self.count - int(model.metadata_props.get(_GONE, 0))
+        verdicts = self._verdicts(model)
+        findings = [_finding(branch, miss) for branch, miss in verdicts if miss is not None]
+        known = [names(branch.site) for branch, _ in verdicts]
+        spared = idle(self.ignore, known)
+        findings += [
+            Finding(f"ignore={one}", miss=Miss("ignore", one, "a pattern that fits a branch")) for one in spared
+        ]
+        able = [branch for branch, miss in verdicts if miss is None]
+        if count <= 0:
+            return Outcome(tuple(findings))
+        if not able:
+            none = Miss("branches", "none", "a projection that is added to a stream", near=True)
+            return Outcome((*findings, *([] if findings else [Finding("the graph", miss=none)])))
+        if count > len(able):
+            raise OptionError(f"{self.name}: expected a count of at most {len(able)} branches, found {count}")
+        original = model.clone()
+        for name in self._order(original, [branch.site.name for branch in able], count, context):
+            branch = next(each for each in branches(model) if each.site.name == name)
+            finding = _finding(branch, None, "dropped, its mean stays" if self._repairs(context) else "dropped")
+            _drop(model, branch, original if self.repair else None, context.calibration)
+            findings.append(finding)
+        model.metadata_props[_GONE] = str(self.count)
+        return Outcome(tuple(findings))
+
+    def _repairs(self, context: Context) -> bool:
+        return self.repair and context.calibration is not None
+
+    def _verdicts(self, model: ir.Model) -> list[tuple[Branch, Miss | None]]:
+        found: list[tuple[Branch, Miss | None]] = []
+        for branch in branches(model):
+            miss = None
+            if self.only and not named(names(branch.site), self.only):
+                miss = Miss("only", branch.site.name, f"a name that fits {', '.join(self.only)}")
+            if miss is None and named(names(branch.site), self.ignore):
+                miss = Miss("ignore", branch.site.name, f"a name that fits none of {', '.join(self.ignore)}")
+            found.append((branch, miss))
+        return found
+
+    def _order(self, original: ir.Model, able: list[str], count: int, context: Context) -> list[str]:
+        """The names of the projections whose branches go, in the order in which they do."""
+        score = self.score if self.score != "auto" else "spectral" if context.calibration is None else "output"
+        known = {branch.site.name: branch for branch in branches(original) if branch.site.name in able}
+        if score == "spectral":
+            norms = {name: float(np.linalg.norm(_dense(branch), 2)) for name, branch in known.items()}
+            return sorted(known, key=lambda name: norms[name])[:count]
+        context.statistics(original, ())  # says so where there are no data
+        assert context.calibration is not None
+        if score == "influence":
+            turned = _influence(original, known, context.calibration)
+            return sorted(known, key=lambda name: turned[name])[:count]
+        return self._greedy(original, able, count, context.calibration)
+
+    def _greedy(self, original: ir.Model, able: list[str], count: int, calibration: Calibration) -> list[str]:
+        """One after the other the branch without which the answers change least."""
+        answers = Answers.of(original, calibration, batches=_TRIED)
+        some = Calibration(answers.batches)
+        model, order = original.clone(), list[str]()
+        for _ in range(count):
+            tried: dict[str, tuple[float, ir.Model]] = {}
+            for name in (name for name in able if name not in order):
+                copied = model.clone()
+                branch = next(each for each in branches(copied) if each.site.name == name)
+                _drop(copied, branch, original if self.repair else None, some)
+                tried[name] = answers.loss(copied), copied
+            best = min(tried, key=lambda name: tried[name][0])
+            model = tried[best][1]
+            order.append(best)
+        return order
+
+
+def _drop(model: ir.Model, branch: Branch, original: ir.Model | None, calibration: Calibration | None) -> None:
+    if original is None or calibration is None:
+        leave_out(branch, None)
+        return
+    seen = moments(original, model, calibration, [branch.site])[key_of(branch.site)]
+    leave_out(branch, seen.outputs)
+
+
+def _dense(branch: Branch) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    return np.asarray(branch.site.dense(), np.float64)
+
+
+def _influence(original: ir.Model, known: Mapping[str, Branch], calibration: Calibration) -> dict[str, float]:
+    """1 - cos of the stream before and after a branch is added, averaged over tokens."""
+    found = {}
+    for name, branch in known.items():
+        total, count = 0.0, 0
+        axis = branch.site.output_axis
+        parts = [Part(original, branch.target.residual or "", axis), Part(original, branch.target.stream, axis)]
+        for before, after in calibration.together(parts, branch.site.output):
+            first, second = (np.asarray(rows, np.float64) for rows in (before, after))
+            lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+            cosines = (first * second).sum(1) / np.where(lengths > 0, lengths, 1)
+            total, count = total + float((1 - cosines).sum()), count + len(first)
+        found[name] = total / max(count, 1)
+    return found
+
+
+def _finding(branch: Branch, miss: Miss | None, chosen: str = "") -> Finding:
+    node = branch.site.node
+    return Finding(f"{branch.site.name} ({place(node)})", sources(node), miss, scope(node), chosen)

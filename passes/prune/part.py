@@ -1,0 +1,53 @@
+"""The part of a model that units lie in, as a model: from what their makers read to what their readers give."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from ...ir.constants import is_constant
+from ...ir.feeds import Array, Feeds
+from ...ir.runner import watch
+from .units import Units
+
+
+def part_of(model: ir.Model, each: Units) -> ir.Model:
+    """A model of the nodes between the sites that make units and those that read them, both included.
+
+    Its inputs are what these nodes read else, its outputs what the readers give.
+    """
+    makers, readers = ({site.node for site in ends} for ends in (each.makers, each.readers))
+    behind: set[ir.Node] = set(makers)
+    for node in model.graph:
+        if any(value is not None and value.producer() in behind for value in node.inputs):
+            behind.add(node)
+    inside, stack = set[ir.Node](), list(readers)
+    while stack:
+        node = stack.pop()
+        if node not in inside and node in behind:
+            inside.add(node)
+            stack += [maker for value in node.inputs if value is not None and (maker := value.producer()) is not None]
+    fed: dict[ir.Value, None] = {}
+    for node in model.graph:
+        for value in node.inputs if node in inside else ():
+            if value is not None and value.producer() not in inside and not is_constant(value):
+                fed.setdefault(value)
+    outputs = [node.outputs[0] for node in model.graph if node in readers]
+    graph = ir.convenience.extract(model.graph, list(fed), outputs)
+    functions = [function.clone() for function in model.functions.values()]
+    return ir.Model(graph, ir_version=model.ir_version, functions=functions)
+
+
+def seen_by(model: ir.Model, parts: list[ir.Model], feeds: Feeds) -> dict[str, Array]:
+    """What the inputs of parts are on one batch, by name."""
+    names = {value.name or "" for part in parts for value in part.graph.inputs}
+    found = {name: feeds[name] for name in names & feeds.keys()}
+    left = names - found.keys()
+
+    def see(name: str, array: Array) -> bool:
+        found[name] = array.copy()
+        left.discard(name)
+        return bool(left)
+
+    if left:
+        watch(model, feeds, list(left), see)
+    return found

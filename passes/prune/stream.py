@@ -1,0 +1,182 @@
+"""The residual stream as pruning sees it: branches that are added to it, and blocks that it can go past.
+
+s --> f --> (+) --> s'          a branch: f is added to the residual s
+s0 --> block --> s1 --> block --> s2
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import onnx_ir as ir
+
+from ...ir.block import Block, blocks
+from ...ir.site import Kind, Site, sites
+from ..base import Miss
+from ..edit import Tape, is_op, reroute, stand_in, sweep
+from ..numerics.arrays import Floats
+from .fitting import Target, target_of
+
+T = TypeVar("T")
+
+_NORMS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A projection whose output is added to the residual stream; add: the node that does."""
+
+    site: Site
+    add: ir.Node
+    target: Target
+
+
+def branches(model: ir.Model) -> list[Branch]:
+    """Projections of the main graph that end a branch, in its order."""
+    found = []
+    for site in sites(model):
+        target = target_of(site)
+        if site.kind is Kind.LINEAR and target.residual is not None and site.node.graph is model.graph:
+            add = next(iter(site.output.uses())).node
+            found.append(Branch(site, add, target))
+    return found
+
+
+def value_of(model: ir.Model, name: str) -> ir.Value:
+    """The value of that name in the main graph."""
+    for node in model.graph:
+        for value in node.outputs:
+            if value.name == name:
+                return value
+    return next(value for value in model.graph.inputs if value.name == name)
+
+
+def bypass(model: ir.Model, before: str, after: str) -> None:
+    """Let the stream's value `before` stand for `after`, whose name it takes, and sweep what lay between."""
+    first, last = value_of(model, before), value_of(model, after)
+    producer = last.producer()
+    for use in list(last.uses()):
+        use.node.replace_input_with(use.idx, first)
+    for index, value in enumerate(model.graph.outputs):
+        if value is last:
+            model.graph.outputs[index] = first
+    if not first.is_graph_input():
+        stand_in(last, first)
+    if producer is not None:
+        sweep([producer])
+
+
+def leave_out(branch: Branch, constant: Floats | None) -> None:
+    """Let the residual go on alone, with a constant [features] in the branch's place where one is given."""
+    add, site = branch.add, branch.site
+    other = next(value for value in add.inputs if value is not site.output)
+    assert other is not None
+    if constant is None:
+        bypassed = add.outputs[0]
+        for use in list(bypassed.uses()):
+            use.node.replace_input_with(use.idx, other)
+        graph = add.graph
+        assert isinstance(graph, ir.Graph)
+        for index, value in enumerate(graph.outputs):
+            if value is bypassed:
+                graph.outputs[index] = other
+        if not other.is_graph_input():
+            stand_in(bypassed, other)
+        sweep([add])
+        return
+    tape, dtype = Tape(), site.output.dtype
+    numbers = constant.astype(np.float32 if dtype is None else dtype.numpy())
+    made = tape.weight(numbers, f"{site.weight.name}_mean")
+    old = site.output.producer()
+    reroute(tape, add, site.output, made)
+    if old is not None:
+        sweep([old])
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Blocks one after the other by the names of the values between them.
+
+    numbers: which blocks of the model these are. ends: of each the value at its end; sums: the sum of the stream that
+    it ends in, before a norm; start: what the first block reads; fed: whether that is an input of the model.
+    """
+
+    numbers: tuple[int, ...]
+    start: str
+    ends: tuple[str, ...]
+    sums: tuple[str | None, ...]
+    fed: bool = False
+
+    def without(self, at: int) -> Stack:
+        """The stack after `drop` of one of its blocks: what comes before bears the name of what is gone."""
+        summed = at > 0 and self._between_sums(at)
+        return Stack(
+            _rest(self.numbers, at),
+            # an input of the model keeps its name
+            self.start if at or self.fed else self.ends[0],
+            _rest(self.ends, max(at - 1, 0)),
+            _rest(self.sums, at - 1 if summed else at),
+            self.fed,
+        )
+
+    def drop(self, model: ir.Model, at: int) -> str | None:
+        """Take a block out of the model; the name of the sum that now ends where it ended, None where there is none."""
+        if at and self._between_sums(at):
+            bypass(model, self.sums[at - 1] or "", self.sums[at] or "")
+            return self.sums[at]
+        bypass(model, self.ends[at - 1] if at else self.start, self.ends[at])
+        return None
+
+    def _between_sums(self, at: int) -> bool:
+        return self.sums[at] is not None and self.sums[at - 1] is not None
+
+
+def _rest(parts: tuple[T, ...], gone: int) -> tuple[T, ...]:
+    return (*parts[:gone], *parts[gone + 1 :])
+
+
+def stacks(model: ir.Model) -> list[Stack]:
+    """The stacks of blocks of a model."""
+    found: dict[int, list[Block]] = {}
+    for block in blocks(model):
+        found.setdefault(block.stack, []).append(block)
+    return [
+        Stack(
+            tuple(block.index for block in members),
+            members[0].input.name or "",
+            tuple(block.output.name or "" for block in members),
+            tuple(_sum(block) for block in members),
+            members[0].input.is_graph_input(),
+        )
+        for members in found.values()
+    ]
+
+
+def _sum(block: Block) -> str | None:
+    """The sum that a block ends in, None where it ends in something else."""
+    value, inside = block.output, set(block.nodes)
+    node = value.producer()
+    if node is not None and node in inside and is_op(node, *_NORMS) and node.inputs[0] is not None:
+        value = node.inputs[0]
+        if len(value.uses()) > 1 or value.is_graph_output():
+            return None
+        node = value.producer()
+    return value.name if is_op(node, "Add") and node in inside else None
+
+
+def read_outside(block: Block) -> Miss | None:
+    """Why a block cannot go: something else reads a value inside of it."""
+    inside = set(block.nodes)
+    for node in block.nodes:
+        for value in node.outputs:
+            if value is block.output:
+                continue
+            if value.is_graph_output():
+                return Miss(
+                    "inside", f"{value.name}, an output of the model", "a block that only the stream leaves", near=True
+                )
+            if any(reader not in inside for reader in value.consumers()):
+                return Miss("inside", f"{value.name}, read elsewhere", "a block that only the stream leaves", near=True)
+    return None

@@ -1,0 +1,209 @@
+"""What `prune-neurons` and `prune-heads` share: how many units of each group go, which, and what then is fitted."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from ...ir.axes import Why
+from ...ir.errors import OptionError
+from ...ir.provenance import scope, sources
+from ...ir.text import place
+from ..base import Context, Finding, Miss, Outcome, Pass
+from ..choosing import idle, named, names
+from ..numerics.arrays import Floats
+from .activity import confidence, firing
+from .carving import Carver
+from .fitting import Fitted, Moments
+from .methods import scores
+from .ranking import BY_GRADIENT, Masks, Score, activities, chosen, elimination, magnitudes
+from .units import Key, Units, units
+
+Order = NDArray[np.intp]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitPass(Pass):
+    """ratio: the share of the units that a layer had at first that go, at least 0 and less than 1.
+
+    scope: `layer` takes that share of each group; `global` takes it of all together, those that matter least.
+    multiple: what stays of a group is a multiple of so many units, and at least that.
+    repair: fit the weights that read the rest to the original's stream, by least squares, where there are data.
+    only, ignore: glob patterns over the names of the sites that read units.
+    """
+
+    ratio: float = 0.25
+    scope: Literal["layer", "global"] = "layer"
+    multiple: int = 1
+    repair: bool = True
+    only: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ratio < 1:
+            raise OptionError(
+                f"{self.name}: expected a ratio of at least 0 and less than 1, found {self.ratio:g}; at 1 nothing "
+                "would be left of a layer: drop-layers and drop-sublayers take whole ones"
+            )
+        if self.multiple < 1:
+            raise OptionError(f"{self.name}: expected a multiple of at least 1, found {self.multiple}")
+
+    @abstractmethod
+    def _scored(self) -> Score:
+        """The option `score`."""
+
+    @abstractmethod
+    def verdict(self, each: Units) -> Miss | None:
+        """Why a group is none of this pass's, or stays as it is; `far` where it is of another kind."""
+
+    def _others(self, model: ir.Model) -> list[Finding]:
+        """Findings about what is no group at all."""
+        return []
+
+    def apply(self, model: ir.Model, context: Context) -> Outcome:
+        verdicts = self._verdicts(model)
+        taken = [each for each, miss in verdicts if miss is None]
+        told: dict[Key, str] = {}
+        if self.ratio > 0 and taken:
+            told = _Pruning(self, model, context, chosen(self._scored(), context)).run(taken)
+        return self._outcome(model, verdicts, told)
+
+    def explain(self, model: ir.Model, context: Context) -> Outcome:
+        """The verdict at every group, leaving `model` as it is."""
+        verdicts = self._verdicts(model)
+        planned = {each.key: f"{each.size:,} -> {self.left(each.first):,}" for each, _ in verdicts}
+        return self._outcome(model, verdicts, planned)
+
+    def left(self, size: int) -> int:
+        """How many of `size` units stay at this ratio."""
+        least = min(self.multiple, size)
+        return max(least, min(size, self.multiple * round(size * (1 - self.ratio) / self.multiple)))
+
+    def _verdicts(self, model: ir.Model) -> list[tuple[Units, Miss | None]]:
+        found = []
+        for each in units(model):
+            miss = self.verdict(each)
+            if miss is not None and miss.far:
+                continue
+            found.append((each, miss or self._spared(each)))
+        return found
+
+    def _spared(self, each: Units) -> Miss | None:
+        known = [name for site in each.readers for name in names(site)]
+        if self.only and not named(known, self.only):
+            return Miss("only", each.name, f"a name that fits {', '.join(self.only)}")
+        if named(known, self.ignore):
+            return Miss("ignore", each.name, f"a name that fits none of {', '.join(self.ignore)}")
+        if each.first <= self.multiple:
+            return Miss("size", f"{each.first} units", f"more than {self.multiple}, which stay at least")
+        if self.ratio and each.size <= self.left(each.first) and self.scope == "layer":
+            return Miss(
+                "ratio", f"{each.size:,} of {each.first:,} units", f"more than the {self.left(each.first):,} that stay"
+            )
+        return None
+
+    def _outcome(
+        self, model: ir.Model, verdicts: Sequence[tuple[Units, Miss | None]], told: Mapping[Key, str]
+    ) -> Outcome:
+        findings = []
+        for each, miss in verdicts:
+            if miss is not None or each.key in told:
+                at, node = f"{each.name} ({place(each.node)})", each.node
+                findings.append(Finding(at, sources(node), miss, scope(node), told.get(each.key, "")))
+        known = [[name for site in each.readers for name in names(site)] for each, _ in verdicts]
+        lost = [
+            Finding(f"ignore={one}", miss=Miss("ignore", one, "a pattern that fits a site"))
+            for one in idle(self.ignore, known)
+        ]
+        return Outcome((*findings, *self._others(model), *lost))
+
+
+def movable(each: Units, allowed: frozenset[Why] = frozenset()) -> Miss | None:
+    """Why the units of a group may not be cut."""
+    holds = [hold for hold in each.group.holds if hold.why not in allowed]
+    if not holds:
+        return None
+    more = f" and {len(holds) - 1} more" if len(holds) > 1 else ""
+    return Miss("held", f"{holds[0]}{more}", "axes that nothing but weights depends on", near=True)
+
+
+@dataclass(eq=False)
+class _Pruning:
+    """One run of a pass over the groups it has chosen."""
+
+    made: UnitPass
+    model: ir.Model
+    context: Context
+    score: Score
+    _masks: Masks | None = field(default=None)
+
+    def run(self, taken: Sequence[Units]) -> dict[Key, str]:
+        """What was done to each group."""
+        context, fits = self.context, self.made.repair and self.context.calibration is not None
+        original = self.model.clone()
+        carver = Carver(self.model, original, context.calibration)
+        if self.score in BY_GRADIENT:
+            self._masks = Masks.of(self.model, taken, context)
+        left = self._left(taken, carver)
+        told = {}
+        for key, size in left.items():
+            each = next(other for other in units(self.model) if other.key == key)
+            if size == each.size:
+                continue
+            seen = carver.see(each) if fits or self.score in ("obs", "activation") else {}
+            order, _ = self._order(each, seen)
+            keep = np.ones(each.size, np.bool_)
+            keep[order[: each.size - size]] = False
+            notes = len(carver.notes)
+            each.remember()
+            carver.take(each, keep, seen if fits else {})
+            repaired = "repaired" if fits and seen else "no data to repair on" if self.made.repair else "not repaired"
+            told[key] = "; ".join([f"{each.size:,} -> {size:,}, {repaired}", *dict.fromkeys(carver.notes[notes:])])
+        return told
+
+    def _left(self, taken: Sequence[Units], carver: Carver) -> dict[Key, int]:
+        """How many units stay of each group."""
+        if self.made.scope == "layer":
+            return {each.key: self.made.left(each.first) for each in taken}
+        # every group's units in the order in which they would go, at what each costs
+        costs = []
+        for at, each in enumerate(taken):
+            seen = carver.see(each) if self.score in ("obs", "activation") else {}
+            _, rising = self._order(each, seen)
+            # a unit never goes before those that matter less
+            costs += [(cost, at) for cost in np.maximum.accumulate(rising)]
+        gone = np.zeros(len(taken), int)
+        before = sum(each.first - each.size for each in taken)
+        for _, at in sorted(costs)[: max(round(self.made.ratio * (len(costs) + before)) - before, 0)]:
+            gone[at] += 1
+        multiple = self.made.multiple
+        found = {}
+        for each, count in zip(taken, gone, strict=True):
+            least = min(multiple, each.size)
+            found[each.key] = max(least, min(each.size, multiple * round((each.size - count) / multiple)))
+        return found
+
+    def _order(self, each: Units, seen: Mapping[Fitted, Moments]) -> tuple[Order, Floats]:
+        """Units, the first to go first, and how much each of these matters."""
+        if self.score == "obs" and seen:
+            found = elimination(each, seen)
+            return found.order, np.diff(found.errors)
+        if self.score == "activation" and seen:
+            values = activities(each, seen)
+        elif self.score == "entropy":
+            values = scores.entropy(firing(self.model, each, self.context))
+        elif self.score == "confidence":
+            values = confidence(self.model, each, self.context)
+        elif self._masks is not None:
+            values = self._masks.score(each, self.score)
+        else:
+            # nothing was seen of what readers that cannot be fitted get
+            values = magnitudes(each, self.score)
+        order = np.argsort(values, kind="stable")
+        return order, values[order]
