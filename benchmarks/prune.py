@@ -73,7 +73,8 @@ def main() -> None:
     contestants: dict[str, Quantized] = {}
     spent: dict[str, float] = {}
     with TemporaryDirectory(prefix="tersor-bench-") as name:
-        for number, (called, passes) in enumerate({ORIGINAL: ""} | {row: ROWS[row] for row in given.rows}.items()):
+        rows_of = {ORIGINAL: ""} | {row: ROWS[row] for row in given.rows}
+        for number, (called, passes) in enumerate(rows_of.items()):
             pruned, seconds = prune(model, passes, data)
             spent[called] = flops(pruned) / whole
             made = quantized(

@@ -81,10 +81,14 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Part:
-    """A value of a model by name, its features along `axis`, for `Calibration.together`."""
+    """A value of a model by name, its features along `axis`, for `Calibration.together`.
+
+    like: a value whose dimensions, but for features, are its own; of whichever model.
+    """
 
     model: ir.Model
     name: str
+    like: ir.Value
     axis: int = -1
     view: View | None = None
 
@@ -181,22 +185,22 @@ class Calibration:
         name: of the value in `before`. Real tokens only, [tokens, 2 * features], what `value` is now first. Raises
         ModelError as `gather` does.
         """
-        parts = [Part(model, value.name or "", axis), Part(before, name, axis)]
-        for now, then in self.together(parts, value):
+        parts = [Part(model, value.name or "", value, axis), Part(before, name, value, axis)]
+        for now, then in self.together(parts):
             try:
                 found.add(np.concatenate([now, then], axis=1))
             except ModelError as error:
                 raise ModelError(f"calibration: {name}: {error}") from error
 
-    def together(self, parts: Sequence[Part], like: ir.Value) -> Iterator[list[Array]]:
+    def together(self, parts: Sequence[Part]) -> Iterator[list[Array]]:
         """Values of several models, batch by batch: of each part the rows of the real tokens, [tokens, features].
 
-        like: a value of the first part's model whose dimensions, but for features, are those of all parts. Each model
-        runs once a batch, as far as the last of its parts. Raises ModelError for a value that is never computed.
+        Each model runs once a batch, as far as the last of its parts. Raises ModelError for a value that is never
+        computed.
         """
         self.runs += 1
         padding = Padding.of(parts[0].model)
-        dims: Dims = dimensions(like)
+        known: list[Dims] = [dimensions(part.like) for part in parts]
         fed = {each.name for part in parts for each in part.model.graph.inputs}
         hold = _held()
         watchers = {id(part.model): Watcher(part.model, hold) for part in parts if part.name not in fed}
@@ -208,10 +212,10 @@ class Calibration:
                 names = [part.name for part in parts if id(part.model) == key and part.name not in fed]
                 seen |= {(key, name): array for name, array in _several(watcher, feeds, names, number).items()}
             rows = []
-            for part in parts:
+            for part, dims in zip(parts, known, strict=True):
                 array = np.asarray(feeds[part.name]) if part.name in fed else seen[id(part.model), part.name]
-                array, known = (array, dims) if part.view is None else part.view(array, dims)
-                rows.append(padding.rows(array, known, feeds, part.axis))
+                array, sizes = (array, dims) if part.view is None else part.view(array, dims)
+                rows.append(padding.rows(array, sizes, feeds, part.axis))
             yield rows
             if self.progress is not None:
                 self.progress(number, len(self.batches))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,19 +31,30 @@ class Carver:
 
     def see(self, each: Units) -> dict[Fitted, Moments]:
         """What the readers of units that can be fitted get, and should give; nothing without repair."""
+        return self.see_all([each])[0]
+
+    def see_all(self, groups: Sequence[Units]) -> list[dict[Fitted, Moments]]:
+        """As `see`, of several groups in one run."""
         if self.original is None or self.calibration is None:
-            return {}
+            return [{} for _ in groups]
+        fitting = [self._fitting(each) for each in groups]
+        asked = [site for sites in fitting for site in sites]
+        found = moments(self.original, self.model, self.calibration, asked) if asked else {}
+        return [{key_of(site): found[key_of(site)] for site in sites} for sites in fitting]
+
+    def _fitting(self, each: Units) -> list[Site]:
+        """The readers that can be fitted; why the others cannot is noted."""
         others = {name for site in each.readers for name in site.tied} - {site.name for site in each.readers}
         others |= {site.name for site in each.makers}
-        fitting: list[Site] = []
+        found: list[Site] = []
         for site in each.readers:
             shared = sorted(others & {site.name, *site.tied})
             reason = f"a weight that {shared[0]} has too" if shared else repairable(site)
             if reason is None:
-                fitting.append(site)
+                found.append(site)
             else:
                 self.notes.append(f"{site.name}: {reason}")
-        return moments(self.original, self.model, self.calibration, fitting) if fitting else {}
+        return found
 
     def take(self, each: Units, keep: NDArray[np.bool_], seen: dict[Fitted, Moments]) -> None:
         """Leave the units that `keep` names, and fit the readers."""

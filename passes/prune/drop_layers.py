@@ -169,8 +169,8 @@ def _influence(original: ir.Model, stack: Stack, calibration: Calibration) -> di
     found = {}
     for number, start, end in zip(stack.numbers, (stack.start, *stack.ends), stack.ends, strict=False):
         total, count = 0.0, 0
-        parts = [Part(original, start), Part(original, end)]
-        for before, after in calibration.together(parts, value_of(original, end)):
+        like = value_of(original, end)
+        for before, after in calibration.together([Part(original, start, like), Part(original, end, like)]):
             first, second = (np.asarray(rows, np.float64) for rows in (before, after))
             lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
             cosines = (first * second).sum(1) / np.where(lengths > 0, lengths, 1)

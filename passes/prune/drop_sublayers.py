@@ -149,9 +149,9 @@ def _influence(original: ir.Model, known: Mapping[str, Branch], calibration: Cal
     found = {}
     for name, branch in known.items():
         total, count = 0.0, 0
-        axis = branch.site.output_axis
-        parts = [Part(original, branch.target.residual or "", axis), Part(original, branch.target.stream, axis)]
-        for before, after in calibration.together(parts, branch.site.output):
+        like, axis = branch.site.output, branch.site.output_axis
+        ends = (branch.target.residual or "", branch.target.stream)
+        for before, after in calibration.together([Part(original, each, like, axis) for each in ends]):
             first, second = (np.asarray(rows, np.float64) for rows in (before, after))
             lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
             cosines = (first * second).sum(1) / np.where(lengths > 0, lengths, 1)

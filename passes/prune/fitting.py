@@ -92,30 +92,35 @@ def moments(
     """What sites that read pruned units get and should give; the sites of one weight are added up."""
     grams: dict[Fitted, Gram] = {}
     twins = {(each.node.name, each.kind, each.direction): each for each in sites(original)}
-    for site in readers:
-        seen = grams.setdefault(key_of(site), Gram(site.in_features + site.out_features))
-        rows = _streams(original, model, site) if site.kind is Kind.LINEAR else _products(original, model, site)
-        before = None if site.kind is Kind.LINEAR else twins[site.node.name, site.kind, site.direction].dense()
-        for now, then, *rest in calibration.together(rows, site.activation):
-            wanted = (
-                np.subtract(then, rest[0])
-                if rest
-                else then
-                if before is None
-                else np.matmul(np.asarray(then, np.float64), np.asarray(before, np.float64))
-            )
+    reading = [
+        _streams(original, model, site) if _streamed(site) else _products(original, model, site) for site in readers
+    ]
+    before = [None if _streamed(site) else twins[site.node.name, site.kind, site.direction].dense() for site in readers]
+    for rows in calibration.together([part for parts in reading for part in parts]):
+        left = iter(rows)
+        for site, parts, weight in zip(readers, reading, before, strict=True):
+            now, then, *rest = (next(left) for _ in parts)
+            wanted = np.subtract(then, rest[0]) if rest else then
+            if weight is not None:
+                wanted = np.matmul(np.asarray(then, np.float64), np.asarray(weight, np.float64))
+            seen = grams.setdefault(key_of(site), Gram(site.in_features + site.out_features))
             seen.add(np.concatenate([now, wanted], axis=1))
     inputs = {key_of(site): site.in_features for site in readers}
     return {key: _moments(gram, inputs[key]) for key, gram in grams.items()}
 
 
+def _streamed(site: Site) -> bool:
+    """Whether what a site gives is a value of its own, that the original has too."""
+    return site.kind is Kind.LINEAR
+
+
 def _streams(original: ir.Model, model: ir.Model, site: Site) -> list[Part]:
     """What a linear site reads, the sum that it ends in in the original, and what it is added to."""
-    target = target_of(site)
+    target, read = target_of(site), site.activation
     return [
-        Part(model, site.activation.name or "", site.axis),
-        Part(original, target.stream, site.output_axis),
-        *([] if target.residual is None else [Part(model, target.residual, site.output_axis)]),
+        Part(model, read.name or "", read, site.axis),
+        Part(original, target.stream, read, site.output_axis),
+        *([] if target.residual is None else [Part(model, target.residual, read, site.output_axis)]),
     ]
 
 
@@ -123,13 +128,13 @@ def _products(original: ir.Model, model: ir.Model, site: Site) -> list[Part]:
     """What a recurrence or convolution multiplies its weight by, now and in the original: there is no value of the
     product alone.
     """
-    view, axis = None, site.axis
+    view, axis, read = None, site.axis, site.activation
     if site.kind is Kind.CONV:
         dims = dimensions(site.node.outputs[0])
         places = None if dims is None else tuple(dims[2:])
         view, axis = Windows.of(site.node, 0, 1, site.view.shape[2:], places), -1
-    name = site.activation.name or ""
-    return [Part(model, name, axis, view), Part(original, name, axis, view)]
+    name = read.name or ""
+    return [Part(model, name, read, axis, view), Part(original, name, read, axis, view)]
 
 
 def _moments(gram: Gram, split: int) -> Moments:

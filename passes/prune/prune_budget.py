@@ -144,8 +144,9 @@ class _Planning:
         ending = {branch.site.weight for branch in branches(self.model)}
         parts: list[list[Level]] = []
         counted: set[ir.Node] = set()
-        for each in taken:
-            seen = Carver(self.model, original, calibration).see(each)
+        # nothing is pruned yet: the model is the original
+        gathered = Carver(self.model, self.model, calibration).see_all(taken)
+        for each, seen in zip(taken, gathered, strict=True):
             order = elimination(each, seen).order if seen else np.arange(each.size)
             ends = {site.weight for site in each.readers}
             able = "branches" in self.made.kinds and len(ends) == 1 and ends <= ending
