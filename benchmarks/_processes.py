@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
+import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from tersor.ir.errors import colourless
@@ -94,3 +96,13 @@ def described(error: BaseException) -> str:
     """The first lines of an error that say something, as one line."""
     lines = [line.strip() for line in colourless(str(error)).splitlines() if line.strip()]
     return f"{type(error).__name__}: {'; '.join(lines[:3])[:300]}"
+
+
+def interpreter(module: str, environments: Sequence[Path]) -> Path | None:
+    """Python of the first virtual environment that holds a module."""
+    program = f"import importlib.util, sys; sys.exit(not importlib.util.find_spec({module!r}))"
+    for folder in environments:
+        python = folder.absolute() / "bin" / "python"
+        if not subprocess.run([str(python), "-c", program], capture_output=True, check=False).returncode:
+            return python
+    return None

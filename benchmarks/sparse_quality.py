@@ -30,6 +30,7 @@ import torch
 from tersor.backends.catalogue import create
 from tersor.benchmarks import _calibration, _sparse_peers
 from tersor.benchmarks._common import options, publish
+from tersor.benchmarks._processes import interpreter
 from tersor.benchmarks.babyllama_quantize import _sampled, _windows
 from tersor.examples import babyllama, minilm
 from tersor.examples.data import Feeds, data_file
@@ -135,7 +136,7 @@ TASKS = {"MiniLM": _minilm, "BabyLlama": _babyllama}
 
 
 def _rows(given: Namespace) -> Iterator[dict[str, object]]:
-    pythons = {peer: _python(peer, given.peers) for peer in METHODS if given.peers}
+    pythons = {peer: interpreter(peer, given.peers) for peer in METHODS if given.peers}
     for name in given.models:
         task = TASKS[name](given)
         with tempfile.TemporaryDirectory(prefix="tersor-bench-") as folder:
@@ -290,16 +291,6 @@ def _bytes(model: ir.Model, target: str) -> int:
     with tempfile.TemporaryDirectory(prefix="tersor-bench-") as folder:
         made.write(model, Path(folder))
         return sum(file.stat().st_size for file in Path(folder).iterdir())
-
-
-def _python(peer: str, environments: Sequence[Path]) -> Path | None:
-    """The interpreter of the first environment that holds a peer."""
-    for folder in environments:
-        python = folder.absolute() / "bin" / "python"
-        program = f"import importlib.util, sys; sys.exit(not importlib.util.find_spec({peer!r}))"
-        if not subprocess.run([str(python), "-c", program], capture_output=True, check=False).returncode:
-            return python
-    return None
 
 
 if __name__ == "__main__":

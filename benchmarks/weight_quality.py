@@ -28,6 +28,7 @@ import onnx_ir as ir
 import torch
 from tersor.benchmarks import _calibration, _weight_peers
 from tersor.benchmarks._common import options, publish
+from tersor.benchmarks._processes import interpreter
 from tersor.benchmarks._sts import spearman, sts13
 from tersor.examples import minilm
 from tersor.examples.data import Feeds, data_file
@@ -109,7 +110,7 @@ def _rows(folder: Path, given: Namespace) -> Iterator[dict[str, object]]:
     original = _raised(folder / "model.onnx")
     reference = _reference(original, given.sentences)
     yield {"": "float32"} | (_spearman(original) if given.spearman else {})
-    found = {peer: _python(peer, given.peers) for peer in given.only if given.peers}
+    found = {peer: interpreter(MODULES.get(peer, peer), given.peers) for peer in given.only if given.peers}
     for bits in given.bits:
         for group in given.groups:
             for name in filter(None, given.rows):
@@ -211,16 +212,6 @@ def _spearman(model: ir.Model) -> dict[str, object]:
         return interpreter.run(feeds, taps=[], tap=lambda name, value: None)
 
     return {"Spearman": round(spearman(run, sts13())[0], 2)}
-
-
-def _python(peer: str, environments: Sequence[Path]) -> Path | None:
-    """The interpreter of the first environment that holds a peer."""
-    for folder in environments:
-        python = folder.absolute() / "bin" / "python"
-        program = f"import importlib.util, sys; sys.exit(not importlib.util.find_spec({MODULES.get(peer, peer)!r}))"
-        if not subprocess.run([str(python), "-c", program], capture_output=True, check=False).returncode:
-            return python
-    return None
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from ...ir.axes import Role, places
 from ..accumulator import Accumulator
+from ..accumulators import Gram
 from ..base import Context
 from ..edit import Array
 from ..numerics.arrays import Floats
@@ -44,14 +45,6 @@ class Firing(Accumulator):
     @property
     def bytes(self) -> int:
         return self.above.nbytes
-
-
-class Sums(Firing):
-    """The mean of each feature, `mean` [features]."""
-
-    def add(self, array: Array) -> None:
-        self.above += np.asarray(array, np.float64).sum(0)
-        self.count += len(array)
 
 
 @dataclass(frozen=True)
@@ -95,6 +88,6 @@ def confidence(model: ir.Model, each: Units, context: Context) -> Floats:
     batch, length = (None, None) if query is None or query.shape is None else (query.shape[0], query.shape[-2])
     heads = node.attributes["q_num_heads"].as_int() if "q_num_heads" in node.attributes else each.size
     seen.shape = ir.Shape([batch, heads, length, None])
-    want = Want(seen, Sums, heads, view=Surest())
-    means = context.statistics(copied, [want]).of(seen, Sums, view=Surest()).often
+    want = Want(seen, Gram, heads, view=Surest())
+    means = context.statistics(copied, [want]).of(seen, Gram, view=Surest()).mean
     return np.asarray(means.reshape(each.size, -1).mean(1), np.float64)

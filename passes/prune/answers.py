@@ -29,7 +29,7 @@ class Answers:
         run = runner(original)
         drop = Drop.of(original, form)
         # the run may hand out what it uses again
-        given = [{name: run(feeds)[name].copy() for name in drop.outputs} for feeds in taken]
+        given = [{name: found[name].copy() for name in drop.outputs} for found in map(run, taken)]
         return cls(drop, taken, given)
 
     def loss(self, model: ir.Model) -> float:

@@ -30,10 +30,10 @@ from ...ir.provenance import scope, sources
 from ..base import Context, Contract, Finding, Lossy, Miss, Outcome, Pass
 from ..edit import Array, rewrite_constant
 from ..numerics.arrays import Floats
-from ..statistics import Calibration, Part
+from ..statistics import Calibration
 from .answers import Answers
 from .fitting import refit
-from .stream import Stack, branches, read_outside, stacks, value_of
+from .stream import Stack, branches, read_outside, stacks, turning, value_of
 
 #: In the metadata of a model: how many blocks of each stack are gone.
 _GONE = "tersor.layers.gone"
@@ -93,10 +93,6 @@ class DropLayers(Pass):
                 findings.append(_finding(known[number], None, "dropped, repaired" if fitted else "dropped"))
                 model.metadata_props[_GONE] = str(already + order.index(number) + 1)
         return Outcome(tuple(findings))
-
-    def explain(self, model: ir.Model, context: Context) -> Outcome:
-        """What would go, leaving `model` as it is."""
-        return self.apply(model.clone(), context)
 
     def _order(
         self, original: ir.Model, stack: Stack, held: Mapping[int, Miss], context: Context, already: int
@@ -165,18 +161,9 @@ def _drop(model: ir.Model, stack: Stack, at: int, original: ir.Model | None, cal
 
 
 def _influence(original: ir.Model, stack: Stack, calibration: Calibration) -> dict[int, float]:
-    """1 - cos of what goes into a block and what comes out, averaged over tokens: ShortGPT, equation 1."""
-    found = {}
-    for number, start, end in zip(stack.numbers, (stack.start, *stack.ends), stack.ends, strict=False):
-        total, count = 0.0, 0
-        like = value_of(original, end)
-        for before, after in calibration.together([Part(original, start, like), Part(original, end, like)]):
-            first, second = (np.asarray(rows, np.float64) for rows in (before, after))
-            lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
-            cosines = (first * second).sum(1) / np.where(lengths > 0, lengths, 1)
-            total, count = total + float((1 - cosines).sum()), count + len(first)
-        found[number] = total / max(count, 1)
-    return found
+    """How far each block turns the stream."""
+    ends = zip(stack.numbers, (stack.start, *stack.ends), stack.ends, strict=False)
+    return {number: turning(original, calibration, start, end, value_of(original, end)) for number, start, end in ends}
 
 
 def _merge(known: Sequence[Block], stack: Stack, gone: Sequence[int]) -> None:

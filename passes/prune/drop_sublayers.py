@@ -25,10 +25,10 @@ from ...ir.provenance import scope, sources
 from ...ir.text import place
 from ..base import Context, Contract, Finding, Lossy, Miss, Outcome, Pass
 from ..choosing import idle, named, names
-from ..statistics import Calibration, Part
+from ..statistics import Calibration
 from .answers import Answers
 from .fitting import key_of, moments
-from .stream import Branch, branches, leave_out
+from .stream import Branch, branches, leave_out, turning
 
 #: In the metadata of a model: how many branches are gone.
 _GONE = "tersor.branches.gone"
@@ -145,18 +145,12 @@ def _dense(branch: Branch) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
 
 
 def _influence(original: ir.Model, known: Mapping[str, Branch], calibration: Calibration) -> dict[str, float]:
-    """1 - cos of the stream before and after a branch is added, averaged over tokens."""
+    """How far each branch turns the stream."""
     found = {}
     for name, branch in known.items():
-        total, count = 0.0, 0
-        like, axis = branch.site.output, branch.site.output_axis
-        ends = (branch.target.residual or "", branch.target.stream)
-        for before, after in calibration.together([Part(original, each, like, axis) for each in ends]):
-            first, second = (np.asarray(rows, np.float64) for rows in (before, after))
-            lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
-            cosines = (first * second).sum(1) / np.where(lengths > 0, lengths, 1)
-            total, count = total + float((1 - cosines).sum()), count + len(first)
-        found[name] = total / max(count, 1)
+        site, target = branch.site, branch.target
+        ends = target.residual or "", target.stream
+        found[name] = turning(original, calibration, *ends, site.output, site.output_axis)
     return found
 
 

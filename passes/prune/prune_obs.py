@@ -14,25 +14,21 @@ Sources: Hassibi and Stork, Optimal Brain Surgeon, 1993; Frantar and Alistarh, S
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import onnx_ir as ir
 
 from ...ir.errors import OptionError
-from ...ir.site import Site
-from ..base import Context, Contract, Lossy
+from ..base import Contract, Lossy
 from ..edit import Array
-from ..placing import matrix
-from ..seen import Seen, inputs
+from ..seen import Seen
 from .methods.surgeon import refitted, surgeon
-from .sparse_pass import SparsePass, by_block
+from .sparse_pass import InputsPass
 
 
 @dataclass(frozen=True, kw_only=True)
-class PruneObs(SparsePass):
+class PruneObs(InputsPass):
     """weights to zero that the others can make up for, and these do
 
     sparsity: the share of weights that become zero, between 0 and 1; 0.5 unless told, or what N:M says.
@@ -52,7 +48,6 @@ class PruneObs(SparsePass):
     block: int = 128
     damping: float = 0.01
     refit: bool = False
-    sequential: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,14 +56,7 @@ class PruneObs(SparsePass):
         if not 0 <= self.damping < float("inf"):
             raise OptionError(f"{self.name}: expected a damping of at least 0, found {self.damping:g}")
 
-    def _parts(self, chosen: Sequence[Site]) -> Iterator[Sequence[Site]]:
-        return by_block(chosen) if self.sequential else iter([chosen])
-
-    def pruned(self, model: ir.Model, part: Sequence[Site], context: Context) -> Mapping[ir.Value, Array]:
-        seen = inputs(model, part, context)
-        return {site.weight: self._by_inputs(matrix(site), seen.get(site.weight)) for site in part}
-
-    def _by_inputs(self, weight: Array, seen: Seen | None) -> Array:
+    def by_inputs(self, weight: Array, seen: Seen | None) -> Array:
         if seen is None:
             return self._operated(weight, np.eye(len(weight)))
         return np.concatenate([self._operated(each, by.gram) for each, by in seen.apart(weight)], 1)

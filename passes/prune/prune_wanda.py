@@ -12,24 +12,20 @@ Source: Sun et al., A Simple and Effective Pruning Approach for Large Language M
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import onnx_ir as ir
 
-from ...ir.site import Site
-from ..base import Context, Contract, Lossy
+from ..base import Contract, Lossy
 from ..edit import Array
-from ..placing import matrix
-from ..seen import Seen, inputs
+from ..seen import Seen
 from .methods.wanda import wanda
-from .sparse_pass import SparsePass, by_block
+from .sparse_pass import InputsPass
 
 
 @dataclass(frozen=True, kw_only=True)
-class PruneWanda(SparsePass):
+class PruneWanda(InputsPass):
     """the weights that matter least to the inputs seen to zero
 
     sparsity: the share of weights that become zero, between 0 and 1; 0.5 unless told, or what N:M says.
@@ -43,16 +39,8 @@ class PruneWanda(SparsePass):
 
     name: ClassVar[str] = "prune-wanda"
     contract: ClassVar[Contract] = Lossy(metric="cosine", budget=0.1)
-    sequential: bool = True
 
-    def _parts(self, chosen: Sequence[Site]) -> Iterator[Sequence[Site]]:
-        return by_block(chosen) if self.sequential else iter([chosen])
-
-    def pruned(self, model: ir.Model, part: Sequence[Site], context: Context) -> Mapping[ir.Value, Array]:
-        seen = inputs(model, part, context)
-        return {site.weight: self._by_inputs(matrix(site), seen.get(site.weight)) for site in part}
-
-    def _by_inputs(self, weight: Array, seen: Seen | None) -> Array:
+    def by_inputs(self, weight: Array, seen: Seen | None) -> Array:
         if seen is None:
             mask = wanda(weight, np.eye(len(weight)), self._share, self._pattern)
             return np.where(mask, weight, np.zeros((), weight.dtype))

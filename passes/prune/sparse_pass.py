@@ -18,6 +18,7 @@ from ..base import Context, Miss, Outcome
 from ..choosing import Verdict, outcome
 from ..edit import Array, declare_functions
 from ..placing import matrix, put
+from ..seen import Seen, inputs
 from ..weight_pass import WeightPass, taken
 from ..weights import Masked
 from .methods.patterns import Bools, Pattern
@@ -140,6 +141,24 @@ class SparsePass(WeightPass):
             # a kept weight may be zero too
             mask = _filled(mask, kept, size)
         return Masked.of(weight, mask, tile=pattern.tile, group=pattern.group)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputsPass(SparsePass):
+    """sequential: inputs are those behind the blocks before as these are pruned; else the original's, in one run."""
+
+    sequential: bool = True
+
+    @abstractmethod
+    def by_inputs(self, weight: Array, seen: Seen | None) -> Array:
+        """A matrix [in, out] with zeros, by what is known of its inputs; None where they are not seen."""
+
+    def pruned(self, model: ir.Model, part: Sequence[Site], context: Context) -> Mapping[ir.Value, Array]:
+        seen = inputs(model, part, context)
+        return {site.weight: self.by_inputs(matrix(site), seen.get(site.weight)) for site in part}
+
+    def _parts(self, chosen: Sequence[Site]) -> Iterator[Sequence[Site]]:
+        return by_block(chosen) if self.sequential else iter([chosen])
 
 
 def by_block(chosen: Sequence[Site]) -> Iterator[Sequence[Site]]:

@@ -15,8 +15,10 @@ import onnx_ir as ir
 from ...ir.block import Block, blocks
 from ...ir.site import Kind, Site, sites
 from ..base import Miss
+from ..drop import cosine
 from ..edit import Tape, is_op, reroute, stand_in, sweep
 from ..numerics.arrays import Floats
+from ..statistics import Calibration, Part
 from .fitting import Target, target_of
 
 T = TypeVar("T")
@@ -93,6 +95,20 @@ def leave_out(branch: Branch, constant: Floats | None) -> None:
     reroute(tape, add, site.output, made)
     if old is not None:
         sweep([old])
+
+
+def turning(
+    model: ir.Model, calibration: Calibration, before: str, after: str, like: ir.Value, axis: int = -1
+) -> float:
+    """1 - cos of two values of the stream, averaged over tokens: Men et al., ShortGPT, 2024, equation 1.
+
+    like: a value that has their dimensions.
+    """
+    total, count = 0.0, 0
+    for rows in calibration.together([Part(model, name, like, axis) for name in (before, after)]):
+        drops = cosine(*(np.asarray(each, np.float64) for each in rows))
+        total, count = total + float(drops.sum()), count + len(drops)
+    return total / max(count, 1)
 
 
 @dataclass(frozen=True)

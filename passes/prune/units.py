@@ -70,10 +70,6 @@ class Units:
     def heads(self) -> bool:
         return Role.HEADS in self.group.roles
 
-    @cached_property
-    def recurrent(self) -> bool:
-        return Role.UNITS in self.group.roles
-
     def read_by(self, site: Site) -> Places | None:
         """Of which unit each input feature of a reader is, -1 for none; None where that is not known."""
         axis = _features(self.found, site.activation, site.axis)

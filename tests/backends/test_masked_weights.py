@@ -19,6 +19,7 @@ from tersor.ir.runner import runner
 from tersor.ir.text import graph
 from tersor.passes.base import Context
 from tersor.passes.pipeline import Pipeline
+from tersor.tests.backends.inductor.models import needs_compiler
 from tersor.tests.passes.quantize.holding import HELD
 
 PASSES = {
@@ -141,11 +142,10 @@ def test_openvino_takes_every_kind_of_site(kind: str, pattern: str) -> None:
         assert np.abs(found[name] - answer).max() <= 64 * EPS * np.abs(answer).max()
 
 
+@needs_compiler
 def test_inductor_packs_what_they_stand_for(tmp_path: Path) -> None:
     """Its packages are compiled for weights as they are multiplied: the file is that of a dense one."""
     made = create("inductor{threads=1, max_autotune=false}")
-    if made.obstacle() is not None:
-        pytest.skip("no C++ compiler")
     model = pruned("2:4")
     feeds = random_feeds(model, seed=1)
     lowered = model.clone()

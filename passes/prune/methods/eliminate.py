@@ -21,16 +21,14 @@ class Elimination(NamedTuple):
     errors: Floats
 
 
-def eliminate(
-    weight: Array, gram: Array, units: Array, *, step: int = 8, damping: float = 1e-2, first: Array | None = None
-) -> Elimination:
+def eliminate(weight: Array, gram: Array, units: Array, *, step: int = 8, damping: float = 1e-2) -> Elimination:
     """Remove units of inputs greedily, `step` at a time, with the least squares answer of the rest after each step.
 
         saliency of unit u = tr(W_u.T ([H^-1]_uu)^-1 W_u)         W -= H^-1_:u ([H^-1]_uu)^-1 W_u
 
     weight: W, [in, out]. gram: H = X.T X, [in, in]. units: of which unit each input is, [in]; -1 for inputs that stay.
     step: how many units are chosen by one look; errors between are straight lines. damping: as a share of H's mean
-    diagonal. first: units that are to go before all others, in that order.
+    diagonal.
 
     Memory of three matrices [in, in]. Raises ValueError for shapes that do not fit. Sources: Hassibi and Stork, Second
     Order Derivatives for Network Pruning: Optimal Brain Surgeon, 1993, equation 5, for rows of one unit together as
@@ -55,12 +53,9 @@ def eliminate(
     alive = list(range(count))
     order: list[int] = []
     errors = [0.0]
-    queue = [int(unit) for unit in (() if first is None else first)]
     while alive:
         scores = _saliencies(left, inverse, [rows[unit] for unit in alive])
-        ranked = [alive[at] for at in np.argsort(scores, kind="stable")]
-        chosen = [*queue, *(unit for unit in ranked if unit not in queue)][:step]
-        queue = [unit for unit in queue if unit not in chosen]
+        chosen = [alive[at] for at in np.argsort(scores, kind="stable")[:step]]
         gone = torch.from_numpy(np.concatenate([rows[unit] for unit in chosen]))
         block = inverse[gone][:, gone]
         column = inverse[:, gone]

@@ -16,12 +16,7 @@ from tersor.ir.axes import Dependencies, Group, Role, Why, dependencies, kept
 from tersor.ir.constants import tensor_of
 from tersor.ir.text import graph
 from tersor.passes.cutting import cut
-
-RNG = np.random.default_rng(0)
-
-
-def weight(*shape: int) -> np.ndarray:
-    return RNG.standard_normal(shape).astype(np.float32)
+from tersor.tests.ir.axes.support import RNG, weight
 
 
 @dataclass(frozen=True)

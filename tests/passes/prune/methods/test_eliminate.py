@@ -62,11 +62,6 @@ def test_all_gone_loses_everything() -> None:
     assert found.errors[-1] == pytest.approx(float(((x @ weight) ** 2).sum()), rel=1e-6)
 
 
-def test_what_is_told_goes_first() -> None:
-    x, weight = data()
-    assert eliminate(weight, x.T @ x, np.arange(8), step=2, first=np.array([5, 1])).order[:2].tolist() == [5, 1]
-
-
 @pytest.mark.parametrize(("units", "step"), [(np.arange(7), 1), (np.arange(8), 0)])
 def test_what_does_not_fit_is_refused(units: np.ndarray, step: int) -> None:
     x, weight = data()
