@@ -1,37 +1,31 @@
 """MiniLM pruned without any training: Spearman on STS13, fidelity, FLOPs, bytes, speed.
 
-    python benchmarks/prune.py --quality                      no timing
-    python benchmarks/prune.py --target openvino --form int8  pruned, then quantized, on OpenVINO
+    python benchmarks/prune.py --quality                                              no timing
+    python benchmarks/prune.py --targets onnxruntime openvino --forms float32 int8    four tables
 
-Units are chosen and weights fitted on 1,280 sentences of STS12's training pairs, which no figure is read on. FLOPs are
-those of layers with weights, as a share of the original's. All rows are timed in turns on the same batches of STS13, 32
-sentences sorted by length and one by one; ratios are medians of pairs with a 95 % bootstrap interval. int8 is
-`quantize-dynamic` on ONNX Runtime and `quantize-static` on OpenVINO.
+Units are chosen and weights fitted on 1,280 sentences: captions, reviews, questions, articles, none of an STS task.
+FLOPs are those of layers with weights, as a share of the original's. All rows are timed in turns on the same batches of
+STS13, 32 sentences sorted by length and one by one; ratios are medians of pairs with a 95 % bootstrap interval. int8 is
+`quantize-dynamic` on ONNX Runtime and `quantize-static` on OpenVINO, of the same pruned models. A latency is that of
+the middle batch of the data on ONNX Runtime.
 """
 
 from __future__ import annotations
 
-import time
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import onnx_ir as ir
-import tersor
 import torch
-from tersor.benchmarks._calibration import sentences
+from tersor.benchmarks._calibration import various
 from tersor.benchmarks._common import publish
+from tersor.benchmarks._pruned import flops, prune, raised
 from tersor.benchmarks._quantized import Quantized, quantized
-from tersor.benchmarks._sts_rows import NOTE, arguments, sts_rows
+from tersor.benchmarks._sts_rows import NOTE, parser_of, sts_rows
 from tersor.examples import minilm
 from tersor.examples.data import Feeds
-from tersor.ir.cost import cost
-from tersor.ir.shapes import dimension_names
-from tersor.ir.site import Kind, sites
-from tersor.passes.base import Context
-from tersor.passes.pipeline import Pipeline
-from tersor.passes.presets import RAISING
-from tersor.passes.run import Verify, run_pipeline
-from tersor.passes.statistics import Calibration
 
 ROWS = {
     "FFN -25 %, magnitude": "prune-neurons{ratio=0.25, score=magnitude, repair=false}",
@@ -53,6 +47,7 @@ ROWS = {
     "0.45 FLOPs": 'prune-budget{budget="0.45 flops"}',
     "0.45 FLOPs, alike": "prune-neurons{ratio=0.55}, prune-heads{ratio=0.5}",
     "0.33 FLOPs": 'prune-budget{budget="0.333 flops"}',
+    "0.5 latency": 'prune-budget{budget="0.5 latency"}',
 }
 ORIGINAL = "original"
 INT8 = {
@@ -62,53 +57,50 @@ INT8 = {
 SENTENCES, BATCH = 1280, 32
 
 
+class Pruned(NamedTuple):
+    """A row before a target has its say. flops: the share that is left."""
+
+    model: ir.Model
+    seconds: float
+    flops: float
+
+
 def main() -> None:
-    given = arguments(__doc__ or "", ROWS, target=("onnxruntime", "openvino"), form=("float32", "int8"))
+    parser = parser_of(__doc__ or "", ROWS)
+    parser.add_argument("--targets", nargs="+", choices=list(INT8), default=["onnxruntime"])
+    parser.add_argument("--forms", nargs="+", choices=("float32", "int8"), default=["float32"])
+    parser.add_argument("--sentences", type=int, default=SENTENCES, help="to choose and fit on")
+    given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    source = minilm.source()
-    model = tersor.load(source.module, args=source.args, dynamic=source.dynamic)
-    run_pipeline(RAISING, model, verify=Verify.OFF)
-    data = list(minilm.batches(sentences(SENTENCES), BATCH))
+    model = raised(minilm.source())
+    data = list(minilm.batches(various(given.sentences), BATCH))
     whole = flops(model)
-    contestants: dict[str, Quantized] = {}
-    spent: dict[str, float] = {}
-    with TemporaryDirectory(prefix="tersor-bench-") as name:
-        rows_of = {ORIGINAL: ""} | {row: ROWS[row] for row in given.rows}
-        for number, (called, passes) in enumerate(rows_of.items()):
-            pruned, seconds = prune(model, passes, data)
-            spent[called] = flops(pruned) / whole
-            made = quantized(
-                pruned,
-                INT8[given.target] if given.form == "int8" else "",
-                Path(name) / str(number),
-                threads=given.threads,
-                data=data[:: max(1, len(data) // 16)],
-                backend=given.target,
-            )
-            contestants[called] = Quantized(made.run, made.bytes, seconds)
-            print(f"{called}: {seconds:.0f} s, {spent[called]:.3f} of the FLOPs", flush=True)
-        rows = sts_rows(contestants, {ORIGINAL: ORIGINAL}, given)
-        for row in rows:
-            row["FLOPs"] = round(spent[str(row[""])], 3)
-        publish("prune", f"all-MiniLM-L6-v2 pruned, {given.form} on {given.target}, STS13", rows, given, NOTE)
+    made: dict[str, Pruned] = {}
+    for name, passes in ({ORIGINAL: ""} | {row: ROWS[row] for row in given.rows}).items():
+        pruned, seconds = prune(model, passes, data, threads=given.threads)
+        made[name] = Pruned(pruned, seconds, flops(pruned) / whole)
+        print(f"{name}: {seconds:.0f} s, {made[name].flops:.3f} of the FLOPs", flush=True)
+    for target in given.targets:
+        for form in given.forms:
+            with TemporaryDirectory(prefix="tersor-bench-") as folder:
+                contestants = _contestants(made, target, form, data, given.threads, Path(folder))
+                rows = sts_rows(contestants, {ORIGINAL: ORIGINAL}, given)
+            for row in rows:
+                row["FLOPs"] = round(made[str(row[""])].flops, 3)
+            title = f"all-MiniLM-L6-v2 pruned, {form} on {target}, STS13"
+            publish(f"prune_{target}_{form}", title, rows, given, NOTE)
 
 
-def prune(model: ir.Model, passes: str, data: list[Feeds]) -> tuple[ir.Model, float]:
-    """A copy pruned by these passes, and the seconds that it took."""
-    copied = model.clone()
-    start = time.perf_counter()
-    if passes:
-        context = Context(calibration=Calibration(data))
-        for step in Pipeline.of(passes).flat():
-            step.apply(copied, context)
-    return copied, time.perf_counter() - start
-
-
-def flops(model: ir.Model) -> int:
-    """Of the nodes with weights, for a sentence of 32 tokens."""
-    nodes = {site.node for site in sites(model) if site.kind is not Kind.EMBEDDING}
-    found = cost(model, dict.fromkeys(dimension_names(model), 32))
-    return sum(each.flops.constant or 0 for each in found.nodes if each.node in nodes)
+def _contestants(
+    made: Mapping[str, Pruned], target: str, form: str, data: list[Feeds], threads: int, folder: Path
+) -> dict[str, Quantized]:
+    found: dict[str, Quantized] = {}
+    for number, (name, pruned) in enumerate(made.items()):
+        passes, some = INT8[target] if form == "int8" else "", data[:: max(1, len(data) // 16)]
+        place = folder / str(number)
+        each = quantized(pruned.model.clone(), passes, place, threads=threads, data=some, backend=target)
+        found[name] = Quantized(each.run, each.bytes, pruned.seconds)
+    return found
 
 
 if __name__ == "__main__":

@@ -7,19 +7,15 @@ interval.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from onnxruntime.quantization import QuantType, quantize_dynamic
-from tersor.benchmarks._common import plain_session, publish
+from tersor.benchmarks._common import publish
+from tersor.benchmarks._int8_peers import dynamic, on_onnxruntime, plain_export
 from tersor.benchmarks._quantized import Quantized, quantized
 from tersor.benchmarks._sts_rows import NOTE, arguments, sts_rows
-from tersor.examples import minilm
-from tersor.ir.save import save
-from tersor.ir.trace import trace
 
 #: What each row adds to raising, by what it is called; all go to ONNX Runtime.
 ROWS = {
@@ -52,36 +48,22 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     with TemporaryDirectory(prefix="tersor-bench-") as name:
         folder = Path(name)
-        contestants = {**_peers(folder, given.threads), **_ours(folder, given.rows, given.threads)}
+        plain = plain_export(folder)
+        contestants = {
+            FP32: on_onnxruntime(plain, given.threads),
+            DYNAMIC: on_onnxruntime(dynamic(plain, folder), given.threads),
+            **_ours(plain.path, given.rows, given.threads),
+        }
         rows = sts_rows(contestants, {"fp32": FP32, "q.d.": DYNAMIC}, given)
         publish("quantize", "all-MiniLM-L6-v2 in fewer bits, STS13", rows, given, f"{NOTE}; q.d.: quantize_dynamic")
 
 
-def _peers(folder: Path, threads: int) -> Mapping[str, Quantized]:
-    source = minilm.source()
-    plain, smaller = folder / "plain.onnx", folder / "quantize_dynamic.onnx"
-    save(trace(source.module, source.args, dynamic=source.dynamic, opset=18), plain)
-    start = time.perf_counter()
-    quantize_dynamic(plain, smaller, per_channel=True, weight_type=QuantType.QInt8)
-    seconds = time.perf_counter() - start
-    return {
-        FP32: Quantized(plain_session(plain, threads), _bytes(plain)),
-        DYNAMIC: Quantized(plain_session(smaller, threads), _bytes(smaller), seconds),
-    }
-
-
-def _ours(folder: Path, rows: list[str], threads: int) -> Mapping[str, Quantized]:
+def _ours(plain: Path, rows: list[str], threads: int) -> Mapping[str, Quantized]:
     data = "tersor.benchmarks._calibration:sts12"
     return {
-        f"tersor {name}": quantized(
-            folder / "plain.onnx", ROWS[name], folder / f"row{number}", threads=threads, data=data
-        )
+        f"tersor {name}": quantized(plain, ROWS[name], plain.with_name(f"row{number}"), threads=threads, data=data)
         for number, name in enumerate(rows)
     }
-
-
-def _bytes(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*"))
 
 
 if __name__ == "__main__":

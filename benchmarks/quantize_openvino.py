@@ -11,22 +11,15 @@ NNCF comes with the extra `bench`.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
-import openvino
 import torch
-from tersor.benchmarks._calibration import sentences
 from tersor.benchmarks._common import publish
+from tersor.benchmarks._int8_peers import nncf, on_openvino, plain_export
 from tersor.benchmarks._quantized import Quantized, quantized
 from tersor.benchmarks._sts_rows import NOTE, arguments, sts_rows
-from tersor.examples import minilm
-from tersor.examples.data import Feeds, Run
-from tersor.ir.save import save
-from tersor.ir.trace import trace
 
 _STATIC = "smooth-activations, quantize-static{range=min-max, embeddings=true}"
 #: What each row adds to raising, by what it is called. All but the first quantize what they can, slower or not.
@@ -44,8 +37,6 @@ ROWS = {
     "W4A16 g64": "quantize-weights{group=64, embeddings=true}",
 }
 FP32, NNCF = "openvino fp32", "NNCF int8"
-#: Batches that NNCF calibrates on, and sentences in each.
-BATCHES, BATCH = 40, 16
 
 
 def main() -> None:
@@ -53,57 +44,23 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     with TemporaryDirectory(prefix="tersor-bench-") as name:
         folder = Path(name)
+        plain = plain_export(folder)
         contestants = {
-            **_peers(folder, given.threads, given.precision),
-            **_ours(folder, given.rows, given.threads, given.precision),
+            FP32: on_openvino(plain, given.threads, given.precision),
+            NNCF: on_openvino(nncf(plain, folder), given.threads, given.precision),
+            **_ours(plain.path, given.rows, given.threads, given.precision),
         }
         rows = sts_rows(contestants, {"fp32": FP32, "NNCF": NNCF}, given)
         publish("quantize_openvino", "all-MiniLM-L6-v2 in int8 on OpenVINO, STS13", rows, given, NOTE)
 
 
-def _peers(folder: Path, threads: int, precision: str) -> Mapping[str, Quantized]:
-    import nncf
-
-    source = minilm.source()
-    plain, smaller = folder / "plain.onnx", folder / "nncf.xml"
-    save(trace(source.module, source.args, dynamic=source.dynamic, opset=18), plain)
-    calibration = list(minilm.batches(sentences(BATCHES * BATCH), BATCH))[:BATCHES]
-    start = time.perf_counter()
-    made = nncf.quantize(
-        openvino.Core().read_model(plain),
-        nncf.Dataset(calibration),
-        model_type=nncf.ModelType.TRANSFORMER,
-        preset=nncf.QuantizationPreset.PERFORMANCE,
-        subset_size=BATCHES,
-    )
-    openvino.save_model(made, smaller, compress_to_fp16=False)
-    seconds = time.perf_counter() - start
-    return {
-        FP32: Quantized(_session(plain, threads, precision), _bytes(plain)),
-        NNCF: Quantized(_session(smaller, threads, precision), _bytes(smaller), seconds),
-    }
-
-
-def _session(path: Path, threads: int, precision: str) -> Run:
-    """OpenVINO as anyone starts it, with as many threads as all have."""
-    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": str(threads)}
-    settings |= {} if precision == "auto" else {"INFERENCE_PRECISION_HINT": precision}
-    request = openvino.Core().compile_model(path, "CPU", settings).create_infer_request()
-
-    def run(feeds: Feeds) -> Feeds:
-        request.infer(dict(feeds), share_inputs=True)
-        return {"last_hidden_state": np.array(request.get_output_tensor(0).data)}
-
-    return run
-
-
-def _ours(folder: Path, rows: list[str], threads: int, precision: str) -> Mapping[str, Quantized]:
+def _ours(plain: Path, rows: list[str], threads: int, precision: str) -> Mapping[str, Quantized]:
     data = "tersor.benchmarks._calibration:sts12"
     return {
         f"tersor {name}": quantized(
-            folder / "plain.onnx",
+            plain,
             ROWS[name],
-            folder / f"row{number}",
+            plain.with_name(f"row{number}"),
             threads=threads,
             data=data,
             backend="openvino",
@@ -112,12 +69,6 @@ def _ours(folder: Path, rows: list[str], threads: int, precision: str) -> Mappin
         )
         for number, name in enumerate(rows)
     }
-
-
-def _bytes(path: Path) -> int:
-    """Of the file and of the weights beside it."""
-    beside = path.with_suffix(".bin") if path.suffix == ".xml" else path.with_name(f"{path.name}.data")
-    return sum(file.stat().st_size for file in (path, beside) if file.exists())
 
 
 if __name__ == "__main__":

@@ -89,6 +89,7 @@ PASSES: Mapping[str, str] = {
     "share-identical": ".share.share_identical:ShareIdentical",
     "simplify-views": ".clean.simplify_views:SimplifyViews",
     "sink-transposes": ".fuse.sink_transposes:SinkTransposes",
+    "slice-hidden": ".prune.slice_hidden:SliceHidden",
     "smooth-activations": ".quantize.smooth_activations:SmoothActivations",
     "source-shapes": ".clean.source_shapes:SourceShapes",
     "trim-vocabulary": ".prune.trim_vocabulary:TrimVocabulary",

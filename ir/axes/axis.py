@@ -172,6 +172,9 @@ def split(axis: Axis, sizes: Sequence[Polynomial]) -> list[Axis] | None:
         return None
     if len(sizes) == 1:
         return [axis]
+    if sum(size != ONE for size in sizes) < 2:
+        # ones are no factors: a product of one part would be two axes where there is one
+        return [Axis(1) if size == ONE else axis for size in sizes]
     if axis.form is Form.LEAF:
         return _become(axis, Form.PRODUCT, sizes)
     if axis.form is Form.SUM:
@@ -325,17 +328,23 @@ def kept(axis: Axis, leaves: Mapping[Axis, Mask]) -> Mask:
     return mask
 
 
-def places(axis: Axis, leaf: Axis) -> NDArray[np.intp]:
-    """Which place of a leaf each place along an axis is of; -1 for those that are none of it."""
+def places(axis: Axis, leaf: Axis) -> NDArray[np.intp] | None:
+    """Which place of a leaf each place along an axis is of; -1 for those that are none of it.
+
+    None where a place is of two of them: the axis has the leaf as a factor twice.
+    """
     root, leaf = axis.root(), leaf.root()
     if root.form is Form.LEAF:
         return np.arange(root.count or 0) if root is leaf else np.full(root.count or 0, -1)
-    parts = [places(part, leaf) for part in root.parts]
+    parts = [found for part in root.parts if (found := places(part, leaf)) is not None]
+    if len(parts) < len(root.parts):
+        return None
     if root.form is Form.SUM:
         return np.concatenate(parts)
+    if sum(bool((part >= 0).any()) for part in parts) > 1:
+        return None
     found = parts[0]
     for part in parts[1:]:
-        # an index has one factor at most that is of the leaf
         found = np.maximum(found[:, None], part[None]).reshape(-1)
     return found
 

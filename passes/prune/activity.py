@@ -56,11 +56,13 @@ class Surest:
         return found, None if dims is None else [dims[0], dims[2], dims[1]]
 
 
-def firing(model: ir.Model, each: Units, context: Context) -> Floats:
-    """How often each unit is above zero where it is read first."""
+def firing(model: ir.Model, each: Units, context: Context) -> Floats | None:
+    """How often each unit is above zero where it is read first; None where that cannot be told."""
     site = each.readers[0]
     axis = each.found.axis(site.activation, site.axis)
-    owners = np.zeros(0, np.intp) if axis is None else places(axis, each.axis)
+    owners = None if axis is None else places(axis, each.axis)
+    if owners is None:
+        return None
     want = Want(site.activation, Firing, len(owners), site.axis)
     found = context.statistics(model, [want]).of(site.activation, Firing, site.axis).often
     total = np.zeros(each.size)

@@ -13,7 +13,8 @@ from ...ir.site import Site
 from ..cutting import cut
 from ..numerics.arrays import Floats
 from ..statistics import Calibration
-from .fitting import Fitted, Moments, biased, fit, key_of, moments, repairable, write
+from .fitting import Fit, fit, refit, repairable, scarce, write
+from .moments import Fitted, Moments, Origins, biased, key_of, moments, target_of
 from .units import Units
 
 
@@ -28,6 +29,7 @@ class Carver:
     original: ir.Model | None = None
     calibration: Calibration | None = None
     notes: list[str] = field(default_factory=list)
+    _outputs: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
 
     def see(self, each: Units) -> dict[Fitted, Moments]:
         """What the readers of units that can be fitted get, and should give; nothing without repair."""
@@ -39,7 +41,7 @@ class Carver:
             return [{} for _ in groups]
         fitting = [self._fitting(each) for each in groups]
         asked = [site for sites in fitting for site in sites]
-        found = moments(self.original, self.model, self.calibration, asked) if asked else {}
+        found = moments(self.original, self.model, self.calibration, asked, self._origins(asked)) if asked else {}
         return [{key_of(site): found[key_of(site)] for site in sites} for sites in fitting]
 
     def _fitting(self, each: Units) -> list[Site]:
@@ -50,15 +52,40 @@ class Carver:
         for site in each.readers:
             shared = sorted(others & {site.name, *site.tied})
             reason = f"a weight that {shared[0]} has too" if shared else repairable(site)
+            if reason is None and each.read_by(site) is None:
+                reason = "inputs that are of two units at once"
             if reason is None:
                 found.append(site)
             else:
                 self.notes.append(f"{site.name}: {reason}")
         return found
 
+    def _origins(self, asked: Sequence[Site]) -> Origins:
+        """Of what sites end in and cuts have shortened: which features of the original are left."""
+        found: dict[str, tuple[str, Floats]] = {}
+        for site in asked:
+            left, stream = self._outputs.get(site.output.name or ""), target_of(site).stream
+            if left is not None:
+                found[stream] = (stream, np.eye(len(left))[:, left])
+        return found
+
+    def _shorten(self, each: Units, keep: NDArray[np.bool_]) -> None:
+        """Remember what is left of the outputs of sites that make units."""
+        for name, site in {site.output.name or "": site for site in each.makers}.items():
+            owners = each.made_by(site)
+            if owners is not None:
+                left = self._outputs.setdefault(name, np.ones(site.out_features, np.bool_))
+                left[left] = (owners < 0) | keep[owners]
+
+    def refit(self, site: Site) -> bool:
+        """Fit a site whose inputs all stay; False where that cannot be."""
+        if self.original is None or self.calibration is None:
+            return False
+        return refit(self.model, self.original, self.calibration, site, self._origins([site]))
+
     def take(self, each: Units, keep: NDArray[np.bool_], seen: dict[Fitted, Moments]) -> None:
         """Leave the units that `keep` names, and fit the readers."""
-        new: list[tuple[Site, Floats, Floats | None]] = []
+        new: list[tuple[Site, Fit]] = []
         done: set[Fitted] = set()
         for site in each.readers:
             owners, found = each.read_by(site), seen.get(key_of(site))
@@ -66,11 +93,12 @@ class Carver:
                 continue
             done.add(key_of(site))
             rows = np.flatnonzero((owners < 0) | keep[owners])
-            weight, bias = fit(found, rows, site.dense(), biased=biased(site))
-            if found.short:
-                short = f"{found.count:,} tokens for {len(found.gram):,} inputs"
-                self.notes.append(f"{site.name}: {short}, ridge raised to {found.ridge:.2g}")
-            new.append((site, weight, bias))
+            made = fit(found, rows, site.dense(), bias=site.bias_array() if biased(site) else None)
+            if few := scarce(found):
+                raised = "left as it was" if made.ridge is None else f"ridge raised to {made.ridge:.2g}"
+                self.notes.append(f"{site.name}: {few}, {raised}")
+            new.append((site, made))
+        self._shorten(each, keep)
         cut(each.found, {each.axis: keep})
-        for site, weight, bias in new:
-            write(site, weight, bias)
+        for site, made in new:
+            write(site, made)

@@ -136,13 +136,12 @@ class DropLayers(Pass):
     ) -> list[int]:
         """One after the other the block without which, repaired, the answers change least."""
         answers = Answers.of(original, calibration, batches=_TRIED)
-        some = Calibration(answers.batches)
         model, order = original.clone(), list[int]()
         for _ in range(min(count, len(able))):
             tried = {}
             for number in (number for number in able if number not in order):
                 copied = model.clone()
-                _drop(copied, stack, stack.numbers.index(number), original if self.repair else None, some)
+                _drop(copied, stack, stack.numbers.index(number), original if self.repair else None, answers.rest)
                 tried[number] = answers.loss(copied), copied
             best = min(tried, key=lambda number: tried[number][0])
             model = tried[best][1]

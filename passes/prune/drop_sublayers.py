@@ -27,7 +27,7 @@ from ..base import Context, Contract, Finding, Lossy, Miss, Outcome, Pass
 from ..choosing import idle, named, names
 from ..statistics import Calibration
 from .answers import Answers
-from .fitting import key_of, moments
+from .moments import key_of, moments
 from .stream import Branch, branches, leave_out, turning
 
 #: In the metadata of a model: how many branches are gone.
@@ -117,14 +117,13 @@ class DropSublayers(Pass):
     def _greedy(self, original: ir.Model, able: list[str], count: int, calibration: Calibration) -> list[str]:
         """One after the other the branch without which the answers change least."""
         answers = Answers.of(original, calibration, batches=_TRIED)
-        some = Calibration(answers.batches)
         model, order = original.clone(), list[str]()
         for _ in range(count):
             tried: dict[str, tuple[float, ir.Model]] = {}
             for name in (name for name in able if name not in order):
                 copied = model.clone()
                 branch = next(each for each in branches(copied) if each.site.name == name)
-                _drop(copied, branch, original if self.repair else None, some)
+                _drop(copied, branch, original if self.repair else None, answers.rest)
                 tried[name] = answers.loss(copied), copied
             best = min(tried, key=lambda name: tried[name][0])
             model = tried[best][1]

@@ -2,163 +2,85 @@
 
     s = r + X W + b       in the original: s*       minimises |s* - r - X' W' - b'|^2 + ridge |W' - W|^2
 
-X', r: the activation and the residual of the model as it is now, so that what was lost before is made good here as far
-as it can be. Without a residual the target is the output itself. Source: ridge regression, layer after layer; He, Zhang
-and Sun, Channel Pruning for Accelerating Very Deep Neural Networks, 2017, with the target of the whole stream.
+X', r: the activation and the residual of the model as it is now (`moments`), so that what was lost before is made good
+here as far as it can be. The ridge is the one that does best on data which a fit has not seen. Sources: ridge
+regression, layer after layer; He, Zhang and Sun, Channel Pruning for Accelerating Very Deep Neural Networks, 2017, with
+the target of the whole stream; Stone, Cross-Validatory Choice and Assessment of Statistical Predictions, 1974.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ...ir.constants import constant_of
-from ...ir.content import dimensions
-from ...ir.site import Kind, Site, sites
-from ..accumulators import Gram
-from ..edit import Array, attribute, is_op, only_reader, rewrite_constant
+from ...ir.site import Kind, Site
+from ..edit import Array, attribute, rewrite_constant
 from ..numerics.arrays import Floats
 from ..numerics.least_squares import Means, fitted
-from ..statistics import Calibration, Part
-from ..views import Windows
+from ..statistics import Calibration
+from .moments import SAME, Moments, Origins, biased, key_of, moments
 
-#: Tokens for each feature below which a fit is more noise than answer; below it, the ridge grows.
+#: Tokens for each input below which a fit is more noise than answer.
 ENOUGH = 8
-#: The ridge, as a share of the mean of the Gram matrix' diagonal, where there are enough tokens.
+#: The ridge, as a share of the mean of the Gram matrix' diagonal, where there are enough tokens and no way to try.
 RIDGE = 1e-3
+#: Those that are tried.
+RIDGES = (RIDGE, 10 * RIDGE, 30 * RIDGE, 100 * RIDGE, 300 * RIDGE, 1000 * RIDGE)
 
 
-@dataclass(frozen=True)
-class Target:
-    """What a site is to give: the value that it was part of in the original, less what it is added to now.
+class Fit(NamedTuple):
+    """A weight, [in, out], a bias, [out], None where there is none to write, and the ridge that they were found with.
 
-    stream: by name, in either model. residual: what the site's output is added to, None where nothing is.
+    ridge: None where the weight stays as it was.
     """
 
-    stream: str
-    residual: str | None
+    weight: Floats
+    bias: Floats | None
+    ridge: float | None
 
 
-def target_of(site: Site) -> Target:
-    """The sum that a site's output goes into, or the output itself."""
-    reader = only_reader(site.output)
-    if is_op(reader, "Add"):
-        others = [value for value in reader.inputs if value is not site.output]
-        shape, added = site.output.shape, others[0].shape if others and others[0] is not None else None
-        if len(others) == 1 and others[0] is not None and shape is not None and shape == added:
-            return Target(reader.outputs[0].name or "", others[0].name or "")
-    return Target(site.output.name or "", None)
+def fit(seen: Moments, rows: NDArray[np.intp], weight: Array, *, bias: Array | None) -> Fit:
+    """The best weight and bias of the inputs `rows`, drawn to the weights that these have.
 
-
-@dataclass(frozen=True)
-class Moments:
-    """Sums over tokens for a site of [in, out]: X'.T X', X'.T T, |T|^2 by output, and the means of both."""
-
-    gram: Floats
-    joint: Floats
-    energy: Floats
-    inputs: Floats
-    outputs: Floats
-    count: int
-
-    @property
-    def ridge(self) -> float:
-        """What keeps the fit from following noise: more of it, the fewer tokens there are for each input."""
-        short = ENOUGH * len(self.gram) / max(self.count, 1)
-        return RIDGE * max(1.0, short**2)
-
-    @property
-    def short(self) -> bool:
-        """Whether there are too few tokens, so that the ridge was raised."""
-        return self.ridge > RIDGE
-
-
-#: A weight, and which direction of a recurrence it is: what is fitted as one.
-Fitted = tuple[ir.Value, int]
-
-
-def key_of(site: Site) -> Fitted:
-    """What a site's weight is fitted as."""
-    return site.weight, site.direction
-
-
-def moments(
-    original: ir.Model, model: ir.Model, calibration: Calibration, readers: Sequence[Site]
-) -> dict[Fitted, Moments]:
-    """What sites that read pruned units get and should give; the sites of one weight are added up."""
-    grams: dict[Fitted, Gram] = {}
-    twins = {(each.node.name, each.kind, each.direction): each for each in sites(original)}
-    reading = [
-        _streams(original, model, site) if _streamed(site) else _products(original, model, site) for site in readers
-    ]
-    before = [None if _streamed(site) else twins[site.node.name, site.kind, site.direction].dense() for site in readers]
-    for rows in calibration.together([part for parts in reading for part in parts]):
-        left = iter(rows)
-        for site, parts, weight in zip(readers, reading, before, strict=True):
-            now, then, *rest = (next(left) for _ in parts)
-            wanted = np.subtract(then, rest[0]) if rest else then
-            if weight is not None:
-                wanted = np.matmul(np.asarray(then, np.float64), np.asarray(weight, np.float64))
-            seen = grams.setdefault(key_of(site), Gram(site.in_features + site.out_features))
-            seen.add(np.concatenate([now, wanted], axis=1))
-    inputs = {key_of(site): site.in_features for site in readers}
-    return {key: _moments(gram, inputs[key]) for key, gram in grams.items()}
-
-
-def _streamed(site: Site) -> bool:
-    """Whether what a site gives is a value of its own, that the original has too."""
-    return site.kind is Kind.LINEAR
-
-
-def _streams(original: ir.Model, model: ir.Model, site: Site) -> list[Part]:
-    """What a linear site reads, the sum that it ends in in the original, and what it is added to."""
-    target, read = target_of(site), site.activation
-    return [
-        Part(model, read.name or "", read, site.axis),
-        Part(original, target.stream, read, site.output_axis),
-        *([] if target.residual is None else [Part(model, target.residual, read, site.output_axis)]),
-    ]
-
-
-def _products(original: ir.Model, model: ir.Model, site: Site) -> list[Part]:
-    """What a recurrence or convolution multiplies its weight by, now and in the original: there is no value of the
-    product alone.
+    weight: W, [in, out]. bias: [out]; None where none may be written. The ridge is the one with which either half of
+    the data, fitted alone, does best on the other; what was there is tried beside them. Where there are no halves it
+    follows from how many tokens there are.
     """
-    view, axis, read = None, site.axis, site.activation
-    if site.kind is Kind.CONV:
-        dims = dimensions(site.node.outputs[0])
-        places = None if dims is None else tuple(dims[2:])
-        view, axis = Windows.of(site.node, 0, 1, site.view.shape[2:], places), -1
-    name = read.name or ""
-    return [Part(model, name, read, axis, view), Part(original, name, read, axis, view)]
+    start = Fit(np.asarray(weight, np.float64)[rows], None if bias is None else np.asarray(bias, np.float64), None)
+    whole = seen.of(rows)
+    if not whole.halves:
+        return _solved(whole, start, RIDGE * max(1.0, (ENOUGH * len(rows) / max(seen.count, 1)) ** 2))
+    one, other = whole.halves
+    least, best = error(one, start) + error(other, start), None
+    for ridge in RIDGES:
+        lost = error(other, _solved(one, start, ridge)) + error(one, _solved(other, start, ridge))
+        if lost < least:
+            least, best = lost, ridge
+    return start if best is None else _solved(whole, start, best)
 
 
-def _moments(gram: Gram, split: int) -> Moments:
-    matrix, mean = gram.matrix, gram.mean
-    return Moments(
-        matrix[:split, :split],
-        matrix[:split, split:],
-        np.diagonal(matrix)[split:].copy(),
-        mean[:split],
-        mean[split:],
-        gram.count,
-    )
+def _solved(seen: Moments, start: Fit, ridge: float) -> Fit:
+    means = None if start.bias is None else Means(seen.outputs, seen.inputs, max(seen.count, 1))
+    return Fit(*fitted(seen.gram, seen.joint, start.weight, means=means, ridge=ridge), ridge)
 
 
-def fit(seen: Moments, rows: NDArray[np.intp], weight: Array, *, biased: bool) -> tuple[Floats, Floats | None]:
-    """W', [rows, out], and b' where there may be one: the best of these inputs.
+def error(seen: Moments, found: Fit) -> float:
+    """|T - X W - b|^2 over the tokens behind sums."""
+    weight = found.weight
+    lost = seen.energy.sum() - 2 * np.sum(weight * seen.joint) + np.sum(weight * (seen.gram @ weight))
+    if found.bias is not None:
+        lost += seen.count * found.bias @ (found.bias + 2 * (seen.inputs @ weight - seen.outputs))
+    return float(lost)
 
-    weight: W, [in, out]; rows: the inputs that stay, which W' is drawn to the weights of. biased: whether to give b'.
-    """
-    kept = np.ix_(rows, rows)
-    means = Means(seen.outputs, seen.inputs[rows], seen.count) if biased else None
-    toward = np.asarray(weight, np.float64)[rows]
-    found = fitted(seen.gram[kept], seen.joint[rows], toward, means=means, ridge=seen.ridge)
-    return found.weight, found.bias
+
+def scarce(seen: Moments) -> str:
+    """What to say where there are too few tokens for each input, empty where there are enough."""
+    few = seen.count < ENOUGH * len(seen.gram)
+    return f"{seen.count:,} tokens for {len(seen.gram):,} inputs" if few else ""
 
 
 def repairable(site: Site) -> str | None:
@@ -172,13 +94,9 @@ def repairable(site: Site) -> str | None:
     return None
 
 
-def biased(site: Site) -> bool:
-    """Whether a site has a bias of its own to write, so that means are made up for there."""
-    return site.bias is not None and site.kind is not Kind.RECURRENT_INPUT
-
-
-def write(site: Site, weight: Floats, bias: Floats | None) -> None:
+def write(site: Site, found: Fit) -> None:
     """Let the site compute x W' + b', in the types that it stores. The shapes are those of the site as it is cut."""
+    weight, bias = found.weight, found.bias
     stored = constant_of(site.weight)
     assert stored is not None
     if site.kind is Kind.RECURRENT_INPUT:
@@ -196,10 +114,18 @@ def write(site: Site, weight: Floats, bias: Floats | None) -> None:
     rewrite_constant(site.bias_node, site.bias, (bias / site.beta).reshape(shape).astype(held.dtype))
 
 
-def refit(model: ir.Model, original: ir.Model, calibration: Calibration, site: Site) -> bool:
-    """Fit a site as it stands to the original's stream; False where it cannot be fitted, or others have its weight."""
+def refit(model: ir.Model, original: ir.Model, calibration: Calibration, site: Site, origins: Origins = SAME) -> bool:
+    """Fit a site as it stands to the original's stream; False where it cannot be fitted, or others have its weight.
+
+    origins: of what was cut since, as of `moments`.
+    """
     if repairable(site) is not None or site.tied:
         return False
-    seen = moments(original, model, calibration, [site])[key_of(site)]
-    write(site, *fit(seen, np.arange(site.in_features), site.dense(), biased=biased(site)))
+    seen = moments(original, model, calibration, [site], origins)[key_of(site)]
+    write(site, again(site, seen))
     return True
+
+
+def again(site: Site, seen: Moments) -> Fit:
+    """The fit of a site whose inputs all stay, drawn to what it is."""
+    return fit(seen, np.arange(site.in_features), site.dense(), bias=site.bias_array() if biased(site) else None)

@@ -162,6 +162,7 @@ def _rows(each: Units, value: ir.Value, at: int) -> NDArray[np.intp]:
     axis = each.found.axis(value, at)
     assert axis is not None
     owners = places(axis, each.axis)
+    assert owners is not None
     order = np.argsort(owners, kind="stable")
     return order[np.count_nonzero(owners < 0) :].reshape(each.size, -1)
 
@@ -180,6 +181,11 @@ def _unreadable(each: Units) -> Miss | None:
     twice = next((value for value in weights if weights.count(value) > 1), None)
     if twice is not None:
         return Miss("stream", twice.name or "", "weights that either make units or read them", near=True)
+    joint = next(
+        (value for value, at in each.group.weights if places(each.found.axes[value][at], each.axis) is None), None
+    )
+    if joint is not None:
+        return Miss("joint", joint.name or "", "weights each number of which is of one unit", near=True)
     for site in each.readers:
         if site.kind not in (Kind.LINEAR, Kind.CONV, Kind.RECURRENT_INPUT):
             return Miss("kind", site.kind.value, "a linear layer or a convolution that reads units", near=True)

@@ -38,7 +38,7 @@ from ..statistics import Calibration
 from .answers import Answers
 from .budget import Budget, Level, chosen
 from .carving import Carver
-from .fitting import Fitted, Moments, key_of, refit
+from .moments import Fitted, Moments, key_of
 from .part import part_of, seen_by
 from .prune_heads import PruneHeads
 from .prune_neurons import PruneNeurons
@@ -145,9 +145,9 @@ class _Planning:
         parts: list[list[Level]] = []
         counted: set[ir.Node] = set()
         # nothing is pruned yet: the model is the original
-        gathered = Carver(self.model, self.model, calibration).see_all(taken)
+        gathered = Carver(self.model, self.model, answers.rest).see_all(taken)
         for each, seen in zip(taken, gathered, strict=True):
-            order = elimination(each, seen).order if seen else np.arange(each.size)
+            order = elimination(each, seen).order
             ends = {site.weight for site in each.readers}
             able = "branches" in self.made.kinds and len(ends) == 1 and ends <= ending
             own = {site.node for site in (*each.makers, *each.readers)} - counted
@@ -218,7 +218,7 @@ class _Plan:
                 told[key] = f"{each.size:,}"
                 if self.made.repair and any(text.find("->") >= 0 for text in told.values()):
                     for site in each.readers:
-                        refit(self.model, self.original, self.calibration, site)
+                        carver.refit(site)
                 continue
             seen = carver.see(each)
             each.remember()
@@ -256,11 +256,12 @@ def _costs(model: ir.Model, budget: Budget, taken: Sequence[Units], context: Con
 
 
 def _seconds(model: ir.Model, taken: Sequence[Units], context: Context) -> list[float]:
-    """Nanoseconds that the parts which groups lie in take on the target, on the first batch of the data."""
+    """Nanoseconds that the parts which groups lie in take on the target, on the middle batch of the data."""
     if context.latency is None or context.calibration is None:
         raise OptionError("prune-budget: a latency is one of a target; compile for one, or give the budget in flops")
     parts = [part_of(model, each) for each in taken]
-    feeds = seen_by(model, parts, context.calibration.batches[0])
+    batches = context.calibration.batches
+    feeds = seen_by(model, parts, batches[len(batches) // 2])
     given = [{value.name or "": feeds[value.name or ""] for value in part.graph.inputs} for part in parts]
     return [1e9 * context.latency(part, each) for part, each in zip(parts, given, strict=True)]
 

@@ -36,7 +36,7 @@ from .sparse_pass import SparsePass
 class PruneMagnitude(SparsePass):
     """the smallest weights to zero
 
-    sparsity: the share of weights that become zero, between 0 and 1; 0.5 unless told, or what N:M says.
+    sparsity: the share of weights that become zero, at least 0 and less than 1; 0.5 unless told, or what N:M says.
     scope: `uniform` takes that share of each weight, `output` of each output of one, `global` of all together,
         `distribution` of all by their size in standard deviations of their weight.
     pattern: `free`, `2:4` (2 of 4 inputs stay), `4x4` (tiles of inputs x outputs), `bank:64` (as many of 64 inputs).

@@ -31,7 +31,7 @@ from .sparse_pass import InputsPass
 class PruneObs(InputsPass):
     """weights to zero that the others can make up for, and these do
 
-    sparsity: the share of weights that become zero, between 0 and 1; 0.5 unless told, or what N:M says.
+    sparsity: the share of weights that become zero, at least 0 and less than 1; 0.5 unless told, or what N:M says.
     pattern: `free`, `2:4` (2 of 4 inputs stay), `4x4` (tiles of inputs x outputs), `bank:64` (as many of 64 inputs).
     block: inputs whose weights are chosen at one time, where the pattern does not say.
     damping: what is added to the mean square of each input, as a share of the mean over inputs.

@@ -189,6 +189,9 @@ def _turned(name: str, mask: Bools, value: ir.Value, rows: bool, readers: list[S
         return mask.T
     if rows and readers and readers[0].kind is Kind.LINEAR:
         return mask if readers[0].transposed else mask.T
+    if any(site.kind is Kind.EMBEDDING and not site.transposed for site in readers):
+        # rows are looked up in the first axis, by torch too
+        return mask
     if (mask == mask.T).all():
         return mask
     # where both are zero already, either changes nothing

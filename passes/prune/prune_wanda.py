@@ -28,7 +28,7 @@ from .sparse_pass import InputsPass
 class PruneWanda(InputsPass):
     """the weights that matter least to the inputs seen to zero
 
-    sparsity: the share of weights that become zero, between 0 and 1; 0.5 unless told, or what N:M says.
+    sparsity: the share of weights that become zero, at least 0 and less than 1; 0.5 unless told, or what N:M says.
     pattern: `free`, `2:4` (2 of 4 inputs stay), `4x4` (tiles of inputs x outputs), `bank:64` (as many of 64 inputs).
     sequential: inputs are those behind the blocks before as they are pruned; else all of the original's, in one run.
     storage: `mask` stores what is kept and a mask, where that is smaller; `dense` zeros and all, for passes behind.

@@ -16,9 +16,9 @@ from ..base import Context
 from ..drop import Drop
 from ..gradients import probes, reached
 from ..numerics.arrays import Floats
-from .fitting import Fitted, Moments, key_of
 from .methods import scores
 from .methods.eliminate import Elimination, eliminate
+from .moments import Fitted, Moments, key_of
 from .units import Units
 
 Score = Literal["auto", "obs", "magnitude", "onorm", "inorm", "activation", "entropy", "confidence", "taylor", "fisher"]
@@ -66,9 +66,14 @@ def activities(each: Units, seen: Mapping[Fitted, Moments]) -> Floats:
 def elimination(each: Units, seen: Mapping[Fitted, Moments]) -> Elimination:
     """In which order units are best removed, and the error of the readers' outputs then, as a share of their energy.
 
-    With several readers their outputs count side by side, each as a share of its own energy.
+    With several readers their outputs count side by side, each as a share of its own energy. Where none was seen, the
+    squares of the units' weights stand for the error.
     """
     known = _read(each, seen)
+    if not known:
+        values = magnitudes(each, "magnitude") ** 2
+        order = np.argsort(values, kind="stable")
+        return Elimination(order, np.concatenate([[0.0], np.cumsum(values[order])]))
     first, moments, owners = known[0]
     weights = []
     for site, found, _ in known:

@@ -29,7 +29,7 @@ _SPARSITY = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class SparsePass(WeightPass):
-    """sparsity: the share of weights that become zero, between 0 and 1; 0.5 unless told, or what N:M says.
+    """sparsity: the share of weights that become zero, at least 0 and less than 1; 0.5 unless told, or what N:M says.
 
     pattern: where zeros lie, as `prune.methods.patterns` spells it.
     storage: `mask` stores what is kept and a mask, where that is smaller; `dense` zeros and all, for passes behind.
@@ -47,17 +47,17 @@ class SparsePass(WeightPass):
             pattern = Pattern.of(self.pattern)
         except ValueError as error:
             raise OptionError(f"{self.name}: {error}") from error
-        if self.sparsity is not None and not 0 < self.sparsity < 1:
+        if self.sparsity is not None and not 0 <= self.sparsity < 1:
             raise OptionError(
-                f"{self.name}: expected a sparsity between 0 and 1, found {self.sparsity:g}; at 0 nothing is pruned, "
-                "and at 1 nothing is left of a layer: drop-layers and drop-sublayers take whole ones"
+                f"{self.name}: expected a sparsity of at least 0 and less than 1, found {self.sparsity:g}; at 1 "
+                "nothing is left of a layer: drop-layers and drop-sublayers take whole ones"
             )
         if pattern.sparsity is not None and self.sparsity not in (None, pattern.sparsity):
             raise OptionError(
                 f"{self.name}: the pattern {self.pattern} has a sparsity of {pattern.sparsity:g}, found "
                 f"sparsity={self.sparsity:g}; leave it out, or give another pattern"
             )
-        if pattern.bank and not 0 < round(self._share * pattern.bank) < pattern.bank:
+        if pattern.bank and self._share and not 0 < round(self._share * pattern.bank) < pattern.bank:
             raise OptionError(
                 f"{self.name}: expected a sparsity by which a bank of {pattern.bank} loses some and keeps some, found "
                 f"{self._share:g}"
@@ -69,6 +69,9 @@ class SparsePass(WeightPass):
 
     def apply(self, model: ir.Model, context: Context) -> Outcome:
         verdicts = self.verdicts(model)
+        if not self._share:
+            none = Miss("sparsity", "0", "a share of weights that become zero")
+            return outcome([(site, miss or none) for site, miss in verdicts], ignore=self.ignore)
         told: dict[ir.Value, str] = {}
         left: dict[ir.Value, Miss] = {}
         for part in self._parts(taken(verdicts)):
@@ -103,7 +106,8 @@ class SparsePass(WeightPass):
     @property
     def _share(self) -> float:
         """The share of weights that go."""
-        return self.sparsity or self._pattern.sparsity or _SPARSITY
+        given = self._pattern.sparsity if self.sparsity is None else self.sparsity
+        return _SPARSITY if given is None else given
 
     def _stored(self, site: Site, weight: Array) -> str | Miss:
         """Store what a site's weight has become; what was done, or why it stays."""

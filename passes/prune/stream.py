@@ -19,7 +19,7 @@ from ..drop import cosine
 from ..edit import Tape, is_op, reroute, stand_in, sweep
 from ..numerics.arrays import Floats
 from ..statistics import Calibration, Part
-from .fitting import Target, target_of
+from .moments import Target, target_of
 
 T = TypeVar("T")
 
@@ -90,6 +90,9 @@ def leave_out(branch: Branch, constant: Floats | None) -> None:
         return
     tape, dtype = Tape(), site.output.dtype
     numbers = constant.astype(np.float32 if dtype is None else dtype.numpy())
+    # along the axis of the features, whatever lies behind it
+    behind = -site.output_axis if site.output_axis < 0 else len(site.output.shape or ()) - site.output_axis
+    numbers = numbers.reshape(-1, *[1] * (behind - 1))
     made = tape.weight(numbers, f"{site.weight.name}_mean")
     old = site.output.producer()
     reroute(tape, add, site.output, made)

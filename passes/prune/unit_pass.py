@@ -20,8 +20,8 @@ from ..choosing import idle, named, names
 from ..numerics.arrays import Floats
 from .activity import confidence, firing
 from .carving import Carver
-from .fitting import Fitted, Moments
 from .methods import scores
+from .moments import Fitted, Moments
 from .ranking import BY_GRADIENT, Masks, Score, activities, chosen, elimination, magnitudes
 from .units import Key, Units, units
 
@@ -127,6 +127,8 @@ class UnitPass(Pass):
 def movable(each: Units, allowed: frozenset[Why] = frozenset()) -> Miss | None:
     """Why the units of a group may not be cut."""
     holds = [hold for hold in each.group.holds if hold.why not in allowed]
+    if not holds and all(each.read_by(site) is None for site in each.readers):
+        return Miss("joint", f"inputs of {each.name}", "inputs that are each of one unit", near=True)
     if not holds:
         return None
     more = f" and {len(holds) - 1} more" if len(holds) > 1 else ""
@@ -196,8 +198,8 @@ class _Pruning:
             return found.order, np.diff(found.errors)
         if self.score == "activation" and seen:
             values = activities(each, seen)
-        elif self.score == "entropy":
-            values = scores.entropy(firing(self.model, each, self.context))
+        elif self.score == "entropy" and (often := firing(self.model, each, self.context)) is not None:
+            values = scores.entropy(often)
         elif self.score == "confidence":
             values = confidence(self.model, each, self.context)
         elif self._masks is not None:

@@ -73,11 +73,14 @@ class Units:
     def read_by(self, site: Site) -> Places | None:
         """Of which unit each input feature of a reader is, -1 for none; None where that is not known."""
         axis = _features(self.found, site.activation, site.axis)
-        if axis is None:
+        if site.node.op_type == "Conv" and site.kind is Kind.CONV and site.node.inputs[1] is not None:
+            # of the channels of one group
+            axis = _features(self.found, site.node.inputs[1], 1)
+        owners = None if axis is None else places(axis, self.axis)
+        if owners is None:
             return None
-        owners = places(axis, self.axis)
         taps, rest = divmod(site.in_features, len(owners))
-        # a convolution's inputs are its channels, each with the taps of the kernel; those of groups are not told apart
+        # a convolution's inputs are its channels, each with the taps of the kernel
         return np.repeat(owners, taps) if taps and not rest else None
 
     def made_by(self, site: Site) -> Places | None:
@@ -105,9 +108,12 @@ def units(model: ir.Model) -> list[Units]:
             readers.setdefault(leaf, {})[number] = site
     made = []
     for group in found.groups:
-        if group.axis in makers and group.axis in readers:
-            ends = (tuple(of[group.axis].values()) for of in (makers, readers))
-            made.append((min(readers[group.axis]), Units(found, group, *ends)))
+        making, reading = (of.get(group.axis, {}) for of in (makers, readers))
+        along = [value for value, _ in group.weights]
+        # a convolution by channel hands units on: its weight has them once
+        last = {at: site for at, site in reading.items() if at not in making or along.count(site.weight) > 1}
+        if making and last:
+            made.append((min(last), Units(found, group, tuple(making.values()), tuple(last.values()))))
     return [each for _, each in sorted(made, key=lambda pair: pair[0])]
 
 

@@ -390,6 +390,6 @@ CORPUS: Mapping[str, Callable[[], ir.Model]] = {
         einsums,
         lstm_cell, scanned_gru, unrolled_rnn, two_directions, turned_rnn, looped_rnn, settled_branch, flat_mask,
         typed_embedding, few_bits, rounded_states, rounded_activations,
-        prune.redundant_layers, prune.doubled_neurons,
+        prune.redundant_layers, prune.doubled_neurons, prune.narrow_stream,
     )
 }  # fmt: skip

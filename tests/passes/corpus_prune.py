@@ -36,3 +36,14 @@ def doubled_neurons() -> ir.Model:
         "p = MatMul(x, w)", "h = Add(p, b)", "g = Gelu(h)", "y = MatMul(g, v)",
         inputs=X, w=np.concatenate([w, w[:, :16]], 1), b=np.concatenate([b, b[:16]]), v=normal(64, 32),
     )  # fmt: skip
+
+
+def narrow_stream() -> ir.Model:
+    """A stream of 32 features of which the words and layers that write it use 16, behind norms with scales."""
+    turn = np.linalg.qr(normal(32, 32))[0][:16]
+    return graph(
+        "e = Gather(table, ids)", "n = LayerNormalization{axis=-1}(e, g, b)", "u = MatMul(n, up)", "r = Relu(u)",
+        "d = MatMul(r, down)", "s = Add(e, d)", "y = LayerNormalization{axis=-1}(s, f, b)",
+        inputs={"ids": "int64[batch, sequence]"}, table=5 * normal(50, 16) @ turn, down=0.1 * normal(64, 16) @ turn,
+        g=1 + normal(2, 32)[0], f=1 + normal(2, 32)[1], b=normal(32), up=normal(32, 64),
+    )  # fmt: skip

@@ -13,6 +13,9 @@ from ...numerics.gram import check_gram, damped
 
 Order = NDArray[np.intp]
 
+#: The share of inputs that are left at which the matrices are packed: below it, more is computed on zeros than copied.
+_WHOLE = 7 / 8
+
 
 class Elimination(NamedTuple):
     """order: units, the first to go first. errors: |X W - X' W'|^2 once so many are gone, [units + 1], from zero on."""
@@ -47,10 +50,11 @@ def eliminate(weight: Array, gram: Array, units: Array, *, step: int = 8, dampin
             f"expected the unit of each of {len(wide)} inputs and a step of at least 1, found {owners.shape}"
         )
     count = int(owners.max(initial=-1)) + 1
-    rows = [np.flatnonzero(owners == unit) for unit in range(count)]
+    rows = {unit: np.flatnonzero(owners == unit) for unit in range(count)}
     left = torch.from_numpy(wide.copy())
     inverse = torch.cholesky_inverse(torch.from_numpy(damped(check_gram(gram, len(wide)), damping)[1]))
     alive = list(range(count))
+    stays: NDArray[np.bool_] = np.ones(len(wide), np.bool_)
     order: list[int] = []
     errors = [0.0]
     while alive:
@@ -61,14 +65,20 @@ def eliminate(weight: Array, gram: Array, units: Array, *, step: int = 8, dampin
         column = inverse[:, gone]
         answer = torch.linalg.solve(block, left[gone])
         lost = float((left[gone] * answer).sum())
-        left -= column @ answer
-        inverse -= column @ torch.linalg.solve(block, column.T)
+        left.addmm_(column, answer, alpha=-1)
+        inverse.addmm_(column, torch.linalg.solve(block, column.T), alpha=-1)
         # what is gone stays gone: rounding must not bring it back
         left[gone] = 0
+        stays[gone.numpy()] = False
         order += chosen
         errors += list(errors[-1] + max(lost, 0.0) * (np.arange(len(chosen)) + 1) / len(chosen))
         taken = set(chosen)
         alive = [unit for unit in alive if unit not in taken]
+        if stays.mean() < _WHOLE:
+            rest, places = torch.from_numpy(np.flatnonzero(stays)), np.cumsum(stays) - 1
+            left, inverse = left[rest], inverse[rest][:, rest]
+            rows = {unit: places[rows[unit]] for unit in alive}
+            stays = np.ones(len(rest), np.bool_)
     return Elimination(np.array(order, np.intp), np.array(errors))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from tersor.ir.axes.axis import Axis, Why, cut, kept, length, product, split, sum_of, tie
+from tersor.ir.axes.axis import Axis, Why, cut, kept, length, places, product, split, sum_of, tie
 from tersor.ir.polynomial import Polynomial
 
 
@@ -16,6 +16,15 @@ def test_an_axis_split_twice_has_the_factors_of_both() -> None:
     split(axis, sizes(12, 32))
     split(axis, sizes(6, 64))
     assert repr(axis) == "(6 * 2 * 32)"
+
+
+def test_ones_are_no_factors() -> None:
+    axis = Axis(12)
+    one, whole, other = split(axis, sizes(1, 12, 1)) or []
+    assert whole.root() is axis.root()
+    assert tie(whole, axis)
+    assert [repr(each) for each in (one, axis, other)] == ["1", "12", "1"]
+    assert list(axis.leaves()) == [axis]
 
 
 def test_factors_that_do_not_divide_are_refused() -> None:
@@ -100,6 +109,20 @@ def test_a_leaf_that_stands_twice_is_cut_twice() -> None:
     piece = Axis(3)
     joined = sum_of([piece, Axis(2), piece])
     assert np.flatnonzero(kept(joined, {piece: np.array([False, True, True])})).tolist() == [1, 2, 3, 4, 6, 7]
+
+
+def test_places_are_of_a_leaf_unless_they_are_of_two() -> None:
+    leaf, other = Axis(3), Axis(2)
+
+    def listed(axis: Axis) -> list[int] | None:
+        found = places(axis, leaf)
+        return None if found is None else found.tolist()
+
+    assert listed(product([leaf, other])) == [0, 0, 1, 1, 2, 2]
+    assert listed(sum_of([leaf, other, leaf])) == [0, 1, 2, -1, -1, 0, 1, 2]
+    assert listed(other) == [-1, -1]
+    assert listed(product([leaf, leaf])) is None
+    assert listed(sum_of([other, product([leaf, other, leaf])])) is None
 
 
 def test_dynamic_factors_are_factors() -> None:

@@ -77,6 +77,19 @@ def test_the_mean_of_what_is_missing_stands_for_it() -> None:
     np.testing.assert_allclose(constant_of(model.graph.initializers[name]), total / count, rtol=1e-4, atol=1e-5)  # type: ignore[arg-type]
 
 
+def test_the_mean_lies_along_the_axis_of_the_features() -> None:
+    def made() -> ir.Model:
+        return graph(
+            "a = Relu(x)", "o = MatMul(w, a)", "s = Add(x, o)", "y = Relu(s)",
+            inputs={"x": "float[batch, 16, sequence]"}, w=weight(16, 16),
+        )  # fmt: skip
+
+    model, context = made(), calibrated(made())
+    assert DropSublayers().apply(model, context).matches == 1
+    assert [str(value.shape) for value in model.graph.initializers.values()] == ["[16,1]"]
+    assert answer(model).shape == answer(made()).shape
+
+
 def test_a_second_application_takes_no_more() -> None:
     model = stream((1.0, 1.0, 1.0))
     made = DropSublayers(repair=False)

@@ -9,7 +9,8 @@ from tersor.ir.constants import constant_of
 from tersor.ir.feeds import random_feeds
 from tersor.ir.site import Site, sites
 from tersor.ir.text import graph
-from tersor.passes.prune.fitting import RIDGE, Target, fit, key_of, moments, refit, repairable, target_of, write
+from tersor.passes.prune.fitting import RIDGE, RIDGES, Fit, error, fit, refit, repairable, scarce, write
+from tersor.passes.prune.moments import Moments, Target, key_of, moments, target_of
 from tersor.passes.statistics import Calibration
 
 RNG = np.random.default_rng(23)
@@ -63,27 +64,94 @@ def test_the_target_is_the_original_stream_less_what_it_is_added_to_now() -> Non
     assert seen.count == len(x)
 
 
+def rows_of(x: np.ndarray, y: np.ndarray, halves: tuple[Moments, ...] = ()) -> Moments:
+    """The moments of rows x, [tokens, in], that should give y, [tokens, out]."""
+    return Moments(x.T @ x, x.T @ y, (y**2).sum(0), x.mean(0), y.mean(0), len(x), halves)
+
+
+def halved(x: np.ndarray, y: np.ndarray) -> Moments:
+    return rows_of(x, y, (rows_of(x[::2], y[::2]), rows_of(x[1::2], y[1::2])))
+
+
+def samples(count: int, noise: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows, what a layer should give for them, and its weight; its bias is one."""
+    rng = np.random.default_rng(31)
+    true, x = rng.standard_normal((24, 6)), rng.standard_normal((count, 24)) + 0.5
+    return x, x @ true + 1 + noise * rng.standard_normal((count, 6)), true
+
+
 @pytest.mark.parametrize("biased", [False, True])
 def test_the_fit_is_least_squares(biased: bool) -> None:
-    original, model = layer(), layer()
-    calibration, rows = data(model), np.array([0, 2, 3, 5])
-    site = only(model)
-    seen = moments(original, model, calibration, [site])[key_of(site)]
-    found, bias = fit(seen, rows, site.dense(), biased=biased)
-    weights = {name: np.asarray(constant_of(value), np.float64) for name, value in original.graph.initializers.items()}
-    x = np.concatenate([feeds["x"].reshape(-1, 6) for feeds in calibration.batches]).astype(np.float64)
-    now, wanted = np.maximum(x, 0)[:, rows], np.maximum(x, 0) @ weights["w"] + weights["b"]
+    x, y, true = samples(400, 0.5)
+    rows = np.array([0, 2, 3, 5])
+    toward = true + 0.1
+    found = fit(rows_of(x, y), rows, toward, bias=np.zeros(6) if biased else None)
+    now = x[:, rows]
     centred = now - now.mean(0) if biased else now
+    goal = y - y.mean(0) if biased else y
     gram = centred.T @ centred
     ridge = RIDGE * np.diagonal(gram).mean() * np.eye(4)
-    toward = site.dense()[rows]
-    goal = wanted - wanted.mean(0) if biased else wanted
-    best = toward + np.linalg.solve(gram + ridge, centred.T @ goal - gram @ toward)
-    np.testing.assert_allclose(found, best, rtol=1e-3, atol=1e-3)
+    best = toward[rows] + np.linalg.solve(gram + ridge, centred.T @ goal - gram @ toward[rows])
+    np.testing.assert_allclose(found.weight, best)
+    assert found.ridge == RIDGE
     if biased:
-        np.testing.assert_allclose(bias, wanted.mean(0) - now.mean(0) @ best, rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(found.bias, y.mean(0) - now.mean(0) @ best)  # type: ignore[arg-type]
     else:
-        assert bias is None
+        assert found.bias is None
+
+
+@pytest.mark.parametrize("biased", [True, False])
+def test_the_error_is_that_of_the_rows(biased: bool) -> None:
+    x, y, true = samples(50, 1.0)
+    found = Fit(np.roll(true, 1), np.arange(6.0) if biased else None, None)
+    lost = y - x @ found.weight - (0 if found.bias is None else found.bias)
+    assert error(rows_of(x, y), found) == pytest.approx((lost**2).sum())
+
+
+def test_little_ridge_where_rows_tell_much() -> None:
+    x, y, true = samples(4000, 0.01)
+    found = fit(halved(x, y), np.arange(24), 0 * true, bias=np.zeros(6))
+    assert found.ridge == RIDGES[0]
+    np.testing.assert_allclose(found.weight, true, atol=0.01)
+    np.testing.assert_allclose(found.bias, 1, atol=0.05)  # type: ignore[arg-type]
+
+
+def test_much_where_they_are_few_and_noisy() -> None:
+    x, y, true = samples(60, 4.0)
+    toward = true + 0.5 * np.random.default_rng(1).standard_normal(true.shape)
+    found = fit(halved(x, y), np.arange(24), toward, bias=np.ones(6))
+    assert found.ridge in RIDGES[-2:]
+
+
+def test_what_fits_already_stays() -> None:
+    x, y, true = samples(40, 10.0)
+    found = fit(halved(x, y), np.arange(24), true, bias=np.ones(6))
+    assert found.ridge is None
+    np.testing.assert_array_equal(found.weight, true)
+
+
+def test_one_batch_has_the_ridge_that_its_tokens_ask_for() -> None:
+    x, y, true = samples(40, 1.0)
+    found = fit(rows_of(x, y), np.arange(24), true, bias=None)
+    assert found.ridge == pytest.approx(RIDGE * (8 * 24 / 40) ** 2)
+    assert scarce(rows_of(x, y)) == "40 tokens for 24 inputs"
+    assert scarce(rows_of(*samples(400, 1.0)[:2])) == ""
+
+
+def test_every_other_batch_is_a_half() -> None:
+    original, model = layer(), layer()
+    calibration = data(model)
+    whole = moments(original, model, calibration, [only(model)])[key_of(only(model))]
+    for half, batches in zip(whole.halves, (calibration.batches[::2], calibration.batches[1::2]), strict=True):
+        alone = moments(original, model, Calibration(batches[:1]), [only(model)])[key_of(only(model))]
+        other = moments(original, model, Calibration(batches[1:]), [only(model)])[key_of(only(model))]
+        np.testing.assert_allclose(half.gram, alone.gram + other.gram, rtol=1e-6)
+        np.testing.assert_allclose(half.outputs, (alone.outputs + other.outputs) / 2, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(whole.joint, sum(half.joint for half in whole.halves), rtol=1e-12)
+    np.testing.assert_allclose(whole.inputs, sum(half.inputs for half in whole.halves) / 2, rtol=1e-12)
+    assert (
+        moments(original, model, Calibration(calibration.batches[:1]), [only(model)])[key_of(only(model))].halves == ()
+    )
 
 
 @pytest.mark.parametrize("added", [False, True])
@@ -126,10 +194,27 @@ SPELLINGS = [
 def test_what_is_written_is_what_is_read(text: tuple[str, ...], weights: dict[str, np.ndarray]) -> None:
     model = graph(*text, inputs=X, **weights)
     new, bias = RNG.standard_normal((6, 4)), RNG.standard_normal(4)
-    write(only(model), new, bias)
+    write(only(model), Fit(new, bias, None))
     site = only(model)
     np.testing.assert_allclose(site.dense(), new, rtol=1e-6)
     np.testing.assert_allclose(site.bias_array(), bias, rtol=1e-6)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "shape"),
+    [
+        ("y = Conv(x, w, b)", (5, 6, 3)),
+        ("y = Conv{pads=[2, 1], strides=[2]}(x, w, b)", (5, 6, 3)),
+        ("y = Conv(x, w, b)", (5, 6, 1)),
+    ],
+)
+def test_a_convolution_that_lost_nothing_stays_what_it_is(text: str, shape: tuple[int, ...]) -> None:
+    model = graph(text, inputs={"x": "float[batch, 6, n]"}, w=weight(*shape), b=weight(5))
+    before = model.clone()
+    calibration = Calibration([random_feeds(model, {"batch": 8, "n": 30}, seed=seed) for seed in range(4)])
+    assert refit(model, before, calibration, only(model))
+    np.testing.assert_allclose(only(model).dense(), only(before).dense(), atol=1e-5)
+    np.testing.assert_allclose(only(model).bias_array(), only(before).bias_array(), atol=1e-5)  # type: ignore[arg-type]
 
 
 def test_what_cannot_be_fitted_says_why() -> None:

@@ -197,13 +197,13 @@ def test_what_is_stored_dense_is_quantized_with_its_zeros() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sparsity": 0.0}, "expected a sparsity between 0 and 1, found 0; at 0 nothing is pruned"),
-        ({"sparsity": 1.0}, "expected a sparsity between 0 and 1, found 1"),
+        ({"sparsity": 1.0}, "expected a sparsity of at least 0 and less than 1, found 1; at 1 nothing is left"),
         ({"sparsity": 1.5}, "found 1.5"),
         ({"sparsity": -0.5}, "found -0.5"),
         ({"sparsity": float("nan")}, "found nan"),
         ({"pattern": "4:2"}, "expected a pattern free, N:M such as 2:4"),
         ({"pattern": "1:4", "sparsity": 0.5}, "the pattern 1:4 has a sparsity of 0.75, found sparsity=0.5"),
+        ({"pattern": "2:4", "sparsity": 0.0}, "the pattern 2:4 has a sparsity of 0.5, found sparsity=0"),
         ({"pattern": "bank:8", "sparsity": 0.99}, "by which a bank of 8 loses some and keeps some, found 0.99"),
     ],
 )

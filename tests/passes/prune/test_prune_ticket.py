@@ -132,6 +132,12 @@ class TestRewrites:
         findings(model, written(tmp_path, rows, a__weight=HALF))
         np.testing.assert_array_equal(stored(model, name), before * (HALF.T if turned else HALF))
 
+    def test_a_square_table_is_looked_up_by_rows(self, tmp_path: Path) -> None:
+        model = graph("y = Gather(table, ids)", inputs={"ids": "int64[batch]"}, table=normal(32, 32))
+        before = stored(model, "table").copy()
+        findings(model, written(tmp_path, table=HALF))
+        np.testing.assert_array_equal(stored(model, "table"), before * HALF)
+
     @pytest.mark.parametrize("turned", [False, True])
     def test_a_square_one_by_its_zeros(self, tmp_path: Path, turned: bool) -> None:
         """Nothing else tells of a parameter that no layer of torch has; storage shows that it was found."""

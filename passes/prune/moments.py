@@ -1,0 +1,186 @@
+"""What layers get and should give: sums over calibration tokens, from which they can be fitted.
+
+    s = r + X W + b       in the original: s*            X', r: of the model as it is now; T = s* - r
+
+Without a residual the target T is the output itself. Every other batch is summed on its own, so that what one half is
+fitted to can be held against the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from ...ir.content import dimensions
+from ...ir.site import Kind, Site, sites
+from ..accumulators import Gram
+from ..edit import is_op, only_reader
+from ..numerics.arrays import Floats
+from ..statistics import Calibration, Part
+from ..views import Windows
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a site is to give: the value that it was part of in the original, less what it is added to now.
+
+    stream: by name, in either model. residual: what the site's output is added to, None where nothing is.
+    """
+
+    stream: str
+    residual: str | None
+
+
+def target_of(site: Site) -> Target:
+    """The sum that a site's output goes into, or the output itself."""
+    reader = only_reader(site.output)
+    if is_op(reader, "Add"):
+        others = [value for value in reader.inputs if value is not site.output]
+        shape, added = site.output.shape, others[0].shape if others and others[0] is not None else None
+        if len(others) == 1 and others[0] is not None and shape is not None and shape == added:
+            return Target(reader.outputs[0].name or "", others[0].name or "")
+    return Target(site.output.name or "", None)
+
+
+def biased(site: Site) -> bool:
+    """Whether a site has a bias of its own to write, so that means are made up for there."""
+    return site.bias is not None and site.kind is not Kind.RECURRENT_INPUT
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over tokens for a site of [in, out]: X'.T X', X'.T T, |T|^2 by output, and the means of both.
+
+    halves: the same over every other batch, and over the rest; none where there is one batch.
+    """
+
+    gram: Floats
+    joint: Floats
+    energy: Floats
+    inputs: Floats
+    outputs: Floats
+    count: int
+    halves: tuple[Moments, ...] = ()
+
+    def of(self, rows: NDArray[np.intp]) -> Moments:
+        """Of some of the inputs alone, its halves too."""
+        kept = np.ix_(rows, rows)
+        halves = tuple(half.of(rows) for half in self.halves)
+        return Moments(
+            self.gram[kept], self.joint[rows], self.energy, self.inputs[rows], self.outputs, self.count, halves
+        )
+
+
+#: A weight, and which direction of a recurrence it is: what is fitted as one.
+Fitted = tuple[ir.Value, int]
+#: Of values by name: what they were called in the original, and by what they come from that, [features, features now].
+Origins = Mapping[str, tuple[str, Floats]]
+SAME: Origins = {}
+
+
+def key_of(site: Site) -> Fitted:
+    """What a site's weight is fitted as."""
+    return site.weight, site.direction
+
+
+def moments(
+    original: ir.Model, model: ir.Model, calibration: Calibration, readers: Sequence[Site], origins: Origins = SAME
+) -> dict[Fitted, Moments]:
+    """What sites that read pruned units get and should give; the sites of one weight are added up."""
+    grams: tuple[dict[Fitted, Gram], dict[Fitted, Gram]] = ({}, {})
+    twins = {(each.node.name, each.kind, each.direction): each for each in sites(original)}
+    reading = [
+        _streams(original, model, site, origins) if _streamed(site) else _products(original, model, site)
+        for site in readers
+    ]
+    before = [None if _streamed(site) else twins[site.node.name, site.kind, site.direction] for site in readers]
+    for number, rows in enumerate(calibration.together([part for parts in reading for part in parts])):
+        left = iter(rows)
+        for site, parts, twin in zip(readers, reading, before, strict=True):
+            now, then, *rest = (next(left) for _ in parts)
+            wanted = then if twin is None else _product(twin, np.asarray(then, np.float64))
+            turned = origins.get(target_of(site).stream)
+            wanted = wanted if turned is None else np.asarray(wanted, np.float64) @ turned[1]
+            wanted = np.subtract(wanted, rest[0]) if rest else wanted
+            half, key = grams[number % 2], key_of(site)
+            if key not in half:
+                half[key] = Gram(site.in_features + site.out_features)
+            half[key].add(np.concatenate([now, wanted], axis=1))
+    inputs = {key_of(site): site.in_features for site in readers}
+    found: dict[Fitted, Moments] = {}
+    for key in grams[0]:
+        halves = [_moments(half[key], inputs[key]) for half in grams if key in half]
+        found[key] = halves[0] if len(halves) == 1 else _total(halves)
+    return found
+
+
+def _streamed(site: Site) -> bool:
+    """Whether what a site gives is a value of its own, that the original has too."""
+    return site.kind is Kind.LINEAR
+
+
+def _streams(original: ir.Model, model: ir.Model, site: Site, origins: Origins) -> list[Part]:
+    """What a linear site reads, the sum that it ends in in the original, and what it is added to."""
+    target, read = target_of(site), site.activation
+    then, _ = origins.get(target.stream, (target.stream, None))
+    return [
+        Part(model, read.name or "", read, site.axis),
+        Part(original, then, read, site.output_axis),
+        *([] if target.residual is None else [Part(model, target.residual, read, site.output_axis)]),
+    ]
+
+
+def _products(original: ir.Model, model: ir.Model, site: Site) -> list[Part]:
+    """What a recurrence or convolution multiplies its weight by, now and in the original: there is no value of the
+    product alone.
+    """
+    view, axis, read = None, site.axis, site.activation
+    if site.kind is Kind.CONV:
+        dims = dimensions(site.node.outputs[0])
+        places = None if dims is None else tuple(dims[2:])
+        view, axis = Windows.of(site.node, 0, 1, site.view.shape[2:], places), -1
+    name = read.name or ""
+    return [Part(model, name, read, axis, view), Part(original, name, read, axis, view)]
+
+
+def _product(site: Site, rows: Floats) -> Floats:
+    """X W of rows, and the bias on top where that is fitted too."""
+    bias = site.bias_array() if biased(site) else None
+    found: Floats = rows @ np.asarray(site.dense(), np.float64)
+    return found if bias is None else found + np.asarray(bias, np.float64)
+
+
+def _moments(gram: Gram, split: int) -> Moments:
+    matrix, mean = gram.matrix, gram.mean
+    return Moments(
+        matrix[:split, :split],
+        matrix[:split, split:],
+        np.diagonal(matrix)[split:].copy(),
+        mean[:split],
+        mean[split:],
+        gram.count,
+    )
+
+
+def _total(parts: Sequence[Moments]) -> Moments:
+    """Sums over the tokens of both halves."""
+    first, second = parts
+    count = first.count + second.count
+
+    def mean(one: Floats, other: Floats) -> Floats:
+        found: Floats = (first.count * one + second.count * other) / max(count, 1)
+        return found
+
+    return Moments(
+        first.gram + second.gram,
+        first.joint + second.joint,
+        first.energy + second.energy,
+        mean(first.inputs, second.inputs),
+        mean(first.outputs, second.outputs),
+        count,
+        (first, second),
+    )
