@@ -3,8 +3,8 @@
     python benchmarks/prune.py --quality                                              no timing
     python benchmarks/prune.py --targets onnxruntime openvino --forms float32 int8    four tables
 
-Units are chosen and weights fitted on 1,280 sentences: captions, reviews, questions, articles, none of an STS task.
-FLOPs are those of layers with weights, as a share of the original's. All rows are timed in turns on the same batches of
+Units are chosen and weights fitted on 1,280 sentences of STS12's training pairs, which no figure is read on, or with
+`--text various` on captions, reviews, questions and articles. FLOPs are those of layers with weights, as a share of the original's. All rows are timed in turns on the same batches of
 STS13, 32 sentences sorted by length and one by one; ratios are medians of pairs with a 95 % bootstrap interval. int8 is
 `quantize-dynamic` on ONNX Runtime and `quantize-static` on OpenVINO, of the same pruned models. A latency is that of
 the middle batch of the data on ONNX Runtime.
@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 import torch
-from tersor.benchmarks._calibration import various
+from tersor.benchmarks._calibration import sentences, various
 from tersor.benchmarks._common import publish
 from tersor.benchmarks._pruned import flops, prune, raised
 from tersor.benchmarks._quantized import Quantized, quantized
@@ -54,6 +54,7 @@ INT8 = {
     "onnxruntime": "quantize-dynamic{embeddings=true}",
     "openvino": "smooth-activations, quantize-static{range=min-max, embeddings=true}",
 }
+TEXTS = {"sts12": sentences, "various": various}
 SENTENCES, BATCH = 1280, 32
 
 
@@ -70,10 +71,11 @@ def main() -> None:
     parser.add_argument("--targets", nargs="+", choices=list(INT8), default=["onnxruntime"])
     parser.add_argument("--forms", nargs="+", choices=("float32", "int8"), default=["float32"])
     parser.add_argument("--sentences", type=int, default=SENTENCES, help="to choose and fit on")
+    parser.add_argument("--text", choices=list(TEXTS), default="sts12")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     model = raised(minilm.source())
-    data = list(minilm.batches(various(given.sentences), BATCH))
+    data = list(minilm.batches(TEXTS[given.text](given.sentences), BATCH))
     whole = flops(model)
     made: dict[str, Pruned] = {}
     for name, passes in ({ORIGINAL: ""} | {row: ROWS[row] for row in given.rows}).items():
