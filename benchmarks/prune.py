@@ -4,10 +4,11 @@
     python benchmarks/prune.py --targets onnxruntime openvino --forms float32 int8    four tables
 
 Units are chosen and weights fitted on 1,280 sentences of STS12's training pairs, which no figure is read on, or with
-`--text various` on captions, reviews, questions and articles. FLOPs are those of layers with weights, as a share of the original's. All rows are timed in turns on the same batches of
-STS13, 32 sentences sorted by length and one by one; ratios are medians of pairs with a 95 % bootstrap interval. int8 is
-`quantize-dynamic` on ONNX Runtime and `quantize-static` on OpenVINO, of the same pruned models. A latency is that of
-the middle batch of the data on ONNX Runtime.
+`--text various` on captions, reviews, questions and articles. FLOPs are those of layers with weights, as a share of the
+original's. All rows are timed in turns on the same batches of STS13, 32 sentences sorted by length and one by one;
+ratios are medians of pairs with a 95 % bootstrap interval. int8 is `quantize-dynamic` on ONNX Runtime and
+`quantize-static` on OpenVINO, of the same pruned models. A latency is that of the middle batch of the data on ONNX
+Runtime.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import count
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -23,13 +22,12 @@ import onnx_ir as ir
 from ..ir.content import Element, dimensions
 from ..ir.errors import ModelError, OptionError
 from ..ir.feeds import Array, Feeds
-from ..ir.identity import Same
 from ..ir.runner import Watcher
-from ..ir.walk import held_graphs, may_hold_graphs
 from .accumulator import Accumulator
 from .accumulators import TokenCounts
 from .checkpoint import Checkpoints, Origins, digest, digest_of_data, surroundings
 from .padding import Padding
+from .trail import Pasts, Tail, Trail
 from .views import Dims, View
 
 if TYPE_CHECKING:
@@ -83,7 +81,8 @@ class Statistics:
 class Part:
     """A value of a model by name, its features along `axis`, for `Calibration.together`.
 
-    like: a value whose dimensions, but for features, are its own; of whichever model.
+    like: a value whose dimensions, but for features, are its own; of whichever model. keep: whether a trail is to keep
+    it.
     """
 
     model: ir.Model
@@ -91,44 +90,7 @@ class Part:
     like: ir.Value
     axis: int = -1
     view: View | None = None
-
-
-@dataclass(eq=False)
-class _Pasts:
-    """Numbers for what values are computed from: the same number where nothing before a value has changed since the
-    last model that was asked about. What that one does not hold is forgotten.
-    """
-
-    _numbers: dict[tuple[object, ...], int] = field(default_factory=dict)
-    _fresh: count[int] = field(default_factory=lambda: count(1))
-
-    def of(self, model: ir.Model) -> dict[ir.Value, int]:
-        """The number of each value that nodes compute and of each input."""
-        before, self._numbers = self._numbers, {}
-        found: dict[ir.Value, int] = {}
-        for node in model.graph:
-            self._learn(node, found, before)
-        return {**found, **{value: self._source(value, before) for value in model.graph.inputs}}
-
-    def _learn(self, node: ir.Node, found: dict[ir.Value, int], before: _Numbers) -> int:
-        """The number of what a node computes; what it does in graphs that it holds is part of that."""
-        read = [None if value is None else found.get(value) or self._source(value, before) for value in node.inputs]
-        inside = held_graphs(node) if may_hold_graphs(node) else ()
-        held = [self._learn(each, found, before) for graph in inside for each in graph]
-        made = self._number(before, Same(node), *map(Same, node.attributes.values()), *read, *held)
-        found |= dict.fromkeys(node.outputs, made)
-        return made
-
-    def _source(self, value: ir.Value, before: _Numbers) -> int:
-        return self._number(before, Same(value), Same(value.const_value))
-
-    def _number(self, before: _Numbers, *parts: object) -> int:
-        if parts not in self._numbers:
-            self._numbers[parts] = before[parts] if parts in before else next(self._fresh)
-        return self._numbers[parts]
-
-
-_Numbers = Mapping[tuple[object, ...], int]
+    keep: bool = False
 
 
 @dataclass(eq=False)
@@ -144,7 +106,7 @@ class Calibration:
     runs: int = 0
     checkpoints: Checkpoints | None = None
     _kept: dict[Want, tuple[int, Accumulator]] = field(default_factory=dict, repr=False)
-    _pasts: _Pasts = field(default_factory=_Pasts, repr=False)
+    _pasts: Pasts = field(default_factory=Pasts, repr=False)
     _data: str = field(default="", repr=False)
     _hold: Held | None = field(default=None, repr=False)
 
@@ -192,33 +154,49 @@ class Calibration:
             except ModelError as error:
                 raise ModelError(f"calibration: {name}: {error}") from error
 
-    def together(self, parts: Sequence[Part]) -> Iterator[list[Array]]:
+    def together(self, parts: Sequence[Part], trail: Trail | None = None) -> Iterator[list[Array]]:
         """Values of several models, batch by batch: of each part the rows of the real tokens, [tokens, features].
 
-        Each model runs once a batch, as far as the last of its parts. Raises ModelError for a value that is never
-        computed.
+        Each model runs once a batch, as far as the last of its parts, and from where it was in the last run with the
+        same trail. Raises ModelError for a value that is never computed.
         """
         self.runs += 1
         padding = Padding.of(parts[0].model)
         known: list[Dims] = [dimensions(part.like) for part in parts]
-        fed = {each.name for part in parts for each in part.model.graph.inputs}
-        hold = _held()
-        watchers = {id(part.model): Watcher(part.model, hold) for part in parts if part.name not in fed}
+        fed = {each.name or "" for part in parts for each in part.model.graph.inputs}
+        hold, models = _held(), {id(part.model): part.model for part in parts}
+        wanted = {key: {part.name: part for part in parts if id(part.model) == key} for key in models}
+        tails = {
+            key: Tail(model, {}) if trail is None else trail.tail(model, wanted[key].keys() - fed)
+            for key, model in models.items()
+        }
+        left = {key: wanted[key].keys() - fed - tail.known.keys() for key, tail in tails.items()}
+        watchers = {key: Watcher(tails[key].model, hold) for key in models if left[key]}
+        kept: dict[int, dict[str, list[Array]]] = {key: {} for key in models}
         if self.progress is not None:
             self.progress(0, len(self.batches))
-        for number, feeds in enumerate(self.batches, 1):
-            seen: dict[tuple[int, str], Array] = {}
-            for key, watcher in watchers.items():
-                names = [part.name for part in parts if id(part.model) == key and part.name not in fed]
-                seen |= {(key, name): array for name, array in _several(watcher, feeds, names, number).items()}
+        for number, feeds in enumerate(self.batches):
+            seen: dict[int, dict[str, Array]] = {}
+            for key, tail in tails.items():
+                there = seen[key] = {name: np.asarray(feeds[name]) for name in wanted[key].keys() & fed}
+                there |= {name: tail.known[name][number] for name in wanted[key].keys() & tail.known.keys()}
+                if left[key]:
+                    there |= _several(watchers[key], tail.feeds(feeds, number), left[key], number + 1)
+                for name in (name for name, part in wanted[key].items() if part.keep and trail is not None):
+                    # what runs next may write over it
+                    kept[key].setdefault(name, []).append(there[name].copy())
             rows = []
             for part, dims in zip(parts, known, strict=True):
-                array = np.asarray(feeds[part.name]) if part.name in fed else seen[id(part.model), part.name]
-                array, sizes = (array, dims) if part.view is None else part.view(array, dims)
+                array, sizes = seen[id(part.model)][part.name], dims
+                if part.view is not None:
+                    array, sizes = part.view(array, dims)
                 rows.append(padding.rows(array, sizes, feeds, part.axis))
             yield rows
             if self.progress is not None:
-                self.progress(number, len(self.batches))
+                self.progress(number + 1, len(self.batches))
+        if trail is not None:
+            for key, model in models.items():
+                trail.keep(model, kept[key])
 
     def _run(self, model: ir.Model, wants: Sequence[Want]) -> dict[Want, Accumulator]:
         made = {want: want.new() for want in wants}

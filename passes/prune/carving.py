@@ -13,6 +13,7 @@ from ...ir.site import Site
 from ..cutting import cut
 from ..numerics.arrays import Floats
 from ..statistics import Calibration
+from ..trail import Trail
 from .fitting import Fit, fit, refit, repairable, scarce, write
 from .moments import Fitted, Moments, Origins, biased, key_of, moments, target_of
 from .units import Units
@@ -29,6 +30,7 @@ class Carver:
     original: ir.Model | None = None
     calibration: Calibration | None = None
     notes: list[str] = field(default_factory=list)
+    _trail: Trail = field(default_factory=Trail)
     _outputs: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
 
     def see(self, each: Units) -> dict[Fitted, Moments]:
@@ -41,7 +43,10 @@ class Carver:
             return [{} for _ in groups]
         fitting = [self._fitting(each) for each in groups]
         asked = [site for sites in fitting for site in sites]
-        found = moments(self.original, self.model, self.calibration, asked, self._origins(asked)) if asked else {}
+        found: dict[Fitted, Moments] = {}
+        if asked:
+            origins = self._origins(asked)
+            found = moments(self.original, self.model, self.calibration, asked, origins, self._trail)
         return [{key_of(site): found[key_of(site)] for site in sites} for sites in fitting]
 
     def _fitting(self, each: Units) -> list[Site]:
@@ -81,7 +86,7 @@ class Carver:
         """Fit a site whose inputs all stay; False where that cannot be."""
         if self.original is None or self.calibration is None:
             return False
-        return refit(self.model, self.original, self.calibration, site, self._origins([site]))
+        return refit(self.model, self.original, self.calibration, site, self._origins([site]), self._trail)
 
     def take(self, each: Units, keep: NDArray[np.bool_], seen: dict[Fitted, Moments]) -> None:
         """Leave the units that `keep` names, and fit the readers."""

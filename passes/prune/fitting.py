@@ -22,6 +22,7 @@ from ..edit import Array, attribute, rewrite_constant
 from ..numerics.arrays import Floats
 from ..numerics.least_squares import Means, fitted
 from ..statistics import Calibration
+from ..trail import Trail
 from .moments import SAME, Moments, Origins, biased, key_of, moments
 
 #: Tokens for each input below which a fit is more noise than answer.
@@ -114,14 +115,21 @@ def write(site: Site, found: Fit) -> None:
     rewrite_constant(site.bias_node, site.bias, (bias / site.beta).reshape(shape).astype(held.dtype))
 
 
-def refit(model: ir.Model, original: ir.Model, calibration: Calibration, site: Site, origins: Origins = SAME) -> bool:
+def refit(
+    model: ir.Model,
+    original: ir.Model,
+    calibration: Calibration,
+    site: Site,
+    origins: Origins = SAME,
+    trail: Trail | None = None,
+) -> bool:
     """Fit a site as it stands to the original's stream; False where it cannot be fitted, or others have its weight.
 
-    origins: of what was cut since, as of `moments`.
+    origins, trail: as of `moments`.
     """
     if repairable(site) is not None or site.tied:
         return False
-    seen = moments(original, model, calibration, [site], origins)[key_of(site)]
+    seen = moments(original, model, calibration, [site], origins, trail)[key_of(site)]
     write(site, again(site, seen))
     return True
 

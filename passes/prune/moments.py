@@ -21,6 +21,7 @@ from ..accumulators import Gram
 from ..edit import is_op, only_reader
 from ..numerics.arrays import Floats
 from ..statistics import Calibration, Part
+from ..trail import Trail
 from ..views import Windows
 
 
@@ -88,9 +89,17 @@ def key_of(site: Site) -> Fitted:
 
 
 def moments(
-    original: ir.Model, model: ir.Model, calibration: Calibration, readers: Sequence[Site], origins: Origins = SAME
+    original: ir.Model,
+    model: ir.Model,
+    calibration: Calibration,
+    readers: Sequence[Site],
+    origins: Origins = SAME,
+    trail: Trail | None = None,
 ) -> dict[Fitted, Moments]:
-    """What sites that read pruned units get and should give; the sites of one weight are added up."""
+    """What sites that read pruned units get and should give; the sites of one weight are added up.
+
+    trail: where the runs for sites before these are remembered.
+    """
     grams: tuple[dict[Fitted, Gram], dict[Fitted, Gram]] = ({}, {})
     twins = {(each.node.name, each.kind, each.direction): each for each in sites(original)}
     reading = [
@@ -98,7 +107,7 @@ def moments(
         for site in readers
     ]
     before = [None if _streamed(site) else twins[site.node.name, site.kind, site.direction] for site in readers]
-    for number, rows in enumerate(calibration.together([part for parts in reading for part in parts])):
+    for number, rows in enumerate(calibration.together([part for parts in reading for part in parts], trail)):
         left = iter(rows)
         for site, parts, twin in zip(readers, reading, before, strict=True):
             now, then, *rest = (next(left) for _ in parts)
@@ -129,8 +138,8 @@ def _streams(original: ir.Model, model: ir.Model, site: Site, origins: Origins) 
     then, _ = origins.get(target.stream, (target.stream, None))
     return [
         Part(model, read.name or "", read, site.axis),
-        Part(original, then, read, site.output_axis),
-        *([] if target.residual is None else [Part(model, target.residual, read, site.output_axis)]),
+        Part(original, then, read, site.output_axis, keep=True),
+        *([] if target.residual is None else [Part(model, target.residual, read, site.output_axis, keep=True)]),
     ]
 
 

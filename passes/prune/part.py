@@ -7,6 +7,7 @@ import onnx_ir as ir
 from ...ir.constants import is_constant
 from ...ir.feeds import Array, Feeds
 from ...ir.runner import watch
+from ..trail import cut_out
 from .units import Units
 
 
@@ -32,9 +33,7 @@ def part_of(model: ir.Model, each: Units) -> ir.Model:
             if value is not None and value.producer() not in inside and not is_constant(value):
                 fed.setdefault(value)
     outputs = [node.outputs[0] for node in model.graph if node in readers]
-    graph = ir.convenience.extract(model.graph, list(fed), outputs)
-    functions = [function.clone() for function in model.functions.values()]
-    return ir.Model(graph, ir_version=model.ir_version, functions=functions)
+    return cut_out(model, list(fed), outputs)
 
 
 def seen_by(model: ir.Model, parts: list[ir.Model], feeds: Feeds) -> dict[str, Array]:

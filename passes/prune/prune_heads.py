@@ -38,6 +38,8 @@ class PruneHeads(UnitPass):
         or its square. `auto` is obs with data and magnitude without.
     scope: `layer` takes that share of each layer; `global` takes it of all together, those that matter least.
     multiple: what stays of a layer is a multiple of so many heads, and at least that.
+    drop: what taylor and fisher are derivatives of: 1 - `cosine` of the rows of outputs, or the `kl` divergence of
+        their softmax.
     repair: fit the projection that reads the rest to the original's stream, by least squares, where there are data.
     cache: cut heads that inputs and outputs of the model have too: those change their shapes.
     only, ignore: glob patterns over the names of the projections.

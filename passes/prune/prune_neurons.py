@@ -36,6 +36,8 @@ class PruneNeurons(UnitPass):
         `auto` is obs with data and magnitude without.
     scope: `layer` takes that share of each layer; `global` takes it of all together, those that matter least.
     multiple: what stays of a layer is a multiple of so many units, and at least that.
+    drop: what taylor and fisher are derivatives of: 1 - `cosine` of the rows of outputs, or the `kl` divergence of
+        their softmax.
     repair: fit the weights that read the rest to the original's stream, by least squares, where there are data.
     recurrent, convolutions: take in units of LSTM, GRU and RNN, and channels.
     only, ignore: glob patterns over the names of the sites that read units.

@@ -13,7 +13,7 @@ from ...ir.constants import constant_of
 from ...ir.errors import OptionError
 from ...ir.site import Site
 from ..base import Context
-from ..drop import Drop
+from ..drop import Drop, Form
 from ..gradients import probes, reached
 from ..numerics.arrays import Floats
 from .methods import scores
@@ -103,13 +103,13 @@ class Masks:
     products: Mapping[ir.Value, Floats]
 
     @classmethod
-    def of(cls, model: ir.Model, groups: Sequence[Units], context: Context) -> Masks:
+    def of(cls, model: ir.Model, groups: Sequence[Units], context: Context, form: Form = "cosine") -> Masks:
         """dL / dm_u = sum of W * dL / dW over the weights that read unit u: m_u scales them all."""
         assert context.calibration is not None
         sites = [site for each in groups for site in each.readers]
         weights = list(reached(model, [site.weight for site in sites]))
         found: dict[ir.Value, list[Floats]] = {}
-        for probe in probes(model, weights, context.calibration.batches, Drop.of(model), seed=context.seed):
+        for probe in probes(model, weights, context.calibration.batches, Drop.of(model, form), seed=context.seed):
             for each in groups:
                 total = np.zeros(each.size)
                 for site in each.readers:

@@ -17,6 +17,7 @@ from ...ir.provenance import scope, sources
 from ...ir.text import place
 from ..base import Context, Finding, Miss, Outcome, Pass
 from ..choosing import idle, named, names
+from ..drop import Form
 from ..numerics.arrays import Floats
 from .activity import confidence, firing
 from .carving import Carver
@@ -34,6 +35,8 @@ class UnitPass(Pass):
 
     scope: `layer` takes that share of each group; `global` takes it of all together, those that matter least.
     multiple: what stays of a group is a multiple of so many units, and at least that.
+    drop: what `taylor` and `fisher` are derivatives of: 1 - `cosine` of the rows of outputs, or the `kl` divergence of
+        their softmax.
     repair: fit the weights that read the rest to the original's stream, by least squares, where there are data.
     only, ignore: glob patterns over the names of the sites that read units.
     """
@@ -41,6 +44,7 @@ class UnitPass(Pass):
     ratio: float = 0.25
     scope: Literal["layer", "global"] = "layer"
     multiple: int = 1
+    drop: Form = "cosine"
     repair: bool = True
     only: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
@@ -151,7 +155,7 @@ class _Pruning:
         original = self.model.clone()
         carver = Carver(self.model, original, context.calibration)
         if self.score in BY_GRADIENT:
-            self._masks = Masks.of(self.model, taken, context)
+            self._masks = Masks.of(self.model, taken, context, self.made.drop)
         left = self._left(taken, carver)
         told = {}
         for key, size in left.items():

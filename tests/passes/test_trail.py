@@ -1,0 +1,129 @@
+"""Runs that start where the last one was: what is computed again, and that it is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from tersor.ir.constants import constant_of
+from tersor.ir.feeds import random_feeds
+from tersor.ir.text import graph
+from tersor.passes.statistics import Calibration, Part
+from tersor.passes.trail import Trail
+
+RNG = np.random.default_rng(3)
+
+
+def weight(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def chain() -> ir.Model:
+    return graph(
+        "a = MatMul(x, u)", "b = Relu(a)", "c = MatMul(b, v)", "d = Add(b, c)", "e = Mul(d, s)", "y = MatMul(e, w)",
+        inputs={"x": "float[batch, 4]", "s": "float[batch, 4]"}, u=weight(4, 4), v=weight(4, 4), w=weight(4, 4),
+    )  # fmt: skip
+
+
+def data(model: ir.Model) -> Calibration:
+    return Calibration([random_feeds(model, {"batch": 3}, seed=seed) for seed in range(2)])
+
+
+def part(model: ir.Model, name: str, *, keep: bool = True) -> Part:
+    return Part(model, name, model.graph.outputs[0], keep=keep)
+
+
+def seen(calibration: Calibration, parts: Sequence[Part], trail: Trail | None = None) -> list[list[np.ndarray]]:
+    return [[array.copy() for array in rows] for rows in calibration.together(parts, trail)]
+
+
+def left(trail: Trail, model: ir.Model, *names: str) -> list[str]:
+    """What would run."""
+    return [node.outputs[0].name or "" for node in trail.tail(model, names).model.graph]
+
+
+def change(model: ir.Model, name: str) -> None:
+    value = model.graph.initializers[name]
+    value.const_value = ir.tensor(2 * np.asarray(constant_of(value)), name=name)
+
+
+def test_only_what_lies_behind_runs() -> None:
+    model, trail = chain(), Trail()
+    calibration = data(model)
+    assert left(trail, model, "d") == ["a", "b", "c", "d", "e", "y"]
+    seen(calibration, [part(model, "b")], trail)
+    assert left(trail, model, "d") == ["c", "d"]
+    assert left(trail, model, "b", "e") == ["c", "d", "e"]
+
+
+def test_nothing_is_kept_that_is_not_asked_to_be() -> None:
+    model, trail = chain(), Trail()
+    seen(data(model), [part(model, "b", keep=False)], trail)
+    assert left(trail, model, "d") == left(Trail(), model, "d")
+
+
+@pytest.mark.parametrize("names", [["d"], ["b", "y"], ["b"], ["x", "e"]])
+def test_the_values_are_the_same(names: list[str]) -> None:
+    model, trail = chain(), Trail()
+    calibration = data(model)
+    seen(calibration, [part(model, "b")], trail)
+    asked = [part(model, name) for name in names]
+    for found, wanted in zip(seen(calibration, asked, trail), seen(calibration, asked), strict=True):
+        for one, other in zip(found, wanted, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_what_changed_behind_is_seen() -> None:
+    model, trail = chain(), Trail()
+    calibration = data(model)
+    seen(calibration, [part(model, "b")], trail)
+    change(model, "v")
+    assert left(trail, model, "d") == ["c", "d"]
+    for (found,), (wanted,) in zip(
+        seen(calibration, [part(model, "d")], trail), seen(calibration, [part(model, "d")]), strict=True
+    ):
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_what_changed_before_makes_it_run_again() -> None:
+    model, trail = chain(), Trail()
+    calibration = data(model)
+    seen(calibration, [part(model, "b")], trail)
+    change(model, "u")
+    assert left(trail, model, "d") == ["a", "b", "c", "d", "e", "y"]
+    (found,), _ = seen(calibration, [part(model, "d")], trail)
+    np.testing.assert_array_equal(found, seen(calibration, [part(model, "d")])[0][0])
+
+
+def test_models_do_not_disturb_each_other() -> None:
+    model, trail = chain(), Trail()
+    other, calibration = model.clone(), data(model)
+    change(other, "u")
+    seen(calibration, [part(model, "b"), part(other, "b")], trail)
+    asked = [part(other, "e"), part(model, "e")]
+    for found, wanted in zip(seen(calibration, asked, trail), seen(calibration, asked), strict=True):
+        assert not np.array_equal(*found)
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_only_the_last_run_is_kept() -> None:
+    model, trail = chain(), Trail()
+    calibration = data(model)
+    seen(calibration, [part(model, "b")], trail)
+    seen(calibration, [part(model, "c")], trail)
+    # d is the sum of b, which is forgotten, and c
+    assert left(trail, model, "d") == ["a", "b", "d"]
+    assert left(trail, model, "e") == ["a", "b", "d", "e"]
+
+
+def test_graphs_that_nodes_hold_run_whole() -> None:
+    model, trail = graph("a = Relu(x)", "b = Neg(a)", "y = Abs(b)", inputs={"x": "float[batch, 4]"}), Trail()
+    seen(data(model), [part(model, "a")], trail)
+    assert left(trail, model, "y") == ["b", "y"]
+    inner = graph("i = Identity(k)", inputs={"k": "float[4]"}).graph
+    node = next(node for node in model.graph if node.op_type == "Neg")
+    node.op_type = "If"
+    node.attributes["then_branch"] = ir.AttrGraph("then_branch", inner)
+    assert left(trail, model, "y") == ["a", "b", "y"]
