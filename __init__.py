@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .driver.artifact import open as open
     from .driver.compile import compile as compile
     from .driver.compile import run_passes as run_passes
+    from .driver.gradual import GradualPruning as GradualPruning
     from .driver.lottery import lottery as lottery
     from .driver.tickets.outcome import Lottery as Lottery
     from .driver.tickets.ticket import Ticket as Ticket
@@ -49,6 +50,7 @@ _HOMES = {
     ".backends.base": ("Session",),
     ".driver.artifact": ("Artifact", "open"),
     ".driver.compile": ("compile", "run_passes"),
+    ".driver.gradual": ("GradualPruning",),
     ".driver.lottery": ("lottery",),
     ".driver.tickets.outcome": ("Lottery",),
     ".driver.tickets.ticket": ("Ticket",),
@@ -72,6 +74,7 @@ __all__ = [
     "ContractError",
     "Cost",
     "Exact",
+    "GradualPruning",
     "Lossy",
     "Lottery",
     "Match",

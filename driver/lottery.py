@@ -111,7 +111,7 @@ def lottery(
         assert tolerance is not None  # set in round 0
         points.append(judged(round, search.sparsity(seeds[0], round), metrics, dense, better, tolerance))
     assert tolerance is not None
-    return Lottery(tuple(points), better, tolerance, tuple(seeds), place, groups, _rows(first), temporary)
+    return Lottery(tuple(points), better, tolerance, tuple(seeds), place, groups, selection.rows_of(first), temporary)
 
 
 @dataclass(frozen=True)
@@ -264,14 +264,3 @@ def _reset(path: str, module: nn.Module) -> None:
             "reinit has no other initial weights: give a function that makes the model, or leave reinit out of controls"
         )
     reset()
-
-
-def _rows(model: nn.Module) -> frozenset[str]:
-    """The parameters of layers of torch, whose first axis is what they give rise to."""
-    layers = (nn.Linear, nn.RNNBase, nn.MultiheadAttention)
-    return frozenset(
-        f"{path}.{name}".lstrip(".")
-        for path, module in model.named_modules()
-        if isinstance(module, layers)
-        for name, _ in module.named_parameters(recurse=False)
-    )

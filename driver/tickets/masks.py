@@ -15,18 +15,24 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...ir.errors import OptionError, nearest
+from .folder import write_atomically
 from .ticket import Weights
 
 Scope = Literal["global", "layer"]
 Kept = Mapping[str, Tensor]
 """By group, True for each unit that stays."""
 
+#: Parameters whose first axis is what they give rise to, in the file that `prune-ticket` reads.
+ROWS = "tersor:rows"
 _EXEMPT = (
     nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.LocalResponseNorm,
     nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm,
@@ -127,6 +133,23 @@ def shuffled(kept: Kept, seed: int) -> dict[str, Tensor]:
     """As many units of each group, chosen at random."""
     source = torch.Generator().manual_seed(seed)
     return {name: mask[torch.randperm(len(mask), generator=source)] for name, mask in kept.items()}
+
+
+def rows_of(model: nn.Module) -> frozenset[str]:
+    """The parameters of layers of torch, whose first axis is what they give rise to."""
+    layers = (nn.Linear, nn.RNNBase, nn.MultiheadAttention)
+    return frozenset(
+        f"{path}.{name}".lstrip(".")
+        for path, module in model.named_modules()
+        if isinstance(module, layers)
+        for name, _ in module.named_parameters(recurse=False)
+    )
+
+
+def save(path: Path, masks: Mapping[str, NDArray[np.bool_]], rows: frozenset[str]) -> None:
+    """Write masks by parameter for the pass `prune-ticket{masks=path}`."""
+    held: dict[str, NDArray[np.generic]] = {**masks, ROWS: np.array(sorted(rows & masks.keys()), dtype=np.str_)}
+    write_atomically(path, lambda file: np.savez_compressed(file, **held))  # type: ignore[arg-type]
 
 
 def _part_of(count: int, rate: float) -> int:

@@ -13,16 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...ir.errors import OptionError
-from .folder import Folder, write_atomically
-from .masks import Group, spread
+from .folder import Folder
+from .masks import Group, save, spread
 from .student import Mean, deviation
 from .ticket import Kind
 
 Better = Literal["higher", "lower"]
 Control = Literal["random-mask", "reinit"]
-
-#: Parameters whose first axis is what they give rise to, in the file that `prune-ticket` reads.
-ROWS = "tersor:rows"
 
 
 @dataclass(frozen=True)
@@ -85,10 +82,7 @@ class Lottery:
 
     def save_masks(self, path: str | Path, round: int, seed: int) -> None:
         """Write the masks for the pass `prune-ticket{masks=path}`."""
-        masks = self.masks(round, seed)
-        rows = {ROWS: np.array(sorted(self.rows & masks.keys()), dtype=np.str_)}
-        held: dict[str, NDArray[np.generic]] = {**masks, **rows}
-        write_atomically(Path(path), lambda file: np.savez_compressed(file, **held))  # type: ignore[arg-type]
+        save(Path(path), self.masks(round, seed), self.rows)
 
     def table(self) -> list[dict[str, object]]:
         """One row for each sparsity, as it is printed."""

@@ -46,7 +46,9 @@ class Carver:
         found: dict[Fitted, Moments] = {}
         if asked:
             origins = self._origins(asked)
-            found = moments(self.original, self.model, self.calibration, asked, origins, self._trail)
+            # what many sites give at once would be too much to keep
+            trail = self._trail if len(groups) == 1 else None
+            found = moments(self.original, self.model, self.calibration, asked, origins, trail)
         return [{key_of(site): found[key_of(site)] for site in sites} for sites in fitting]
 
     def _fitting(self, each: Units) -> list[Site]:
