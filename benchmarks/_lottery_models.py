@@ -14,13 +14,11 @@ from functools import cache
 import numpy as np
 import torch
 from tersor import Ticket
-from tersor.benchmarks import _lstm_lm
-from tersor.examples.data import data_file
+from tersor.benchmarks import _lstm_lm, _questions
 from torch import Tensor, nn
 from torch.nn import functional
 
 _WORD = re.compile(r"\w+|[^\w\s]")
-_CLASSES = ("ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM")
 
 
 @dataclass(frozen=True)
@@ -37,23 +35,18 @@ def questions(longest: int = 20) -> tuple[Questions, Questions, int]:
 
     Words that the training questions have twice; 1 is any other.
     """
-    parts = [_read(name) for name in ("train_5500", "TREC_10")]
-    seen = Counter(word for words, _ in parts[0] for word in words)
+    parts = [_questions.questions(name) for name in ("train_5500", "TREC_10")]
+    texts = [[_WORD.findall(text.lower()) for text in part.texts] for part in parts]
+    seen = Counter(word for words in texts[0] for word in words)
     number = {word: index for index, word in enumerate((w for w, n in seen.most_common() if n > 1), 2)}
     made = []
-    for part in parts:
-        table = torch.zeros(len(part), longest, dtype=torch.int64)
-        for row, (words, _) in zip(table, part, strict=True):
+    for part, asked in zip(parts, texts, strict=True):
+        table = torch.zeros(len(asked), longest, dtype=torch.int64)
+        for row, words in zip(table, asked, strict=True):
             numbers = [number.get(word, 1) for word in words[:longest]]
             row[: len(numbers)] = torch.tensor(numbers)
-        made.append(Questions(table, torch.tensor([_CLASSES.index(kind) for _, kind in part])))
+        made.append(Questions(table, torch.from_numpy(part.kinds)))
     return made[0], made[1], len(number) + 2
-
-
-def _read(name: str) -> list[tuple[list[str], str]]:
-    lines = data_file(f"trec/{name}.label").read_text(encoding="latin-1").split("\n")
-    pairs = [line.split(" ", 1) for line in lines if line.strip()]
-    return [(_WORD.findall(text.lower()), label.partition(":")[0]) for label, text in pairs]
 
 
 class Classifier(nn.Module):
@@ -70,7 +63,7 @@ class Classifier(nn.Module):
             for _ in range(layers)
         )
         self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, len(_CLASSES))
+        self.head = nn.Linear(width, len(_questions.CLASSES))
 
     def forward(self, words: Tensor) -> Tensor:
         hidden, gone = self.words(words) + self.places.weight[: words.shape[1]], words == 0

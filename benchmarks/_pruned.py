@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import onnx_ir as ir
 import tersor
@@ -21,9 +22,12 @@ from tersor.passes.run import Verify, run_pipeline
 from tersor.passes.statistics import Calibration
 
 
-def raised(source: Source) -> ir.Model:
-    """A torch module as the model that passes prune."""
-    model = tersor.load(source.module, args=source.args, dynamic=source.dynamic)
+def raised(source: Source | Path) -> ir.Model:
+    """A torch module or a file as the model that passes work on."""
+    if isinstance(source, Path):
+        model = tersor.load(source)
+    else:
+        model = tersor.load(source.module, args=source.args, dynamic=source.dynamic)
     run_pipeline(RAISING, model, verify=Verify.OFF)
     return model
 

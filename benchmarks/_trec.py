@@ -4,42 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from tersor.benchmarks._questions import CLASSES, questions
 from tersor.examples import minilm
-from tersor.examples.data import Run, data_file
+from tersor.examples.data import Run
 from tersor.examples.source import Source
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import get_linear_schedule_with_warmup
-
-CLASSES = ("ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM")
-
-
-@dataclass(frozen=True)
-class Questions:
-    """Questions in the order of the file, and the number of the class of each."""
-
-    texts: tuple[str, ...]
-    kinds: np.ndarray
-
-    def by_length(self) -> tuple[str, ...]:
-        """Each question once, shortest first."""
-        return tuple(sorted({*self.texts}, key=lambda text: (len(text), text)))
-
-
-@cache
-def questions(name: str) -> Questions:
-    """`train_5500` or `TREC_10`."""
-    lines = data_file(f"trec/{name}.label").read_text(encoding="latin-1").split("\n")
-    pairs = [line.split(" ", 1) for line in lines if line.strip()]
-    kinds = [CLASSES.index(label.partition(":")[0]) for label, _ in pairs]
-    return Questions(tuple(text for _, text in pairs), np.array(kinds))
 
 
 class Classifier(nn.Module):

@@ -4,10 +4,11 @@
     python benchmarks/prune_peers.py --passes 'prune-budget{budget="0.556 flops"}'      pruned another way
 
 Everything is chosen, fitted and calibrated on sentences of STS12's training pairs, which no figure is read on: pruning
-on 1,280 of them, quantization on 512, NNCF on 640. Floats are of the type that a row names; what is not rounded to int8
-is float32 unless it names bfloat16. All rows are timed in turns on the same batches of STS13, 32 sentences sorted by
-length and one by one, on either runtime with as many threads; ratios are medians of pairs with a 95 % bootstrap
-interval. `peer` is whichever of the others is the fastest at that size. NNCF comes with the extra `bench`.
+on 1,280 of them, or with `--text various` on captions, reviews, questions and articles, quantization on 512, NNCF on
+640. Floats are of the type that a row names; what is not rounded to int8 is float32 unless it names bfloat16. All rows
+are timed in turns on the same batches of STS13, 32 sentences sorted by length and one by one, on either runtime with as
+many threads; ratios are medians of pairs with a 95 % bootstrap interval. `peer` is whichever of the others is the
+fastest at that size. NNCF comes with the extra `bench`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import NamedTuple
 import onnx_ir as ir
 import torch
 from tersor.benchmarks import _int8_peers as peers
-from tersor.benchmarks._calibration import sentences, sts12
+from tersor.benchmarks._calibration import TEXTS, sts12
 from tersor.benchmarks._common import publish
 from tersor.benchmarks._pruned import flops, prune, raised
 from tersor.benchmarks._quantized import Quantized, quantized
@@ -56,13 +57,14 @@ SENTENCES, BATCH = 1280, 32
 def main() -> None:
     parser = parser_of(__doc__ or "", ROWS)
     parser.add_argument("--passes", default=PASSES, help="how ours are pruned")
+    parser.add_argument("--text", choices=list(TEXTS), default="sts12", help="that pruning chooses and fits on")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     with TemporaryDirectory(prefix="tersor-bench-") as name:
         folder = Path(name)
         others = _others(folder, given.threads)
         model = raised(minilm.source())
-        pruned, seconds = prune(model, given.passes, list(minilm.batches(sentences(SENTENCES), BATCH)))
+        pruned, seconds = prune(model, given.passes, list(minilm.batches(TEXTS[given.text](SENTENCES), BATCH)))
         share = flops(pruned) / flops(model)
         print(f"pruned in {seconds:.0f} s to {share:.3f} of the FLOPs", flush=True)
         ours = _ours(pruned, seconds, given.rows, folder, given.threads)

@@ -5,11 +5,11 @@
 
 The recipe of Kwon et al., A Fast Post-Training Pruning Framework for Transformers, 2022: a trained classifier and 2,048
 of its training questions without their labels. All rows but the first have half of the original's FLOPs in layers with
-weights; those called Fisher choose by it, as Kwon et al. do. The classifier is trained on TREC's training questions
-where that is not done yet. Accuracy is on the 500 test questions, and so is what it loses, as a share, with a 95 %
-bootstrap interval over questions; `same`: of the questions that get the original's answer; `kl`: the mean divergence
-of the probabilities from the original's. All rows are timed in turns on the test questions, 32 sorted by
-length and one by one; ratios are medians of pairs with a 95 % bootstrap interval.
+weights; those called Fisher choose by it, as Kwon et al. do, of the divergence of the classes' probabilities. The
+classifier is trained on TREC's training questions where that is not done yet. Accuracy is on the 500 test questions,
+and so is what it loses, as a share, with a 95 % bootstrap interval over questions; `same`: of the questions that get
+the original's answer; `kl`: the mean divergence of the probabilities from the original's. All rows are timed in turns
+on the test questions, 32 sorted by length and one by one; ratios are medians of pairs with a 95 % bootstrap interval.
 """
 
 from __future__ import annotations
@@ -25,24 +25,26 @@ import torch
 from tersor.benchmarks._common import options, publish
 from tersor.benchmarks._pruned import flops, prune, raised
 from tersor.benchmarks._quantized import Quantized, quantized
-from tersor.benchmarks._trec import Training, logits, questions, source
+from tersor.benchmarks._questions import questions
+from tersor.benchmarks._trec import Training, logits, source
 from tersor.driver.timing import paired
 from tersor.examples import minilm
 from tersor.examples.data import Feeds
 from tersor.passes.drop import kl
 
+
+def _fisher(options: str) -> str:
+    return ", ".join(f"prune-{units}{{ratio=0.5, score=fisher, {options}}}" for units in ("heads", "neurons"))
+
+
 ROWS = {
     "budget": 'prune-budget{budget="0.5 flops"}',
     "budget, kl": 'prune-budget{budget="0.5 flops", drop=kl}',
     "heads, FFN -50 %": "prune-heads{ratio=0.5}, prune-neurons{ratio=0.5}",
-    "Fisher": "prune-heads{ratio=0.5, score=fisher}, prune-neurons{ratio=0.5, score=fisher}",
-    "Fisher, global": (
-        "prune-heads{ratio=0.5, score=fisher, scope=global}, prune-neurons{ratio=0.5, score=fisher, scope=global}"
-    ),
-    "Fisher, global, no repair": (
-        "prune-heads{ratio=0.5, score=fisher, scope=global, repair=false}, "
-        "prune-neurons{ratio=0.5, score=fisher, scope=global, repair=false}"
-    ),
+    "Fisher": _fisher("drop=kl"),
+    "Fisher, cosine": _fisher("drop=cosine"),
+    "Fisher, global": _fisher("drop=kl, scope=global"),
+    "Fisher, global, no repair": _fisher("drop=kl, scope=global, repair=false"),
     "FFN -75 %": "prune-neurons{ratio=0.75}",
     "layers -1, FFN -60 %": "drop-layers{count=1}, prune-neurons{ratio=0.6}",
     "layers -3": "drop-layers{count=3}",
@@ -66,7 +68,7 @@ def main() -> None:
     parser = options(__doc__ or "", seconds=60.0)
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS))
     parser.add_argument("--passes", nargs="*", default=[], help="of more rows, each row's in one argument")
-    parser.add_argument("--targets", nargs="*", default=["onnxruntime", "openvino"])
+    parser.add_argument("--targets", nargs="+", default=["onnxruntime", "openvino"])
     parser.add_argument("--sentences", type=int, default=2048, help="of the training questions, to choose and fit on")
     parser.add_argument("--training", type=int, default=0, help="seed of the classifier's training")
     parser.add_argument("--folder", type=Path, default=Path("build/benchmarks/trec"), help="of trained classifiers")
@@ -87,7 +89,7 @@ def _made(folder: Path, given: argparse.Namespace) -> Mapping[str, Made]:
     wanted = {ORIGINAL: "", **{row: ROWS[row] for row in given.rows}, **more}
     made: dict[str, Made] = {}
     for number, (called, passes) in enumerate(wanted.items()):
-        pruned, seconds = prune(model, passes, data)
+        pruned, seconds = prune(model, passes, data, backend=given.targets[0], threads=given.threads)
         targets = {
             target: quantized(pruned, "", folder / f"{number}-{target}", threads=given.threads, backend=target)
             for target in given.targets

@@ -31,21 +31,19 @@ from tersor.backends.catalogue import create
 from tersor.benchmarks import _calibration, _sparse_peers
 from tersor.benchmarks._common import options, publish
 from tersor.benchmarks._processes import interpreter
+from tersor.benchmarks._pruned import raised
 from tersor.benchmarks.babyllama_quantize import _sampled, _windows
 from tersor.examples import babyllama, minilm
 from tersor.examples.data import Feeds, data_file
 from tersor.ir.block import blocks
 from tersor.ir.fx import Interpreter, to_fx
 from tersor.ir.fx.held import Held
-from tersor.ir.load import load
 from tersor.ir.save import save
 from tersor.ir.site import Site, sites
 from tersor.ir.trace import trace
 from tersor.passes.base import Context
 from tersor.passes.pipeline import Pipeline
-from tersor.passes.presets import RAISING
 from tersor.passes.prune.prune_magnitude import PruneMagnitude
-from tersor.passes.run import Verify, run_pipeline
 from tersor.passes.statistics import Calibration
 
 CHOICE = 'storage=dense, only=["block:*"]'
@@ -149,7 +147,7 @@ def _task(
     save(task.plain, folder / "model.onnx")
     arrays = {f"{n}/{name}": array for n, feeds in enumerate(task.calibration) for name, array in feeds.items()}
     np.savez(folder / "calibration.npz", **arrays)
-    original = _raised(folder / "model.onnx")
+    original = raised(folder / "model.onnx")
     reference = _answers(task, original)
     for label in given.patterns:
         share, pattern = PATTERNS[label]
@@ -206,12 +204,6 @@ def _answers(task: Task, model: ir.Model) -> Answers:
     return kept, np.concatenate(ends)
 
 
-def _raised(path: Path) -> ir.Model:
-    model = load(path)
-    run_pipeline(RAISING, model, verify=Verify.OFF)
-    return model
-
-
 def _chosen(model: ir.Model) -> list[Site]:
     """The sites that are pruned."""
     return [site for site, miss in PruneMagnitude(only=("block:*",)).verdicts(model) if miss is None]
@@ -237,7 +229,7 @@ def _by_onnxsim(task: Task, original: ir.Model, program: Sequence[str], folder: 
     model = original.clone()
     chosen = {site.weight.name for site in _chosen(model)}
     # its initializers have names of its own, its nodes their order
-    for site, other in zip(sites(model), sites(_raised(folder / "pruned.onnx")), strict=True):
+    for site, other in zip(sites(model), sites(raised(folder / "pruned.onnx")), strict=True):
         if site.weight.name in chosen:
             _put(site, other.dense())
     return model
@@ -269,7 +261,7 @@ def _sizes(given: Namespace) -> Iterator[dict[str, object]]:
         task = TASKS[name](given)
         with tempfile.TemporaryDirectory(prefix="tersor-bench-") as folder:
             save(task.plain, Path(folder) / "model.onnx")
-            original = _raised(Path(folder) / "model.onnx")
+            original = raised(Path(folder) / "model.onnx")
         for embeddings in (False, True):
             for label, text in SIZES.items():
                 model = original.clone()

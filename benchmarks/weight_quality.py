@@ -29,20 +29,18 @@ import torch
 from tersor.benchmarks import _calibration, _weight_peers
 from tersor.benchmarks._common import options, publish
 from tersor.benchmarks._processes import interpreter
+from tersor.benchmarks._pruned import raised
 from tersor.benchmarks._sts import spearman, sts13
 from tersor.examples import minilm
 from tersor.examples.data import Feeds, data_file
 from tersor.ir.block import blocks
 from tersor.ir.fx import Interpreter, to_fx
 from tersor.ir.fx.held import Held
-from tersor.ir.load import load
 from tersor.ir.save import save
 from tersor.ir.site import Kind, sites
 from tersor.ir.trace import trace
 from tersor.passes.base import Context
 from tersor.passes.pipeline import Pipeline
-from tersor.passes.presets import RAISING
-from tersor.passes.run import Verify, run_pipeline
 from tersor.passes.statistics import Calibration
 
 #: What is asked of quantize-weights; bits and group are added.
@@ -107,7 +105,7 @@ def _rows(folder: Path, given: Namespace) -> Iterator[dict[str, object]]:
         folder / "calibration.npz",
         **{f"{number}/{name}": array for number, batch in enumerate(batches) for name, array in batch.items()},
     )
-    original = _raised(folder / "model.onnx")
+    original = raised(folder / "model.onnx")
     reference = _reference(original, given.sentences)
     yield {"": "float32"} | (_spearman(original) if given.spearman else {})
     found = {peer: interpreter(MODULES.get(peer, peer), given.peers) for peer in given.only if given.peers}
@@ -141,7 +139,7 @@ def _peer(
         said = [line for line in done.stderr.splitlines() if line.strip()]
         return row | {"error": (said or [f"exit code {done.returncode}"])[-1][:120]}
     seconds = float(json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["seconds"])
-    model = _raised(path) if path.exists() else _with(original, np.load(path.with_suffix(".npz")))
+    model = raised(path) if path.exists() else _with(original, np.load(path.with_suffix(".npz")))
     return _row(f"{peer} {setting}", bits, group, seconds, model, reference, given)
 
 
@@ -153,12 +151,6 @@ def _row(
         row |= _spearman(model)
     print(json.dumps(row), file=sys.stderr, flush=True)
     return row | {"s": round(seconds, 1)}
-
-
-def _raised(path: Path) -> ir.Model:
-    model = load(path)
-    run_pipeline(RAISING, model, verify=Verify.OFF)
-    return model
 
 
 def _with(original: ir.Model, weights: Mapping[str, np.ndarray]) -> ir.Model:

@@ -18,6 +18,11 @@ from tersor.ir.text import lines
 from tersor.passes.base import Context, Miss, Pass
 from tersor.passes.verify import allowed, worst_loss
 
+#: Of an output, relative: what rounding leaves where arithmetic comes to the same, by the type that it is in.
+ROUNDED: Mapping[type[np.floating], float] = {np.float32: 1e-5, np.float64: 1e-10}
+#: What rounding leaves in float32 across a whole model on another runtime.
+REORDERED = 1e-4
+
 
 def apply(made: Pass, model: ir.Model) -> list[str]:
     """The lines of `model` after one application, the invariants of every level checked."""

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ...ir.axes import Role, places
+from ...ir.errors import OptionError
 from ..accumulator import Accumulator
 from ..accumulators import Gram
 from ..base import Context
@@ -70,16 +71,29 @@ def firing(model: ir.Model, each: Units, context: Context) -> Floats | None:
     return total / np.maximum(np.bincount(owners[owners >= 0], minlength=each.size), 1)
 
 
+def _queries(node: ir.Node) -> int | None:
+    """How many heads of queries an Attention has: [batch, heads, length, features] where no attribute tells."""
+    if "q_num_heads" in node.attributes:
+        return node.attributes["q_num_heads"].as_int()
+    query = node.inputs[0]
+    found = None if query is None or query.shape is None or len(query.shape) != 4 else query.shape[1]
+    return found if isinstance(found, int) else None
+
+
 def confidence(model: ir.Model, each: Units, context: Context) -> Floats:
     """The mean over queries of the largest probability, of each head; of heads that share keys, their mean.
 
     Source: Voita et al., Analyzing Multi-Head Self-Attention, 2019, section 4.1.
     """
-    node = next(
-        by
-        for role, by in each.axis.roles
-        if role is Role.HEADS and isinstance(by, ir.Node) and by.op_type == "Attention"
-    )
+    counting = [by for role, by in each.axis.roles if role is Role.HEADS and isinstance(by, ir.Node)]
+    node = next((by for by in counting if by.op_type == "Attention"), None)
+    if node is None:
+        others = ", ".join(sorted({by.op_type for by in counting}))
+        raise OptionError(
+            f"score=confidence reads the probabilities of attention as one op, and the heads that {each.name} reads "
+            f"are those of {others or 'no op'}: raise the attention first, or leave them out with ignore={each.name}, "
+            "or choose another score"
+        )
     copied = model.clone()
     twin = next(other for other in copied.graph if other.name == node.name and other.op_type == "Attention")
     twin.attributes["qk_matmul_output_mode"] = ir.AttrInt64("qk_matmul_output_mode", 3)
@@ -88,7 +102,7 @@ def confidence(model: ir.Model, each: Units, context: Context) -> Floats:
     seen.name, seen.type = f"{node.name}_probabilities", node.outputs[0].type
     query = twin.inputs[0]
     batch, length = (None, None) if query is None or query.shape is None else (query.shape[0], query.shape[-2])
-    heads = node.attributes["q_num_heads"].as_int() if "q_num_heads" in node.attributes else each.size
+    heads = _queries(node) or each.size
     seen.shape = ir.Shape([batch, heads, length, None])
     want = Want(seen, Gram, heads, view=Surest())
     means = context.statistics(copied, [want]).of(seen, Gram, view=Surest()).mean

@@ -90,8 +90,8 @@ class Carver:
             return False
         return refit(self.model, self.original, self.calibration, site, self._origins([site]), self._trail)
 
-    def take(self, each: Units, keep: NDArray[np.bool_], seen: dict[Fitted, Moments]) -> None:
-        """Leave the units that `keep` names, and fit the readers."""
+    def take(self, each: Units, keep: NDArray[np.bool_], seen: dict[Fitted, Moments]) -> bool:
+        """Leave the units that `keep` names, and fit the readers; whether any of them is another now."""
         new: list[tuple[Site, Fit]] = []
         done: set[Fitted] = set()
         for site in each.readers:
@@ -101,11 +101,14 @@ class Carver:
             done.add(key_of(site))
             rows = np.flatnonzero((owners < 0) | keep[owners])
             made = fit(found, rows, site.dense(), bias=site.bias_array() if biased(site) else None)
-            if few := scarce(found):
-                raised = "left as it was" if made.ridge is None else f"ridge raised to {made.ridge:.2g}"
-                self.notes.append(f"{site.name}: {few}, {raised}")
+            if few := scarce(found, len(rows)):
+                solved = "left as it was" if made.ridge is None else f"ridge {made.ridge:.2g}"
+                self.notes.append(f"{site.name}: {few}, {solved}")
+            if not found.halves:
+                self.notes.append("one batch of data, so that no fit was held against others")
             new.append((site, made))
         self._shorten(each, keep)
         cut(each.found, {each.axis: keep})
         for site, made in new:
             write(site, made)
+        return any(made.ridge is not None for _, made in new)

@@ -7,7 +7,7 @@ Lossy. Blocks are those that `ir.block` finds repeated, whatever their names. A 
 the stream, before a norm that follows them, so that its own last norm stays; the first block, which has no sum before
 it, between its input and its output. With data the projection that now ends where the block ended is fitted to the
 stream of the original there (`prune.fitting`). Left alone: blocks whose inner values something else reads, such as the
-caches of a decoder.
+caches of a decoder. Blocks have the numbers that they had at first, also where some are gone (`prune.gone`).
 
 Sources: Fan et al., Reducing Transformer Depth on Demand with Structured Dropout, 2020 (`every-other`); Sajjad et al.,
 On the Effect of Dropping Layers of Pre-trained Transformer Models, 2023 (`top`, `bottom`); Men et al., ShortGPT, 2024
@@ -20,23 +20,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import numpy as np
 import onnx_ir as ir
 
 from ...ir.block import Block, blocks
-from ...ir.constants import constant_of
 from ...ir.errors import OptionError
 from ...ir.provenance import scope, sources
 from ..base import Context, Contract, Finding, Lossy, Miss, Outcome, Pass
-from ..edit import Array, rewrite_constant
-from ..numerics.arrays import Floats
+from ..drop import Form
 from ..statistics import Calibration
 from .answers import Answers
-from .fitting import refit
+from .collapse import collapse
+from .fitting import again, repairable, scarce, write
+from .gone import Gone
+from .moments import key_of, moments
 from .stream import Stack, branches, read_outside, stacks, turning, value_of
-
-#: In the metadata of a model: how many blocks of each stack are gone.
-_GONE = "tersor.layers.gone"
 
 #: Batches that greedy choices are tried on.
 _TRIED = 16
@@ -50,8 +47,10 @@ class DropLayers(Pass):
     score: which go. `output`: one after the other those whose loss changes the answers least, tried on calibration
         data; `influence`: those that turn the stream least; `every-other`; `top`: the last; `bottom`: the first.
         `auto` is output with data and every-other without.
-    layers: exactly these, counted from zero over all stacks, in the place of count and score.
+    layers: exactly these, counted from zero over all stacks as the model had them at first, in the place of count and
+        score.
     merge: add to the weights of the block before, what each block that goes has more than it.
+    drop: what answers lose: 1 - `cosine` of the rows of outputs, or the `kl` divergence of their softmax.
     repair: fit the projection that ends where a block ended to the original's stream, where there are data.
     """
 
@@ -61,6 +60,7 @@ class DropLayers(Pass):
     score: Literal["auto", "output", "influence", "every-other", "top", "bottom"] = "auto"
     layers: tuple[int, ...] = ()
     merge: bool = False
+    drop: Form = "cosine"
     repair: bool = True
 
     def __post_init__(self) -> None:
@@ -68,45 +68,67 @@ class DropLayers(Pass):
             raise OptionError(f"{self.name}: expected a count of at least 0, found {self.count}")
 
     def apply(self, model: ir.Model, context: Context) -> Outcome:
-        known = blocks(model)
         if self.count == 0 and not self.layers:
             return Outcome()
-        if not known:
-            return Outcome(
-                (Finding("the graph", miss=Miss("blocks", "none", "blocks that repeat; see tersor inspect")),)
-            )
-        held = {block.index: miss for block in known if (miss := read_outside(block)) is not None}
-        findings = [_finding(known[index], miss) for index, miss in held.items()]
-        calibration = context.calibration
-        original = model.clone()
-        already = int(model.metadata_props.get(_GONE, 0))
-        if already and already >= max(self.count, len(self.layers)):
-            return Outcome((Finding("the graph", miss=Miss("count", f"{already} gone", "more blocks to go")),))
-        for stack in stacks(model):
-            order = self._order(original, stack, held, context, already)
-            if self.merge:
-                _merge(known, stack, order)
-            for number in order:
-                at = stack.numbers.index(number)
-                fitted = _drop(model, stack, at, original if self.repair else None, calibration)
-                stack = stack.without(at)
-                findings.append(_finding(known[number], None, "dropped, repaired" if fitted else "dropped"))
-                model.metadata_props[_GONE] = str(already + order.index(number) + 1)
+        now = stacks(model)
+        gone = Gone.of(model, now)
+        if not gone.sizes:
+            return _nothing(Miss("blocks", "none", "blocks that repeat; see tersor inspect"))
+        self._check(gone)
+        stacked = gone.numbered(now)
+        if stacked is None:
+            found = " and ".join(str(len(stack.numbers)) for stack in now) or "none"
+            return _nothing(Miss("blocks", f"stacks of {found}", "blocks as they were left; drop layers before units"))
+        numbers = [number for _, stack in stacked for number in stack.numbers]
+        known = dict(zip(numbers, blocks(model), strict=True))
+        held = {number: miss for number, block in known.items() if (miss := read_outside(block)) is not None}
+        findings = [_finding(known[number], number, miss) for number, miss in held.items()]
+        original, done = model.clone(), list[int]()
+        for first, stack in stacked:
+            order = self._order(original, first, stack, held, gone, context)
+            _, told = self._take(model, stack, order, original, context.calibration)
+            findings += [_finding(known[number], number, None, told[number]) for number in order]
+            done += order
+        if done:
+            gone.note(model, done)
+        elif not findings:
+            return _nothing(Miss("count", f"{len(gone.numbers)} gone", "more blocks to go than have gone"))
         return Outcome(tuple(findings))
 
-    def _order(
-        self, original: ir.Model, stack: Stack, held: Mapping[int, Miss], context: Context, already: int
-    ) -> list[int]:
-        """The numbers of the blocks that go, in the order in which they do."""
+    def _check(self, gone: Gone) -> None:
+        """Raises OptionError for what cannot be of the model as it was."""
+        total = sum(gone.sizes)
+        wrong = [number for number in self.layers if not 0 <= number < total]
+        if wrong:
+            raise OptionError(f"{self.name}: there is no block {wrong[0]}; the model has {total}, counted from 0")
         if self.layers:
-            return self._named(stack, held, len(blocks(original)))
-        able = [number for number in stack.numbers if number not in held]
-        count = self.count - already
-        if count >= len(stack.numbers):
+            if any(not set(gone.left(first)) - set(self.layers) for first in gone.first):
+                raise OptionError(
+                    f"{self.name}: expected a block to stay, found layers={list(self.layers)}: all that is left of a "
+                    "stack"
+                )
+            return
+        least = min(gone.sizes)
+        if self.count >= least:
             raise OptionError(
-                f"{self.name}: expected a count below the {len(stack.numbers) + already} blocks of a stack, found "
-                f"{self.count}; nothing would be left of it"
+                f"{self.name}: expected a count below the {least} blocks of a stack, found {self.count}; nothing would "
+                "be left of it"
             )
+
+    def _order(
+        self,
+        original: ir.Model,
+        first: Sequence[int],
+        stack: Stack,
+        held: Mapping[int, Miss],
+        gone: Gone,
+        context: Context,
+    ) -> list[int]:
+        """The numbers of the blocks that go, in the order in which they do. first: those that the stack had."""
+        able = [number for number in stack.numbers if number not in held]
+        if self.layers:
+            return [number for number in dict.fromkeys(self.layers) if number in able]
+        count = max(self.count - (len(first) - len(stack.numbers)), 0)
         score = self.score if self.score != "auto" else "every-other" if context.calibration is None else "output"
         if score in ("output", "influence"):
             context.statistics(original, ())  # says so where there are no data
@@ -120,43 +142,65 @@ class DropLayers(Pass):
             able = [*able[1::2], *able[::2][::-1]]
         return (able[::-1] if score == "top" else able)[:count]
 
-    def _named(self, stack: Stack, held: Mapping[int, Miss], count: int) -> list[int]:
-        wrong = [number for number in self.layers if not 0 <= number < count]
-        if wrong:
-            raise OptionError(f"{self.name}: there is no block {wrong[0]}; the model has {count}, counted from 0")
-        chosen = [number for number in self.layers if number in stack.numbers and number not in held]
-        if len(chosen) == len(stack.numbers):
-            raise OptionError(
-                f"{self.name}: expected a block to stay, found layers={list(self.layers)}: all of a stack"
-            )
-        return chosen
-
     def _greedy(
         self, original: ir.Model, stack: Stack, able: list[int], count: int, calibration: Calibration
     ) -> list[int]:
         """One after the other the block without which, repaired, the answers change least."""
-        answers = Answers.of(original, calibration, batches=_TRIED)
-        model, order = original.clone(), list[int]()
+        if not count:
+            return []
+        answers = Answers.of(original, calibration, batches=_TRIED, form=self.drop)
+        model, now, order = original, stack, list[int]()
         for _ in range(min(count, len(able))):
-            tried = {}
+            tried: dict[int, tuple[float, ir.Model, Stack]] = {}
             for number in (number for number in able if number not in order):
-                copied = model.clone()
-                _drop(copied, stack, stack.numbers.index(number), original if self.repair else None, answers.rest)
-                tried[number] = answers.loss(copied), copied
+                # what blocks are merged into follows from all that go
+                going = [*order, number] if self.merge else [number]
+                copied = (original if self.merge else model).clone()
+                left, _ = self._take(copied, stack if self.merge else now, going, original, answers.rest)
+                tried[number] = answers.loss(copied), copied, left
             best = min(tried, key=lambda number: tried[number][0])
-            model = tried[best][1]
-            stack = stack.without(stack.numbers.index(best))
+            _, model, now = tried[best]
             order.append(best)
         return order
 
+    def _take(
+        self, model: ir.Model, stack: Stack, order: Sequence[int], original: ir.Model, calibration: Calibration | None
+    ) -> tuple[Stack, dict[int, str]]:
+        """Take blocks out, one after the other: the stack then, and what was done of each."""
+        merged: dict[int, bool] = {}
+        if self.merge and order:
+            ending = {block.output.name: block for block in blocks(model)}
+            known = {number: ending[end] for number, end in zip(stack.numbers, stack.ends, strict=True)}
+            merged = collapse(known, stack.numbers, order)
+        told = {}
+        for number in order:
+            stack, end = stack.drop(model, stack.numbers.index(number))
+            parts = ["dropped", self._repaired(model, end, original, calibration)]
+            if number in merged:
+                parts.append("merged" if merged[number] else "not merged: no block like it stays before it")
+            told[number] = ", ".join(parts)
+        return stack, told
 
-def _drop(model: ir.Model, stack: Stack, at: int, original: ir.Model | None, calibration: Calibration | None) -> bool:
-    """Take one block out; whether the projection before it could be fitted."""
-    end = stack.drop(model, at)
-    if end is None or original is None or calibration is None:
-        return False
-    ending = [branch.site for branch in branches(model) if branch.target.stream == end]
-    return bool(ending) and refit(model, original, calibration, ending[-1])
+    def _repaired(self, model: ir.Model, end: str | None, original: ir.Model, calibration: Calibration | None) -> str:
+        """Fit the projection that ends in the stream's value `end`; what was done."""
+        if not self.repair:
+            return "not repaired"
+        if calibration is None:
+            return "no data to repair on"
+        ending = [branch.site for branch in branches(model) if branch.target.stream == end]
+        if not ending:
+            return "not repaired: no projection ends there"
+        site = ending[-1]
+        reason = f"a weight that {site.tied[0]} has too" if site.tied else repairable(site)
+        if reason is not None:
+            return f"not repaired: {reason}"
+        seen = moments(original, model, calibration, [site])[key_of(site)]
+        found = again(site, seen)
+        few = scarce(seen)
+        if found.ridge is None:
+            return "not repaired: no fit does better on unseen data" + (f" ({few})" if few else "")
+        write(site, found)
+        return "repaired" + (f" ({few}, ridge {found.ridge:.2g})" if few else "")
 
 
 def _influence(original: ir.Model, stack: Stack, calibration: Calibration) -> dict[int, float]:
@@ -165,39 +209,10 @@ def _influence(original: ir.Model, stack: Stack, calibration: Calibration) -> di
     return {number: turning(original, calibration, start, end, value_of(original, end)) for number, start, end in ends}
 
 
-def _merge(known: Sequence[Block], stack: Stack, gone: Sequence[int]) -> None:
-    """W_l + sum of (W_(l + k) - W_l) over the blocks behind l that go, up to the next that stays."""
-    base: Block | None = None
-    differences: dict[int, Floats] = {}
-    for number in stack.numbers:
-        if number not in gone:
-            _add(base, differences)
-            base, differences = known[number], {}
-        elif base is not None:
-            for index, (mine, theirs) in enumerate(zip(_weights(base), _weights(known[number]), strict=True)):
-                more = theirs[2].astype(np.float64) - mine[2].astype(np.float64)
-                differences[index] = differences.get(index, np.zeros(1)) + more
-    _add(base, differences)
+def _nothing(miss: Miss) -> Outcome:
+    return Outcome((Finding("the graph", miss=miss),))
 
 
-def _add(base: Block | None, differences: Mapping[int, Floats]) -> None:
-    if base is None or not differences:
-        return
-    for index, (node, value, held) in enumerate(_weights(base)):
-        rewrite_constant(node, value, (held.astype(np.float64) + differences[index]).astype(held.dtype))
-
-
-def _weights(block: Block) -> list[tuple[ir.Node, ir.Value, Array]]:
-    """The constants of floats that the nodes of a block read, in the order of its nodes."""
-    found = []
-    for node in block.nodes:
-        for value in node.inputs:
-            array = constant_of(value)
-            if value is not None and array is not None and np.issubdtype(array.dtype, np.floating) and array.size > 1:
-                found.append((node, value, array))
-    return found
-
-
-def _finding(block: Block, miss: Miss | None, chosen: str = "") -> Finding:
+def _finding(block: Block, number: int, miss: Miss | None, chosen: str = "") -> Finding:
     node = block.nodes[0]
-    return Finding(f"block {block.index}", sources(node), miss, scope(node), chosen)
+    return Finding(f"block {number}", sources(node), miss, scope(node), chosen)

@@ -5,7 +5,8 @@
 
 Lossy. A branch is what ends in a projection that is added to the stream (`prune.stream`), whatever lies in it. With
 data a constant stands for it, the mean of what the original's stream has there over the stream as it is now; without,
-nothing does. What something else reads of a branch, such as the cache of an attention, stays computed.
+nothing does. What something else reads of a branch, such as the cache of an attention, stays computed. Branches that
+are gone count where the patterns fit them; names are those of the model as it is when the pass runs.
 
 Sources: Lin et al., Pruning Redundant Mappings in Transformer Models via Spectral-Normalized Identity Prior, 2020
 (`spectral`: the branch that could add least goes); Men et al., ShortGPT, 2024, of branches (`influence`).
@@ -13,7 +14,8 @@ Sources: Lin et al., Pruning Redundant Mappings in Transformer Models via Spectr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -25,12 +27,13 @@ from ...ir.provenance import scope, sources
 from ...ir.text import place
 from ..base import Context, Contract, Finding, Lossy, Miss, Outcome, Pass
 from ..choosing import idle, named, names
+from ..drop import Form
 from ..statistics import Calibration
 from .answers import Answers
 from .moments import key_of, moments
 from .stream import Branch, branches, leave_out, turning
 
-#: In the metadata of a model: how many branches are gone.
+#: In the metadata of a model: what patterns knew each branch by that is gone.
 _GONE = "tersor.branches.gone"
 #: Batches that greedy choices are tried on.
 _TRIED = 16
@@ -40,10 +43,11 @@ _TRIED = 16
 class DropSublayers(Pass):
     """branches of the residual stream out, a constant in the place of each
 
-    count: how many go, those that went before counted in.
+    count: how many go of those that the patterns fit, those that went before counted in.
     score: which go. `output`: one after the other those whose loss changes the answers least, tried on calibration
         data; `influence`: those that turn the stream least; `spectral`: those whose last projection has the least
         largest singular value. `auto` is output with data and spectral without.
+    drop: what answers lose: 1 - `cosine` of the rows of outputs, or the `kl` divergence of their softmax.
     repair: a constant in the place of a branch, where there are data.
     only, ignore: glob patterns over the names of the projections that end branches.
     """
@@ -52,6 +56,7 @@ class DropSublayers(Pass):
     contract: ClassVar[Contract] = Lossy(metric="cosine", budget=0.2)
     count: int = 1
     score: Literal["auto", "output", "influence", "spectral"] = "auto"
+    drop: Form = "cosine"
     repair: bool = True
     only: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
@@ -61,49 +66,58 @@ class DropSublayers(Pass):
             raise OptionError(f"{self.name}: expected a count of at least 0, found {self.count}")
 
     def apply(self, model: ir.Model, context: Context) -> Outcome:
-        count = self.count - int(model.metadata_props.get(_GONE, 0))
+        if not self.count:
+            return Outcome()
+        gone = [list(known) for known in json.loads(model.metadata_props.get(_GONE, "[]"))]
+        before = sum(self._left(known) is None for known in gone)
+        count = self.count - before
         verdicts = self._verdicts(model)
         findings = [_finding(branch, miss) for branch, miss in verdicts if miss is not None]
         known = [names(branch.site) for branch, _ in verdicts]
-        spared = idle(self.ignore, known)
+        spared = idle(self.ignore, [*known, *gone])
         findings += [
             Finding(f"ignore={one}", miss=Miss("ignore", one, "a pattern that fits a branch")) for one in spared
         ]
         able = [branch for branch, miss in verdicts if miss is None]
         if count <= 0:
-            return Outcome(tuple(findings))
+            none = Miss("count", f"{before} gone", "more branches to go than have gone")
+            return Outcome((*findings, Finding("the graph", miss=none)))
         if not able:
             none = Miss("branches", "none", "a projection that is added to a stream", near=True)
             return Outcome((*findings, *([] if findings else [Finding("the graph", miss=none)])))
         if count > len(able):
-            raise OptionError(f"{self.name}: expected a count of at most {len(able)} branches, found {count}")
+            raise OptionError(
+                f"{self.name}: expected a count of at most {len(able) + before} branches, found {self.count}"
+            )
         original = model.clone()
-        for name in self._order(original, [branch.site.name for branch in able], count, context):
-            branch = next(each for each in branches(model) if each.site.name == name)
-            finding = _finding(branch, None, "dropped, its mean stays" if self._repairs(context) else "dropped")
+        told = "not repaired" if not self.repair else "no data to repair on" if not self._repairs(context) else ""
+        for name in self._order(original, [_name(branch) for branch in able], count, context):
+            branch = _named(model, name)
+            findings.append(_finding(branch, None, f"dropped, {told or 'its mean stays'}"))
+            gone.append(names(branch.site))
             _drop(model, branch, original if self.repair else None, context.calibration)
-            findings.append(finding)
-        model.metadata_props[_GONE] = str(self.count)
+        model.metadata_props[_GONE] = json.dumps(gone)
         return Outcome(tuple(findings))
 
     def _repairs(self, context: Context) -> bool:
         return self.repair and context.calibration is not None
 
+    def _left(self, known: Collection[str]) -> Miss | None:
+        """Why the options leave a branch alone that patterns know by these names."""
+        name = next(iter(known))
+        if self.only and not named(known, self.only):
+            return Miss("only", name, f"a name that fits {', '.join(self.only)}")
+        if named(known, self.ignore):
+            return Miss("ignore", name, f"a name that fits none of {', '.join(self.ignore)}")
+        return None
+
     def _verdicts(self, model: ir.Model) -> list[tuple[Branch, Miss | None]]:
-        found: list[tuple[Branch, Miss | None]] = []
-        for branch in branches(model):
-            miss = None
-            if self.only and not named(names(branch.site), self.only):
-                miss = Miss("only", branch.site.name, f"a name that fits {', '.join(self.only)}")
-            if miss is None and named(names(branch.site), self.ignore):
-                miss = Miss("ignore", branch.site.name, f"a name that fits none of {', '.join(self.ignore)}")
-            found.append((branch, miss))
-        return found
+        return [(branch, self._left(names(branch.site))) for branch in branches(model)]
 
     def _order(self, original: ir.Model, able: list[str], count: int, context: Context) -> list[str]:
-        """The names of the projections whose branches go, in the order in which they do."""
+        """The nodes, by name, of the projections whose branches go, in the order in which they do."""
         score = self.score if self.score != "auto" else "spectral" if context.calibration is None else "output"
-        known = {branch.site.name: branch for branch in branches(original) if branch.site.name in able}
+        known = {_name(branch): branch for branch in branches(original) if _name(branch) in able}
         if score == "spectral":
             norms = {name: float(np.linalg.norm(_dense(branch), 2)) for name, branch in known.items()}
             return sorted(known, key=lambda name: norms[name])[:count]
@@ -116,19 +130,27 @@ class DropSublayers(Pass):
 
     def _greedy(self, original: ir.Model, able: list[str], count: int, calibration: Calibration) -> list[str]:
         """One after the other the branch without which the answers change least."""
-        answers = Answers.of(original, calibration, batches=_TRIED)
+        answers = Answers.of(original, calibration, batches=_TRIED, form=self.drop)
         model, order = original.clone(), list[str]()
         for _ in range(count):
             tried: dict[str, tuple[float, ir.Model]] = {}
             for name in (name for name in able if name not in order):
                 copied = model.clone()
-                branch = next(each for each in branches(copied) if each.site.name == name)
-                _drop(copied, branch, original if self.repair else None, answers.rest)
+                _drop(copied, _named(copied, name), original if self.repair else None, answers.rest)
                 tried[name] = answers.loss(copied), copied
             best = min(tried, key=lambda name: tried[name][0])
             model = tried[best][1]
             order.append(best)
         return order
+
+
+def _name(branch: Branch) -> str:
+    """What a branch is known by in copies, and after others have gone: sites are counted anew then."""
+    return branch.site.node.name or ""
+
+
+def _named(model: ir.Model, name: str) -> Branch:
+    return next(branch for branch in branches(model) if _name(branch) == name)
 
 
 def _drop(model: ir.Model, branch: Branch, original: ir.Model | None, calibration: Calibration | None) -> None:

@@ -78,10 +78,13 @@ def error(seen: Moments, found: Fit) -> float:
     return float(lost)
 
 
-def scarce(seen: Moments) -> str:
-    """What to say where there are too few tokens for each input, empty where there are enough."""
-    few = seen.count < ENOUGH * len(seen.gram)
-    return f"{seen.count:,} tokens for {len(seen.gram):,} inputs" if few else ""
+def scarce(seen: Moments, inputs: int | None = None) -> str:
+    """What to say where there are too few tokens for each input, empty where there are enough.
+
+    inputs: how many are fitted, all unless told.
+    """
+    fitting = len(seen.gram) if inputs is None else inputs
+    return f"{seen.count:,} tokens for {fitting:,} inputs" if seen.count < ENOUGH * fitting else ""
 
 
 def repairable(site: Site) -> str | None:
@@ -90,6 +93,11 @@ def repairable(site: Site) -> str | None:
         return f"a site of kind {site.kind.value}"
     if site.kind is Kind.CONV and attribute(site.node, "group", 1) != 1:
         return "a convolution in groups"
+    if not site.weight.is_initializer():
+        return "a weight that is no initializer; run fold-constants first"
+    # kernels and directions lie as they are stored
+    if site.view.path and (site.kind is not Kind.LINEAR or site.node.op_type == "Conv"):
+        return "a weight that is computed"
     if any(node.op_type not in ("Identity", "Transpose", "Squeeze", "Unsqueeze") for node in site.view.path):
         return "a weight that is computed"
     return None

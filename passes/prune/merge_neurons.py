@@ -47,7 +47,7 @@ _SIZES = ("Shape", "Size")
 class MergeNeurons(Pass):
     """hidden units that compute alike into one, without data
 
-    ratio: the largest share of a layer's units that go, at least 0 and less than 1.
+    ratio: the largest share of the units that a layer had at first that go, at least 0 and less than 1.
     threshold: how far a unit's incoming weights may be from those of the one that takes it over, as a share of its own;
         from 1 on the other is no nearer than nothing at all, and `prune-neurons` the better choice.
     multiple: what stays of a layer is a multiple of so many units, and at least that.
@@ -85,6 +85,7 @@ class MergeNeurons(Pass):
                 found = self._merges(each)
                 miss = found if isinstance(found, Miss) else None
                 if not isinstance(found, Miss):
+                    each.remember()
                     keep[each.axis] = _take_over(each, found)
                     told = f"{each.size:,} -> {each.size - len(found.gone):,}, apart {found.differences.max():.2g}"
             at = f"{each.name} ({place(each.node)})"
@@ -113,7 +114,10 @@ class MergeNeurons(Pass):
 
     def _merges(self, each: Units) -> Merging | Miss:
         """Which units go into which, as many as the multiple allows."""
-        most = int(self.ratio * each.size)
+        most = max(int(self.ratio * each.first) - (each.first - each.size), 0)
+        if not most and each.size < each.first:
+            value = f"{each.size:,} of {each.first:,} units"
+            return Miss("ratio", value, f"more than the {each.first - int(self.ratio * each.first):,} that stay")
         outgoing = np.concatenate([_by_unit(each, value, at) for value, at in _outgoing(each)], axis=1)
         incoming = np.concatenate([_by_unit(each, value, at) for value, at in _incoming(each)], axis=1)
         if not (np.isfinite(incoming).all() and np.isfinite(outgoing).all()):

@@ -15,14 +15,15 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from ...ir.constants import constant_of
 from ...ir.content import dimensions
 from ...ir.site import Kind, Site, sites
 from ..accumulators import Gram
-from ..edit import is_op, only_reader
+from ..edit import Array, is_op, only_reader
 from ..numerics.arrays import Floats
 from ..statistics import Calibration, Part
 from ..trail import Trail
-from ..views import Windows
+from ..views import View, Windows
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,9 @@ def target_of(site: Site) -> Target:
 
 
 def biased(site: Site) -> bool:
-    """Whether a site has a bias of its own to write, so that means are made up for there."""
-    return site.bias is not None and site.kind is not Kind.RECURRENT_INPUT
+    """Whether a site has a bias of its own to write, so that means are made up for there; none that is computed."""
+    written = site.bias is not None and site.bias.is_initializer() and constant_of(site.bias) is not None
+    return written and site.kind is not Kind.RECURRENT_INPUT
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ class Moments:
 
 #: A weight, and which direction of a recurrence it is: what is fitted as one.
 Fitted = tuple[ir.Value, int]
+#: A value, its axis of features, and how rows are read from it.
+Multiplied = tuple[ir.Value, int, View | None]
 #: Of values by name: what they were called in the original, and by what they come from that, [features, features now].
 Origins = Mapping[str, tuple[str, Floats]]
 SAME: Origins = {}
@@ -111,7 +115,7 @@ def moments(
         left = iter(rows)
         for site, parts, twin in zip(readers, reading, before, strict=True):
             now, then, *rest = (next(left) for _ in parts)
-            wanted = then if twin is None else _product(twin, np.asarray(then, np.float64))
+            wanted = _less_bias(site, then) if twin is None else _product(twin, np.asarray(then, np.float64))
             turned = origins.get(target_of(site).stream)
             wanted = wanted if turned is None else np.asarray(wanted, np.float64) @ turned[1]
             wanted = np.subtract(wanted, rest[0]) if rest else wanted
@@ -128,8 +132,14 @@ def moments(
 
 
 def _streamed(site: Site) -> bool:
-    """Whether what a site gives is a value of its own, that the original has too."""
-    return site.kind is Kind.LINEAR
+    """Whether what a site gives is a value of its own, that the original has too, a row for each that it reads."""
+    return site.kind is Kind.LINEAR and (site.node.op_type != "Conv" or _in_place(site.node))
+
+
+def _in_place(node: ir.Node) -> bool:
+    """Whether a convolution by one tap gives one place for each that it reads."""
+    strides, pads = (node.attributes.get(name) for name in ("strides", "pads"))
+    return (strides is None or set(strides.as_ints()) == {1}) and (pads is None or not any(pads.as_ints()))
 
 
 def _streams(original: ir.Model, model: ir.Model, site: Site, origins: Origins) -> list[Part]:
@@ -147,13 +157,24 @@ def _products(original: ir.Model, model: ir.Model, site: Site) -> list[Part]:
     """What a recurrence or convolution multiplies its weight by, now and in the original: there is no value of the
     product alone.
     """
-    view, axis, read = None, site.axis, site.activation
-    if site.kind is Kind.CONV:
-        dims = dimensions(site.node.outputs[0])
-        places = None if dims is None else tuple(dims[2:])
-        view, axis = Windows.of(site.node, 0, 1, site.view.shape[2:], places), -1
+    read, axis, view = multiplied(site)
     name = read.name or ""
     return [Part(model, name, read, axis, view), Part(original, name, read, axis, view)]
+
+
+def multiplied(site: Site) -> Multiplied:
+    """What a site multiplies its weight by; sites of which that is equal have the same inputs."""
+    if site.node.op_type != "Conv" or _streamed(site):
+        return site.activation, site.axis, None
+    dims = dimensions(site.node.outputs[0])
+    places = None if dims is None else tuple(dims[2:])
+    return site.activation, -1, Windows.of(site.node, 0, 1, site.view.shape[2:], places)
+
+
+def _less_bias(site: Site, rows: Array) -> Array:
+    """Rows without a bias that is not fitted."""
+    fixed = None if biased(site) else site.bias_array()
+    return rows if fixed is None else np.subtract(rows, np.asarray(fixed, np.float64))
 
 
 def _product(site: Site, rows: Floats) -> Floats:

@@ -5,7 +5,7 @@
 
 Lossy. A head is what has keys of its own: where groups of queries share them, the group goes as one. The projection
 that reads the rest is fitted to the original's stream (`prune.fitting`). Left alone: heads that a cache makes part of
-inputs and outputs of the model (`cache=true` cuts these too), and attention that was not raised to one op.
+inputs and outputs of the model, whose shapes stay as callers know them, and attention that was not raised to one op.
 
 Sources: Michel et al., Are Sixteen Heads Really Better than One?, 2019; Voita et al., Analyzing Multi-Head
 Self-Attention, 2019; Kwon et al., A Fast Post-Training Pruning Framework for Transformers, 2022.
@@ -41,7 +41,6 @@ class PruneHeads(UnitPass):
     drop: what taylor and fisher are derivatives of: 1 - `cosine` of the rows of outputs, or the `kl` divergence of
         their softmax.
     repair: fit the projection that reads the rest to the original's stream, by least squares, where there are data.
-    cache: cut heads that inputs and outputs of the model have too: those change their shapes.
     only, ignore: glob patterns over the names of the projections.
     """
 
@@ -50,7 +49,6 @@ class PruneHeads(UnitPass):
     score: Literal["auto", "obs", "magnitude", "inorm", "onorm", "activation", "confidence", "taylor", "fisher"] = (
         "auto"
     )
-    cache: bool = False
 
     def _scored(self) -> Score:
         return self.score
@@ -58,9 +56,10 @@ class PruneHeads(UnitPass):
     def verdict(self, each: Units) -> Miss | None:
         if Role.HEADS not in each.group.roles:
             return Miss("kind", "neurons", "heads", far=True)
-        miss = movable(each, frozenset((Why.INPUT, Why.OUTPUT)) if self.cache else frozenset())
-        if miss is not None and not self.cache and movable(each, frozenset((Why.INPUT, Why.OUTPUT))) is None:
-            return Miss(miss.rule, miss.value, f"{miss.need}, or cache=true, which changes their shapes", near=True)
+        miss = movable(each)
+        if miss is not None and movable(each, frozenset((Why.INPUT, Why.OUTPUT))) is None:
+            need = "heads that no cache among the model's inputs and outputs has: prune it as it is without a cache"
+            return Miss(miss.rule, miss.value, need, near=True)
         return miss
 
     def _others(self, model: ir.Model) -> list[Finding]:

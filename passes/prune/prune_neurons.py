@@ -7,7 +7,8 @@ Lossy. Which axes of which weights a neuron is follows from the graph (`ir.axes`
 of an LSTM, norms by channel and depthwise kernels go along. With data the neurons go by the optimal brain surgeon, and
 what reads the rest is fitted to the original's stream (`prune.fitting`); without, by their magnitudes. Left alone: axes
 that an input, an output, a norm over them, a subgraph or an op without a rule holds, and units that no linear layer,
-convolution or recurrence reads, and tables that are tied to the projection behind them.
+convolution or recurrence reads, heads and values of attention that was not raised, and tables that are tied to the
+projection behind them.
 
 Sources: scores, `prune.methods.scores`; He et al., Reshaping Deep Neural Network for Fast Decoding by Node-Pruning,
 2014; Kwon et al., A Fast Post-Training Pruning Framework for Transformers, 2022.
@@ -18,11 +19,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import onnx_ir as ir
+
 from ...ir.axes import Role
+from ...ir.constants import is_constant
+from ...ir.text import place
 from ..base import Contract, Lossy, Miss
+from ..edit import is_op
 from .ranking import Score
 from .unit_pass import UnitPass, movable
 from .units import Units
+
+_PASSING = ("Identity", "Cast", "Dropout", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,4 +72,25 @@ class PruneNeurons(UnitPass):
         made, read = ({site.weight for site in ends} for ends in (each.makers, each.readers))
         if made & read:
             return Miss("tied", next(iter(made & read)).name or "", "weights that do not both make and read the units")
-        return movable(each)
+        return movable(each) or _attending(each)
+
+
+def _attending(each: Units) -> Miss | None:
+    """Heads and widths of values are no neurons: where they go through a product with what a softmax gave."""
+    bearing = {value for value, _ in each.group.uses}
+    for value in bearing:
+        node = value.producer()
+        if is_op(node, "MatMul", "Einsum") and len(node.inputs) == 2 and not any(map(is_constant, node.inputs)):
+            softmax = next(filter(None, map(_softmax, node.inputs)), None)
+            if softmax is not None:
+                need = "attention as one op, whose heads prune-heads cuts; explain raise-attention tells why not"
+                return Miss("attention", place(softmax), need, near=True)
+    return None
+
+
+def _softmax(value: ir.Value | None) -> ir.Node | None:
+    """The Softmax that a value comes from, through what changes no number of it but to leave some out."""
+    node = None if value is None else value.producer()
+    while is_op(node, *_PASSING) and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    return node if is_op(node, "Softmax") else None

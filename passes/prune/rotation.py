@@ -59,8 +59,8 @@ class _Change:
     right: Floats | None = None
     owed: Floats | None = None
 
-    def apply(self) -> None:
-        """Write it, and shorten what it gives."""
+    def apply(self) -> ir.Value:
+        """Write it, and shorten what it gives; what stands for the site's output from now on."""
         site = self.site
         weight = np.asarray(site.dense(), np.float64)
         held = site.bias_array()
@@ -75,8 +75,7 @@ class _Change:
         if self.owed is not None:
             bias = self.owed + (0.0 if bias is None else bias)
         _write(site, weight)
-        if bias is not None:
-            _write_bias(site, bias)
+        return site.output if bias is None else _write_bias(site, bias)
 
 
 def rotate(stream: Stream, bases: Mapping[Segment, Basis]) -> Origins:
@@ -97,6 +96,7 @@ class _Rotation:
         self.crossings = {(total, operand) for total, operand in stream.crossings()}
         self.operands = {value: operands(value) for value, made in stream.made.items() if made is Made.SUM}
         self.inside = {value: self._inside(value) for value, made in stream.made.items() if made is Made.WHOLE}
+        self.behind = {value: (stream.origin(value), stream.factor(value)) for value in stream.made}
         self.now: dict[ir.Value, ir.Value] = {value: value for value in stream.made}
 
     def run(self) -> Origins:
@@ -111,7 +111,9 @@ class _Rotation:
             elif made is Made.PASSED:
                 shorten(value, self._kept(value))
         for change in changes.values():
-            change.apply()
+            written = change.apply()
+            if change.site.output in self.now:
+                self.now[change.site.output] = written
         for value in self.stream.made:
             if self.strangers[value] or value in self.outputs:
                 self._restore(value)
@@ -139,8 +141,10 @@ class _Rotation:
         """By what, and with what added, a value comes back from its directions: [kept, features] and [features]."""
         if value in self.stream.of:
             return self._basis(value).directions.T, np.zeros(self.stream.size)
-        norm = self.stream.norms[self.stream.origin(value)]
-        return self._basis(norm.source).directions.T * norm.scale, norm.bias
+        origin, factor = self.behind[value]
+        norm = self.stream.norms[origin]
+        # f (m B.T scale + bias) == (f m) B.T scale + f bias
+        return self._basis(norm.source).directions.T * norm.scale, factor * norm.bias
 
     def _inside(self, value: ir.Value) -> list[Use]:
         """Uses of a value by the stream's own sums, norms and nodes that pass it on."""
@@ -177,7 +181,7 @@ class _Rotation:
         basis, (decode, shift) = self._basis(total), self._decode(operand)
         now, tape = self.now[operand], Tape()
         made = tape("MatMul", now, tape.constant(_like(now, decode @ basis.encode), "turned"))
-        _typed(made, total, basis.kept)
+        _typed(made, now, basis.kept)
         owed = shift @ basis.encode
         if owed.any():
             change = self._biased(total, changes)
@@ -185,7 +189,7 @@ class _Rotation:
                 change.owed = owed if change.owed is None else change.owed + owed
             else:
                 made = tape("Add", made, tape.constant(_like(now, owed), "shift"))
-                _typed(made, total, basis.kept)
+                _typed(made, now, basis.kept)
         reroute(tape, node, now, made)
 
     def _biased(self, total: ir.Value, changes: Mapping[ir.Node, _Change]) -> _Change | None:
@@ -251,7 +255,7 @@ def _write(site: Site, weight: Floats) -> None:
     _store(site.node, read, site.weight.name or "weight", matrix.reshape(*lead, *matrix.shape).astype(stored))
 
 
-def _write_bias(site: Site, bias: Floats) -> None:
+def _write_bias(site: Site, bias: Floats) -> ir.Value:
     if site.bias is not None and site.bias_node is not None:
         held = constant_of(site.bias)
         assert held is not None
@@ -259,13 +263,14 @@ def _write_bias(site: Site, bias: Floats) -> None:
         _store(
             site.bias_node, site.bias, site.bias.name or "bias", (bias / site.beta).reshape(shape).astype(held.dtype)
         )
-        return
+        return site.output
     tape, uses = Tape(), [(use.node, use.idx) for use in site.output.uses()]
     numbers = bias.astype(site.view.dtype.numpy())
     made = tape("Add", site.output, tape.weight(numbers, f"{site.weight.name}_bias"))
     made.type, made.shape = site.output.type, site.output.shape
     _behind(tape, site.output)
     _instead(site.output, made, uses, outputs=site.output.is_graph_output())
+    return made
 
 
 def _store(node: ir.Node, read: ir.Value, name: str, array: np.ndarray) -> None:

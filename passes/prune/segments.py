@@ -5,7 +5,8 @@
     n = RMSNormalization(s, g)                                   a norm of segment 1
     t = Add(n, q)          u = LayerNormalization(t, g, b)       segment 2: q, t; n goes over into it
 
-Within a segment everything is linear, so its values may be written in any basis; a norm has another one behind it.
+Within a segment everything is linear, so its values may be written in any basis, and times one number (`Mul` and `Div`
+by a constant) stay in it; a norm has another one behind it.
 Whatever writes a value or reads it and is no linear layer, table, sum or norm, sees it whole.
 """
 
@@ -94,6 +95,14 @@ class Stream:
             (value,) = (each for each in operands(value) if each in self.made)
         return value
 
+    def factor(self, value: ir.Value) -> float:
+        """By what a value comes from its `origin`."""
+        found = 1.0
+        while self.made[value] is Made.PASSED:
+            found *= scaling(value)
+            (value,) = (each for each in operands(value) if each in self.made)
+        return found
+
     def strangers(self, value: ir.Value) -> list[Use]:
         """Uses of a value that see it whole."""
         if self.made[value] is Made.WHOLE:
@@ -123,6 +132,16 @@ def operands(value: ir.Value) -> list[ir.Value]:
     """What the node of a sum, or one that passes a value on, reads."""
     node = value.producer()
     return [] if node is None else [each for each in node.inputs if each is not None]
+
+
+def scaling(value: ir.Value) -> float:
+    """The number by which a node that passes a value on multiplies it."""
+    node = value.producer()
+    if not is_op(node, "Mul", "Div"):
+        return 1.0
+    (held,) = (array for each in node.inputs if (array := constant_of(each)) is not None)
+    number = float(held.item())
+    return 1 / number if node.op_type == "Div" else number
 
 
 def streams(model: ir.Model) -> list[Stream]:
@@ -188,6 +207,8 @@ class _Walk:
             return Made.NORM
         if is_op(node, "Identity", "Cast") and value.dtype is not None and value.dtype.is_floating_point():
             return Made.PASSED if _width(node.inputs[0]) == size and not is_constant(node.inputs[0]) else Made.WHOLE
+        if _scaled(node) is not None:
+            return Made.PASSED if _width(_scaled(node)) == size else Made.WHOLE
         if is_op(node, "Add") and all(_summand(each, size) for each in node.inputs):
             return Made.SUM if not all(map(is_constant, node.inputs)) else Made.WHOLE
         return Made.WHOLE
@@ -208,6 +229,18 @@ def _summand(value: ir.Value | None, size: int) -> bool:
 def _width(value: ir.Value | None) -> int | None:
     last = value.shape[-1] if value is not None and value.shape else None
     return last if isinstance(last, int) else None
+
+
+def _scaled(node: ir.Node) -> ir.Value | None:
+    """What a node multiplies by one number that is a constant, or divides by it."""
+    pairs = [tuple(node.inputs), tuple(node.inputs[::-1])] if is_op(node, "Mul") else [tuple(node.inputs)]
+    for source, number in pairs if is_op(node, "Mul", "Div") else []:
+        held = constant_of(number)
+        if held is None or held.size != 1 or source is None or is_constant(source) or source.shape is None:
+            continue
+        if held.ndim <= len(source.shape) and np.isfinite(held).all() and (held != 0).all():
+            return source
+    return None
 
 
 def _plain(site: Site) -> bool:

@@ -1,7 +1,7 @@
 """Fewer hidden features: the residual stream is written in the directions that it takes, and every weight beside it.
 
-    embedding [105, 128]   q, k, v, up, gate [128, n]   o, down [n, 128]   norms [128]   head [128, 105]
-    embedding [105,  96]   q, k, v, up, gate [ 96, n]   o, down [n,  96]   norms [ 96]   head [ 96, 105]
+    before   embedding [105, 128]   q, k, v, up, gate [128, n]   o, down [n, 128]   norms [128]   head [128, 105]
+    after    embedding [105,  96]   q, k, v, up, gate [ 96, n]   o, down [n,  96]   norms [ 96]   head [ 96, 105]
 
 Lossy; exact where the stream never leaves so many directions. Where norms follow sums, as in BERT, each segment between
 two norms has directions of its own and its residual a matrix of [kept, kept], for the norm's scale turns them. Left
@@ -25,8 +25,9 @@ from ...ir.provenance import scope, sources
 from ...ir.site import Kind, Site, sites
 from ...ir.text import place
 from ..base import Context, Contract, Finding, Lossy, Miss, Outcome, Pass
+from ..choosing import idle, named
 from ..statistics import Calibration
-from .directions import bases
+from .directions import bases, circular
 from .fitting import Fit, again, repairable, scarce, write
 from .methods.pca import features, principal
 from .moments import Moments, Origins, key_of, moments
@@ -43,6 +44,7 @@ class SliceHidden(Pass):
     directions: `principal` are those of most energy on calibration data, `weights` of the weights that write the
         stream; `features` are whole features of most energy. `auto` is principal with data and weights without.
     repair: fit what writes and reads the stream to the original's, by least squares, where there are data.
+    only, ignore: glob patterns over what the norms of a stream are called: their modules, values and scales.
     """
 
     name: ClassVar[str] = "slice-hidden"
@@ -51,6 +53,8 @@ class SliceHidden(Pass):
     multiple: int = 8
     directions: Literal["auto", "principal", "weights", "features"] = "auto"
     repair: bool = True
+    only: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.ratio < 1:
@@ -66,52 +70,71 @@ class SliceHidden(Pass):
             return Outcome()
         if self.directions in ("principal", "features") and context.calibration is None:
             context.statistics(model, ())  # says that data are needed
+        seen = self._seen(context)
         original = model.clone()
-        findings = []
+        origins: Origins = {}
+        findings, lost = [], self._lost(model)
         for number in range(len(streams(model))):
             # a layer between two streams is another one once the first is written
             stream = streams(model)[number]
-            miss, told = self._verdict(stream), ""
+            miss, told = self._verdict(stream, seen), ""
             node, size = stream.node, stream.size
             findings.append(Finding(place(node), sources(node), miss, scope(node)))
             if miss is None:
                 touched = {site.node for site in (*stream.readers, *stream.writers.values())}
                 kept = self.left(_first(stream))
-                seen = context if context.calibration is not None and self.directions != "weights" else None
                 method = features if self.directions == "features" else principal
-                origins = rotate(stream, bases(model, stream, kept, method, seen))
+                # a layer that is fitted again may write a stream that was turned before
+                origins = {**origins, **rotate(stream, bases(model, stream, kept, method, seen))}
                 told = f"{size:,} -> {kept:,}, {self._repair(model, original, context.calibration, touched, origins)}"
                 findings[-1] = replace(findings[-1], chosen=told)
-        return Outcome(tuple(findings) or _NOTHING)
+        return Outcome((*(tuple(findings) or _NOTHING), *lost))
 
     def explain(self, model: ir.Model, context: Context) -> Outcome:
         """The verdict at every stream, leaving `model` as it is."""
-        findings = []
+        findings, lost = [], self._lost(model)
         for stream in streams(model):
-            miss, node = self._verdict(stream), stream.node
+            miss, node = self._verdict(stream, self._seen(context)), stream.node
             told = "" if miss is not None else f"{stream.size:,} -> {self.left(_first(stream)):,}"
             findings.append(Finding(place(node), sources(node), miss, scope(node), told))
-        return Outcome(tuple(findings) or _NOTHING)
+        return Outcome((*(tuple(findings) or _NOTHING), *lost))
 
     def left(self, size: int) -> int:
         """How many of `size` features stay."""
         least = min(self.multiple, size)
         return max(least, min(size, self.multiple * round(size * (1 - self.ratio) / self.multiple)))
 
-    def _verdict(self, stream: Stream) -> Miss | None:
-        first, size = _first(stream), stream.size
+    def _seen(self, context: Context) -> Context | None:
+        """What tells directions; None where the weights do."""
+        return None if context.calibration is None or self.directions == "weights" else context
+
+    def _lost(self, model: ir.Model) -> list[Finding]:
+        """The patterns of `ignore` that spare nothing."""
+        known = [_names(stream) for stream in streams(model)]
+        return [
+            Finding(f"ignore={one}", miss=Miss("ignore", one, "a pattern that fits a norm"))
+            for one in idle(self.ignore, known)
+        ]
+
+    def _verdict(self, stream: Stream, seen: Context | None) -> Miss | None:
+        first, size, known = _first(stream), stream.size, _names(stream)
+        if self.only and not named(known, self.only):
+            return Miss("only", known[0], f"a name that fits {', '.join(self.only)}")
+        if named(known, self.ignore):
+            return Miss("ignore", known[0], f"a name that fits none of {', '.join(self.ignore)}")
         kept = self.left(first)
         if first <= self.multiple:
             return Miss("size", f"{first} features", f"more than {self.multiple}, which stay at least")
         if size <= kept:
             return Miss("ratio", f"{size:,} of {first:,} features", f"more than the {kept:,} that stay")
-        miss = held(stream)
+        miss = held(stream) or (circular(stream) if seen is None else None)
         if miss is not None:
             return miss
         before, after = products(stream, kept)
         if after >= before:
             return Miss("size", f"{after:,} products a token at {kept:,} features", f"fewer than now, {before:,}")
         before, after = stored(stream, kept)
+        # with fewer products and no weight that is shared, there are fewer weights too
         if after >= before:
             return Miss("tied", f"{after:,} weights apart", f"fewer than now, {before:,}, where layers share them")
         return None
@@ -175,6 +198,12 @@ def _matrices(stream: Stream, kept: int) -> int:
     """Elements of the matrices that come to be: on residuals, and where something writes or sees the stream whole."""
     whole = sum(made is Made.WHOLE or stream.seen_whole(value) for value, made in stream.made.items())
     return kept * kept * sum(1 for _ in stream.crossings()) + stream.size * kept * whole
+
+
+def _names(stream: Stream) -> list[str]:
+    """What patterns know a stream by."""
+    called = [(scope(norm.node), norm.value.name, norm.node.inputs[1]) for norm in stream.norms.values()]
+    return [name for module, value, scale in called for name in (module, value, scale and scale.name) if name]
 
 
 def _first(stream: Stream) -> int:

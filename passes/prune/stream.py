@@ -16,7 +16,7 @@ from ...ir.block import Block, blocks
 from ...ir.site import Kind, Site, sites
 from ..base import Miss
 from ..drop import cosine
-from ..edit import Tape, is_op, reroute, stand_in, sweep
+from ..edit import Tape, is_op, replace, reroute, stand_in, sweep
 from ..numerics.arrays import Floats
 from ..statistics import Calibration, Part
 from .moments import Target, target_of
@@ -55,19 +55,34 @@ def value_of(model: ir.Model, name: str) -> ir.Value:
     return next(value for value in model.graph.inputs if value.name == name)
 
 
-def bypass(model: ir.Model, before: str, after: str) -> None:
-    """Let the stream's value `before` stand for `after`, whose name it takes, and sweep what lay between."""
-    first, last = value_of(model, before), value_of(model, after)
+def bypass(model: ir.Model, before: str, after: str) -> str:
+    """Let the stream's value `before` stand for `after`, and sweep what lay between; the name that it then has."""
+    return _go_past(value_of(model, before), value_of(model, after))
+
+
+def _go_past(first: ir.Value, last: ir.Value) -> str:
+    """Let `first` be read where `last` is, under the name of `last`; that name.
+
+    Inputs and outputs of the model keep theirs: where both are one, an Identity bears the second.
+    """
     producer = last.producer()
+    kept = first.is_graph_input() or first.is_graph_output()
     for use in list(last.uses()):
         use.node.replace_input_with(use.idx, first)
-    for index, value in enumerate(model.graph.outputs):
+    if kept and last.is_graph_output():
+        tape = Tape()
+        replace(tape, [last], [tape("Identity", first)])
+        return first.name or ""
+    graph = None if producer is None else producer.graph
+    assert isinstance(graph, ir.Graph)
+    for index, value in enumerate(graph.outputs):
         if value is last:
-            model.graph.outputs[index] = first
-    if not first.is_graph_input():
+            graph.outputs[index] = first
+    if not kept:
         stand_in(last, first)
     if producer is not None:
         sweep([producer])
+    return first.name or ""
 
 
 def leave_out(branch: Branch, constant: Floats | None) -> None:
@@ -76,17 +91,7 @@ def leave_out(branch: Branch, constant: Floats | None) -> None:
     other = next(value for value in add.inputs if value is not site.output)
     assert other is not None
     if constant is None:
-        bypassed = add.outputs[0]
-        for use in list(bypassed.uses()):
-            use.node.replace_input_with(use.idx, other)
-        graph = add.graph
-        assert isinstance(graph, ir.Graph)
-        for index, value in enumerate(graph.outputs):
-            if value is bypassed:
-                graph.outputs[index] = other
-        if not other.is_graph_input():
-            stand_in(bypassed, other)
-        sweep([add])
+        _go_past(other, add.outputs[0])
         return
     tape, dtype = Tape(), site.output.dtype
     numbers = constant.astype(np.float32 if dtype is None else dtype.numpy())
@@ -119,37 +124,35 @@ class Stack:
     """Blocks one after the other by the names of the values between them.
 
     numbers: which blocks of the model these are. ends: of each the value at its end; sums: the sum of the stream that
-    it ends in, before a norm; start: what the first block reads; fed: whether that is an input of the model.
+    it ends in, before a norm; start: what the first block reads.
     """
 
     numbers: tuple[int, ...]
     start: str
     ends: tuple[str, ...]
     sums: tuple[str | None, ...]
-    fed: bool = False
 
-    def without(self, at: int) -> Stack:
-        """The stack after `drop` of one of its blocks: what comes before bears the name of what is gone."""
-        summed = at > 0 and self._between_sums(at)
-        return Stack(
+    def drop(self, model: ir.Model, at: int) -> tuple[Stack, str | None]:
+        """Take a block out of the model: the stack then, and the sum that now ends where the block ended.
+
+        None where it ends in no sum, or in one that is an output of the model and so stays what it is.
+        """
+        summed = at > 0 and None not in self.sums[at - 1 : at + 1]
+        before = self.sums[at - 1] if summed else self.ends[at - 1] if at else self.start
+        after = self.sums[at] if summed else self.ends[at]
+        now = bypass(model, before or "", after or "")
+
+        def named(parts: tuple[T, ...], gone: int) -> tuple[T, ...]:
+            return tuple(now if part == after else part for part in _rest(parts, gone))  # type: ignore[misc]
+
+        # of two blocks that meet in one sum the norm behind the second stays
+        left = Stack(
             _rest(self.numbers, at),
-            # an input of the model keeps its name
-            self.start if at or self.fed else self.ends[0],
-            _rest(self.ends, max(at - 1, 0)),
-            _rest(self.sums, at - 1 if summed else at),
-            self.fed,
+            self.start if at else now,
+            named(self.ends, max(at - 1, 0)),
+            named(self.sums, at - 1 if summed else at),
         )
-
-    def drop(self, model: ir.Model, at: int) -> str | None:
-        """Take a block out of the model; the name of the sum that now ends where it ended, None where there is none."""
-        if at and self._between_sums(at):
-            bypass(model, self.sums[at - 1] or "", self.sums[at] or "")
-            return self.sums[at]
-        bypass(model, self.ends[at - 1] if at else self.start, self.ends[at])
-        return None
-
-    def _between_sums(self, at: int) -> bool:
-        return self.sums[at] is not None and self.sums[at - 1] is not None
+        return left, after if summed and now == after else None
 
 
 def _rest(parts: tuple[T, ...], gone: int) -> tuple[T, ...]:
@@ -167,7 +170,6 @@ def stacks(model: ir.Model) -> list[Stack]:
             members[0].input.name or "",
             tuple(block.output.name or "" for block in members),
             tuple(_sum(block) for block in members),
-            members[0].input.is_graph_input(),
         )
         for members in found.values()
     ]

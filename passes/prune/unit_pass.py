@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -26,7 +27,13 @@ from .moments import Fitted, Moments
 from .ranking import BY_GRADIENT, Masks, Score, activities, chosen, elimination, magnitudes
 from .units import Key, Units, units
 
-Order = NDArray[np.intp]
+
+class Ranked(NamedTuple):
+    """order: units, the first to go first. costs: how much each of these matters. why: why others than asked decide."""
+
+    order: NDArray[np.intp]
+    costs: Floats
+    why: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +89,8 @@ class UnitPass(Pass):
         """The verdict at every group, leaving `model` as it is."""
         verdicts = self._verdicts(model)
         planned = {each.key: f"{each.size:,} -> {self.left(each.first):,}" for each, _ in verdicts}
+        if self.scope == "global":
+            planned = {each.key: f"{each.size:,}, of which data or weights tell how many go" for each, _ in verdicts}
         return self._outcome(model, verdicts, planned)
 
     def left(self, size: int) -> int:
@@ -117,6 +126,9 @@ class UnitPass(Pass):
     ) -> Outcome:
         findings = []
         for each, miss in verdicts:
+            if miss is None and each.key not in told and self.ratio > 0:
+                value = f"none of {each.size:,} units"
+                miss = Miss("ratio", value, "units that matter less than those of other layers")
             if miss is not None or each.key in told:
                 at, node = f"{each.name} ({place(each.node)})", each.node
                 findings.append(Finding(at, sources(node), miss, scope(node), told.get(each.key, "")))
@@ -162,54 +174,76 @@ class _Pruning:
             each = next(other for other in units(self.model) if other.key == key)
             if size == each.size:
                 continue
-            seen = carver.see(each) if fits or self.score in ("obs", "activation") else {}
-            order, _ = self._order(each, seen)
-            keep = np.ones(each.size, np.bool_)
-            keep[order[: each.size - size]] = False
             notes = len(carver.notes)
+            seen = carver.see(each) if fits or self.score in ("obs", "activation") else {}
+            ranked = self._order(each, seen)
+            keep = np.ones(each.size, np.bool_)
+            keep[ranked.order[: each.size - size]] = False
             each.remember()
-            carver.take(each, keep, seen if fits else {})
-            repaired = "repaired" if fits and seen else "no data to repair on" if self.made.repair else "not repaired"
-            told[key] = "; ".join([f"{each.size:,} -> {size:,}, {repaired}", *dict.fromkeys(carver.notes[notes:])])
+            fitted = carver.take(each, keep, seen if fits else {})
+            said = [f"{each.size:,} -> {size:,}, {self._repaired(fitted, bool(seen))}", ranked.why]
+            noted = dict.fromkeys(carver.notes[notes:]) if fits or ranked.why else ()
+            told[key] = "; ".join(filter(None, [*said, *noted]))
         return told
+
+    def _repaired(self, fitted: bool, seen: bool) -> str:
+        """What became of the weights that read the rest."""
+        if not self.made.repair:
+            return "not repaired"
+        if self.context.calibration is None:
+            return "no data to repair on"
+        if not seen:
+            return "no reader that can be repaired"
+        return "repaired" if fitted else "not repaired, what was there does best"
 
     def _left(self, taken: Sequence[Units], carver: Carver) -> dict[Key, int]:
         """How many units stay of each group."""
         if self.made.scope == "layer":
             return {each.key: self.made.left(each.first) for each in taken}
-        # every group's units in the order in which they would go, at what each costs
-        costs = []
+        # what takes each group down to the next multiple, at what a unit of that costs
+        steps = []
         for at, each in enumerate(taken):
             seen = carver.see(each) if self.score in ("obs", "activation") else {}
-            _, rising = self._order(each, seen)
             # a unit never goes before those that matter less
-            costs += [(cost, at) for cost in np.maximum.accumulate(rising)]
-        gone = np.zeros(len(taken), int)
-        before = sum(each.first - each.size for each in taken)
-        for _, at in sorted(costs)[: max(round(self.made.ratio * (len(costs) + before)) - before, 0)]:
-            gone[at] += 1
-        multiple = self.made.multiple
-        found = {}
-        for each, count in zip(taken, gone, strict=True):
-            least = min(multiple, each.size)
-            found[each.key] = max(least, min(each.size, multiple * round((each.size - count) / multiple)))
+            rising = np.maximum.accumulate(self._order(each, seen).costs)
+            for size, left in itertools.pairwise(_sizes(each.size, self.made.multiple)):
+                part = rising[each.size - size : each.size - left]
+                steps.append((float(part.mean()), at, size, left))
+        found = {each.key: each.size for each in taken}
+        gone = sum(each.first - each.size for each in taken)
+        most = round(self.made.ratio * sum(each.first for each in taken)) - gone
+        for _, at, size, left in sorted(steps, key=lambda step: step[:2]):
+            # to the nearest: what is left over then is less than half of any step, so that another run takes none
+            if size - left <= 2 * most and found[taken[at].key] == size:
+                found[taken[at].key], most = left, most - (size - left)
         return found
 
-    def _order(self, each: Units, seen: Mapping[Fitted, Moments]) -> tuple[Order, Floats]:
+    def _order(self, each: Units, seen: Mapping[Fitted, Moments]) -> Ranked:
         """Units, the first to go first, and how much each of these matters."""
         if self.score == "obs" and seen:
             found = elimination(each, seen)
-            return found.order, np.diff(found.errors)
-        if self.score == "activation" and seen:
-            values = activities(each, seen)
-        elif self.score == "entropy" and (often := firing(self.model, each, self.context)) is not None:
-            values = scores.entropy(often)
-        elif self.score == "confidence":
-            values = confidence(self.model, each, self.context)
-        elif self._masks is not None:
-            values = self._masks.score(each, self.score)
-        else:
-            # nothing was seen of what readers that cannot be fitted get
-            values = magnitudes(each, self.score)
-        order = np.argsort(values, kind="stable")
-        return order, values[order]
+            return Ranked(found.order, np.diff(found.errors))
+        values = self._values(each, seen)
+        why = values if isinstance(values, str) else ""
+        measured = magnitudes(each, self.score) if isinstance(values, str) else values
+        order = np.argsort(measured, kind="stable")
+        return Ranked(order, measured[order], f"by magnitude: {why}" if why else "")
+
+    def _values(self, each: Units, seen: Mapping[Fitted, Moments]) -> Floats | str:
+        """How much each unit matters, or why the score cannot tell."""
+        if self.score in ("obs", "activation"):
+            return activities(each, seen) if seen else "no reader that can be fitted"
+        if self.score == "entropy":
+            often = firing(self.model, each, self.context)
+            return "inputs that are of two units at once" if often is None else scores.entropy(often)
+        if self.score == "confidence":
+            return confidence(self.model, each, self.context)
+        if self._masks is not None:
+            found = self._masks.score(each, self.score)
+            return "no gradient reaches what reads them" if found is None else found
+        return magnitudes(each, self.score)
+
+
+def _sizes(size: int, multiple: int) -> list[int]:
+    """What may stay of so many units: all, and each multiple below that."""
+    return [size, *range((size - 1) // multiple * multiple, 0, -multiple)]

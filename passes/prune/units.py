@@ -27,12 +27,16 @@ Key = tuple[tuple[str, int], ...]
 
 @dataclass(frozen=True)
 class Units:
-    """A group of axes whose units are made and read by weight sites. name: of the site that reads them."""
+    """A group of axes whose units are made and read by weight sites. name: of the site that reads them.
+
+    number: among the groups that lie along the same axes of the same weights, side by side.
+    """
 
     found: Dependencies
     group: Group
     makers: tuple[Site, ...]
     readers: tuple[Site, ...]
+    number: int = 0
 
     @property
     def name(self) -> str:
@@ -45,18 +49,20 @@ class Units:
 
     @cached_property
     def key(self) -> Key:
-        return tuple(sorted((value.name or "", at) for value, at in self.group.weights))
+        return (*_along(self.group), *([("", self.number)] if self.number else []))
 
     @property
     def first(self) -> int:
         """How many units there were before any pass took some."""
-        value, at = self.group.weights[0]
-        return int(value.metadata_props.get(f"{_FIRST}.{at}", self.size))
+        return int(self.group.weights[0][0].metadata_props.get(self._noted, self.size))
 
     def remember(self) -> None:
         """Note how many units there are, unless an earlier pass has."""
-        value, at = self.group.weights[0]
-        value.metadata_props.setdefault(f"{_FIRST}.{at}", str(self.size))
+        self.group.weights[0][0].metadata_props.setdefault(self._noted, str(self.size))
+
+    @property
+    def _noted(self) -> str:
+        return f"{_FIRST}.{self.group.weights[0][1]}" + (f".{self.number}" if self.number else "")
 
     @property
     def size(self) -> int:
@@ -107,14 +113,21 @@ def units(model: ir.Model) -> list[Units]:
         for leaf in _leaves(found, site.activation, site.axis) if site.kind is not Kind.EMBEDDING else ():
             readers.setdefault(leaf, {})[number] = site
     made = []
+    numbers: dict[Key, int] = {}
     for group in found.groups:
         making, reading = (of.get(group.axis, {}) for of in (makers, readers))
         along = [value for value, _ in group.weights]
         # a convolution by channel hands units on: its weight has them once
         last = {at: site for at, site in reading.items() if at not in making or along.count(site.weight) > 1}
         if making and last:
-            made.append((min(last), Units(found, group, tuple(making.values()), tuple(last.values()))))
+            number = numbers.setdefault(_along(group), 0)
+            numbers[_along(group)] += 1
+            made.append((min(last), Units(found, group, tuple(making.values()), tuple(last.values()), number)))
     return [each for _, each in sorted(made, key=lambda pair: pair[0])]
+
+
+def _along(group: Group) -> Key:
+    return tuple(sorted((value.name or "", at) for value, at in group.weights))
 
 
 def _features(found: Dependencies, value: ir.Value, axis: int) -> Axis | None:

@@ -18,12 +18,14 @@ from tersor.ir.level import Level, Signature, violations
 from tersor.ir.runner import runner
 from tersor.ir.text import format_model
 from tersor.passes.base import Context, Outcome
+from tersor.passes.catalogue import PASSES as CATALOGUE
 from tersor.passes.pipeline import Pipeline
 from tersor.passes.prune.tables import tables
 from tersor.passes.report import Size
 from tersor.passes.run import run_pipeline
 from tersor.passes.statistics import Calibration
 from tersor.tests.passes.prune.models import MODELS, SMALL, Example, example, write_ticket
+from tersor.tests.support import REORDERED
 
 
 class Row(NamedTuple):
@@ -63,8 +65,10 @@ PASSES: Mapping[str, Row] = {
 }
 
 BACKENDS = ("onnxruntime", "openvino", "torch")
-#: Arithmetic is reordered, no more.
-REORDERED = 1e-4
+
+
+def test_every_pruning_pass_is_held_to_every_model() -> None:
+    assert sorted(PASSES) == [name for name, path in CATALOGUE.items() if path.startswith(".prune.")]
 
 
 def marked(name: str, *others: object) -> object:

@@ -60,8 +60,11 @@ def entropy(positive: Array) -> Floats:
 
 
 def taylor(products: Array) -> Floats:
-    """|dL / dm_u| for a mask m on units, averaged over draws: Michel et al., Are Sixteen Heads Really Better than One?,
-    2019, equation 2. products: dL / dm, [draws, units].
+    """|dL / dm_u| for a mask m on units, averaged over draws. products: dL / dm, [draws, units].
+
+    As Michel et al., Are Sixteen Heads Really Better than One?, 2019, equation 2, who average over examples and take
+    the loss of a task. Here a draw is a batch: the sum over its rows of derivatives of the drop, each with random signs
+    (`passes.gradients`), so that it is a mean magnitude of sums where theirs is one of single examples.
     """
     found: Floats = np.abs(np.asarray(products, np.float64)).mean(0)
     return found

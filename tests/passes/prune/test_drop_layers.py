@@ -12,6 +12,7 @@ from tersor.ir.feeds import random_feeds
 from tersor.ir.runner import runner
 from tersor.ir.text import graph
 from tersor.passes.base import Context
+from tersor.passes.prune.answers import Answers
 from tersor.passes.prune.drop_layers import DropLayers
 from tersor.passes.statistics import Calibration
 
@@ -47,6 +48,28 @@ def error(one: ir.Model, other: ir.Model) -> float:
     feeds = random_feeds(one, SIZES, seed=99)
     first, second = (runner(model)(feeds)["y"] for model in (one, other))
     return float(np.linalg.norm(first - second) / np.linalg.norm(first))
+
+
+def two_stacks(first: int = 3, second: int = 3) -> ir.Model:
+    """An encoder, and a decoder each of whose blocks reads what the encoder ends in."""
+    text, weights = list[str](), dict[str, np.ndarray]()
+    for stream, count, name in (("x", first, "e"), ("z", second, "d")):
+        now = stream
+        for at in range(count):
+            one = f"{name}{at}"
+            text += [f"n{one} = RMSNormalization{{axis=-1}}({now}, g)", f"a{one} = MatMul(n{one}, w{one})"]
+            text += [f"c{one} = MatMul(e, k{one})", f"r{one} = Add(a{one}, c{one})"] if name == "d" else []
+            text += [f"h{one} = Relu({'r' if name == 'd' else 'a'}{one})", f"o{one} = MatMul(h{one}, v{one})"]
+            text += [f"s{one} = Add({now}, o{one})"]
+            weights |= {f"w{one}": weight(16, 32), f"v{one}": weight(32, 16)}
+            weights |= {f"k{one}": weight(16, 32)} if name == "d" else {}
+            now = f"s{one}"
+        text.append(f"{'e' if name == 'e' else 'y'} = Identity({now})")
+    return graph(*text, inputs={**X, "z": "float[batch, sequence, 16]"}, g=np.ones(16, np.float32), **weights)
+
+
+def left(model: ir.Model) -> set[str]:
+    return {name[1:] for name in model.graph.initializers if name[0] == "w"}
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -133,6 +156,145 @@ def test_leaves_alone_blocks_that_something_else_reads() -> None:
     assert miss is not None
     assert (miss.rule, miss.value) == ("inside", "h1, an output of the model")
     assert not outcome.matches
+
+
+def test_blocks_of_two_stacks_go_once() -> None:
+    model = two_stacks()
+    made = DropLayers(layers=(1, 4), repair=False)
+    assert made.apply(model, Context()).matches == 2
+    assert left(model) == {"e0", "e2", "d0", "d2"}
+    (again,) = made.apply(model, Context()).findings
+    assert again.miss is not None
+    assert (again.miss.rule, again.miss.value) == ("count", "2 gone")
+    assert left(model) == {"e0", "e2", "d0", "d2"}
+
+
+def test_of_each_stack_so_many_go() -> None:
+    model = two_stacks(4, 3)
+    DropLayers(layers=(1,), repair=False).apply(model, Context())
+    DropLayers(count=1, score="top").apply(model, Context())
+    assert left(model) == {"e0", "e2", "e3", "d0", "d1"}
+    DropLayers(count=2, score="top").apply(model, Context())
+    assert left(model) == {"e0", "e2", "d0"}
+    # a block alone is no stack, and still counts
+    assert not DropLayers(layers=(5, 6)).apply(model, Context()).matches
+    with pytest.raises(OptionError, match="expected a block to stay"):
+        DropLayers(layers=(4,)).apply(model, Context())
+
+
+def test_numbers_are_those_of_the_model_as_it_was() -> None:
+    model = stack((1.0, 1.0, 1.0, 1.0), after=False)
+    for layers, gone in (((1,), {"1"}), ((3, 3), {"1", "3"}), ((1, 1, 0), {"0", "1", "3"})):
+        DropLayers(layers=layers).apply(model, Context())
+        assert {"0", "1", "2", "3"} - left(model) == gone
+
+
+def test_blocks_that_were_changed_are_told() -> None:
+    model = stack((1.0, 1.0, 1.0, 1.0), after=False)
+    DropLayers(layers=(1,)).apply(model, Context())
+    model.graph.initializers["w3"].const_value = ir.tensor(weight(16, 24))
+    model.graph.initializers["v3"].const_value = ir.tensor(weight(24, 16))
+    for value in model.graph.initializers.values():
+        value.shape = value.const_value.shape  # type: ignore[union-attr, assignment]
+    (finding,) = DropLayers(layers=(2,)).apply(model, Context()).findings
+    assert finding.miss is not None
+    assert (finding.miss.rule, finding.miss.value) == ("blocks", "stacks of 2")
+
+
+@pytest.mark.parametrize("layers", [(0,), (1,), (2,), (0, 1), (1, 2)])
+def test_values_between_blocks_that_are_outputs_keep_their_names(layers: tuple[int, ...]) -> None:
+    """As of a model that answers with all its hidden states."""
+    model = stack((1.0, 0.5, 0.7), after=False)
+    named = {value.name: value for node in model.graph for value in node.outputs}
+    model.graph.outputs.extend(named[f"s{at}"] for at in range(3))
+    plain = model.clone()
+    assert DropLayers(layers=layers).apply(model, calibrated(model)).matches == len(layers)
+    assert [value.name for value in model.graph.outputs] == ["y", "s0", "s1", "s2"]
+    feeds = random_feeds(plain, SIZES, seed=3)
+    before, now = runner(plain)(feeds), runner(model)(feeds)
+    for at in range(3):
+        if at in layers:
+            np.testing.assert_array_equal(now[f"s{at}"], now[f"s{at - 1}"] if at else feeds["x"])
+    if 0 not in layers:
+        np.testing.assert_allclose(now["s0"], before["s0"], rtol=1e-5)
+
+
+def test_the_drop_is_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[str]()
+    plain = Answers.of
+
+    def of(*given: object, form: str = "cosine", batches: int) -> Answers:
+        asked.append(form)
+        return plain(*given, form=form, batches=batches)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Answers, "of", of)
+    model = stack((1.0, 0.1, 1.0), after=False)
+    DropLayers(drop="kl").apply(model, calibrated(model))
+    assert asked == ["kl"]
+
+
+@pytest.mark.parametrize(
+    ("repair", "batches", "said"),
+    [
+        (False, 6, "dropped, not repaired"),
+        (True, 0, "dropped, no data to repair on"),
+        (True, 12, "dropped, repaired"),
+        (True, 1, "dropped, repaired (120 tokens for 32 inputs, ridge "),
+    ],
+)
+def test_what_was_fitted_is_told(repair: bool, batches: int, said: str) -> None:
+    model = stack((1.0, 0.4, 0.4, 1.0), after=False)
+    context = calibrated(model, batches) if batches else Context()
+    (finding,) = DropLayers(layers=(2,), repair=repair).apply(model, context).findings
+    assert finding.chosen.startswith(said)
+    assert finding.chosen == said or said.endswith(" ")
+
+
+def test_what_no_fit_makes_better_is_told() -> None:
+    model = stack((1.0, 1.0, 0.0, 1.0), after=False)
+    before = constant_of(model.graph.initializers["v1"])
+    (finding,) = DropLayers(layers=(2,)).apply(model, calibrated(model)).findings
+    assert finding.chosen == "dropped, not repaired: no fit does better on unseen data"
+    np.testing.assert_array_equal(constant_of(model.graph.initializers["v1"]), before)  # type: ignore[arg-type]
+
+
+def test_biases_and_norms_are_merged_too() -> None:
+    model = stack((1.0, 1.0, 1.0, 1.0), after=False)
+    held = {name: constant_of(value) for name, value in model.graph.initializers.items()}
+    outcome = DropLayers(layers=(0, 2), merge=True).apply(model, Context())
+    for kind in "wvbg":
+        found = constant_of(model.graph.initializers[f"{kind}1"])
+        np.testing.assert_allclose(found, held[f"{kind}2"], rtol=1e-5, atol=1e-6)  # type: ignore[arg-type]
+    told = [finding.chosen.split(", ")[-1] for finding in outcome.findings]
+    assert told == ["not merged: no block like it stays before it", "merged"]
+
+
+def test_weights_are_merged_by_what_they_are_for_not_by_their_order() -> None:
+    text, weights, now = list[str](), dict[str, np.ndarray](), "x"
+    for at, order in enumerate(("gu", "ug", "gu")):
+        text += [f"{name}{at} = MatMul({now}, w{name}{at})" for name in order]
+        text += [f"r{at} = Sigmoid(g{at})", f"p{at} = Mul({', '.join(f'{a}{at}' for a in ('ru', 'ur')[at % 2])})"]
+        text += [f"d{at} = MatMul(p{at}, wd{at})", f"s{at} = Add({now}, d{at})"]
+        weights |= {f"w{name}{at}": weight(*((32, 16) if name == "d" else (16, 32))) for name in "gud"}
+        now = f"s{at}"
+    model = graph(*text, f"y = Relu({now})", inputs=X, **weights)
+    assert DropLayers(layers=(1,), merge=True).apply(model, Context()).matches == 1
+    for name in "gud":
+        found = constant_of(model.graph.initializers[f"w{name}0"])
+        np.testing.assert_allclose(found, weights[f"w{name}1"], rtol=1e-5, atol=1e-6)  # type: ignore[arg-type]
+
+
+def test_blocks_are_tried_as_they_are_merged() -> None:
+    plain = stack((1.0, 0.3, 0.5, 0.2), after=False)
+    tried = plain.clone()
+    outcome = DropLayers(count=1, score="output", merge=True, repair=False).apply(tried, calibrated(plain))
+    (chosen,) = (int(finding.place.split()[1]) for finding in outcome.findings)
+    errors = []
+    for at in range(4):
+        model = plain.clone()
+        DropLayers(layers=(at,), merge=True, repair=False).apply(model, calibrated(plain))
+        errors.append(error(plain, model))
+    assert chosen == int(np.argmin(errors))
 
 
 def test_a_graph_without_blocks_is_told() -> None:

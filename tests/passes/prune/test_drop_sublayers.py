@@ -11,6 +11,7 @@ from tersor.ir.feeds import random_feeds
 from tersor.ir.runner import runner
 from tersor.ir.text import graph, lines
 from tersor.passes.base import Context
+from tersor.passes.prune.answers import Answers
 from tersor.passes.prune.drop_sublayers import DropSublayers
 from tersor.passes.statistics import Calibration
 
@@ -103,6 +104,80 @@ def test_names_choose() -> None:
     outcome = DropSublayers(ignore=("v1", "none"), repair=False).apply(model, Context())
     assert [finding.miss.rule for finding in outcome.findings if finding.miss is not None] == ["ignore", "ignore"]
     assert "v1" in model.graph.initializers
+
+
+def test_each_choice_counts_on_its_own() -> None:
+    """As attention first, then feed-forward layers."""
+    model = stream((1.0, 1.0, 1.0, 1.0))
+    made = [DropSublayers(only=only, repair=False) for only in (("v0", "v1"), ("v2", "v3"))]
+    for number, each in enumerate(made, 1):
+        assert each.apply(model, Context()).matches == 1
+        assert len([name for name in model.graph.initializers if name[0] == "v"]) == 4 - number
+    for each in made:
+        outcome = each.apply(model, Context())
+        assert not outcome.matches
+        (miss,) = (finding.miss for finding in outcome.findings if finding.place == "the graph")
+        assert miss is not None
+        assert (miss.rule, miss.value) == ("count", "1 gone")
+    # one of all counts what went under either
+    assert not DropSublayers(count=2, repair=False).apply(model, Context()).matches
+
+
+@pytest.mark.parametrize("score", ["output", "influence", "spectral"])
+def test_branches_of_one_weight_are_told_apart(score: str) -> None:
+    """A block that is used four times over, as in ALBERT: its branches are counted anew when one is gone."""
+    text, before = list[str](), "x"
+    for at in range(4):
+        text += [f"a{at} = MatMul({before}, w)", f"h{at} = Relu(a{at})", f"o{at} = MatMul(h{at}, v)"]
+        text += [f"s{at} = Add({before}, o{at})"]
+        before = f"s{at}"
+    model = graph(*text, f"y = Relu({before})", inputs=X, w=weight(16, 32), v=weight(32, 16))
+    made = DropSublayers(count=3, score=score)  # type: ignore[arg-type]
+    outcome = made.apply(model, calibrated(model))
+    assert outcome.matches == 3
+    assert len([node for node in model.graph if node.op_type == "MatMul"]) == 2
+    assert len({finding.place for finding in outcome.findings}) == 3
+
+
+@pytest.mark.parametrize("repair", [False, True])
+def test_an_input_or_output_keeps_its_name(repair: bool) -> None:
+    """s = x + f(x) and the sum are outputs, x is an input, and t = s + f(s) is one too."""
+    model = stream((1.0, 1.0))
+    named = {value.name: value for node in model.graph for value in node.outputs}
+    model.graph.outputs.extend(named[name] for name in ("s0", "s1"))
+    DropSublayers(count=2, repair=repair).apply(model, calibrated(model))
+    assert [value.name for value in model.graph.outputs] == ["y", "s0", "s1"]
+    assert [value.name for value in model.graph.inputs] == ["x"]
+    feeds = random_feeds(model, SIZES, seed=1)
+    found = runner(model)(feeds)
+    if not repair:
+        for name in ("s0", "s1"):
+            np.testing.assert_array_equal(found[name], feeds["x"])
+
+
+@pytest.mark.parametrize(
+    ("repair", "data", "said"),
+    [(False, True, "not repaired"), (True, False, "no data to repair on"), (True, True, "its mean stays")],
+)
+def test_what_was_done_is_told(repair: bool, data: bool, said: str) -> None:
+    model = stream((1.0, 0.01, 1.0))
+    context = calibrated(model) if data else Context()
+    (finding,) = DropSublayers(score="spectral", repair=repair).apply(model, context).findings
+    assert finding.chosen == f"dropped, {said}"
+
+
+def test_the_drop_is_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[str]()
+    plain = Answers.of
+
+    def of(*given: object, form: str = "cosine", batches: int) -> Answers:
+        asked.append(form)
+        return plain(*given, form=form, batches=batches)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Answers, "of", of)
+    model = stream((1.0, 0.1, 1.0))
+    DropSublayers(drop="kl").apply(model, calibrated(model))
+    assert asked == ["kl"]
 
 
 def test_a_graph_without_branches_is_told() -> None:

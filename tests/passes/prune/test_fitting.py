@@ -10,7 +10,7 @@ from tersor.ir.feeds import random_feeds
 from tersor.ir.site import Site, sites
 from tersor.ir.text import graph
 from tersor.passes.prune.fitting import RIDGE, RIDGES, Fit, error, fit, refit, repairable, scarce, write
-from tersor.passes.prune.moments import Moments, Target, key_of, moments, target_of
+from tersor.passes.prune.moments import Moments, Target, biased, key_of, moments, target_of
 from tersor.passes.statistics import Calibration
 
 RNG = np.random.default_rng(23)
@@ -206,6 +206,8 @@ def test_what_is_written_is_what_is_read(text: tuple[str, ...], weights: dict[st
         ("y = Conv(x, w, b)", (5, 6, 3)),
         ("y = Conv{pads=[2, 1], strides=[2]}(x, w, b)", (5, 6, 3)),
         ("y = Conv(x, w, b)", (5, 6, 1)),
+        ("y = Conv{strides=[2]}(x, w, b)", (5, 6, 1)),
+        ("y = Conv{pads=[1, 1]}(x, w, b)", (5, 6, 1)),
     ],
 )
 def test_a_convolution_that_lost_nothing_stays_what_it_is(text: str, shape: tuple[int, ...]) -> None:
@@ -228,4 +230,42 @@ def test_what_cannot_be_fitted_says_why() -> None:
     assert (
         repairable(only(graph("y = ConvTranspose(x, w)", inputs=channels, w=weight(6, 3, 3)))) == "a site of kind conv"
     )
+    turned = graph("t = Transpose{perm=[1, 0, 2]}(w)", "y = Conv(x, t)", inputs=channels, w=weight(6, 5, 3))
+    assert repairable(only(turned)) == "a weight that is computed"
+    recurrence = graph(
+        "t = Transpose{perm=[0, 2, 1]}(w)", "a, h = GRU{hidden_size=4}(x, t, r)", "y = Identity(h)",
+        inputs={"x": "float[time, batch, 6]"}, outputs=["y"], w=weight(1, 6, 12), r=weight(1, 12, 4),
+    )  # fmt: skip
+    assert repairable(sites(recurrence)[0]) == "a weight that is computed"
+    assert repairable(only(held_by_a_node(layer(), "w"))) == "a weight that is no initializer; run fold-constants first"
     assert repairable(only(layer())) is None
+
+
+def held_by_a_node(model: ir.Model, name: str) -> ir.Model:
+    """The model with a Constant node in an initializer's place."""
+    value = model.graph.initializers[name]
+    node = ir.node("Constant", [], {"value": value.const_value})
+    value.replace_all_uses_with(node.outputs[0])
+    del model.graph.initializers[name]
+    node.outputs[0].name, node.outputs[0].shape, node.outputs[0].type = name, value.shape, value.type
+    model.graph.insert_before(next(iter(model.graph)), node)
+    return model
+
+
+@pytest.mark.parametrize("kind", ["held by a node", "behind a node"])
+def test_a_bias_that_is_not_written_is_not_fitted(kind: str) -> None:
+    """It stays where it is, and what it adds is no part of what the weight is fitted to."""
+    if kind == "held by a node":
+        original = held_by_a_node(layer(), "b")
+    else:
+        original = graph(
+            "h = Relu(x)", "o = MatMul(h, w)", "c = Cast{to=1}(b)", "p = Add(o, c)", "s = Add(x, p)", "y = Tanh(s)",
+            inputs=X, w=weight(6, 6), b=weight(6).astype(np.float16),
+        )  # fmt: skip
+    model = original.clone()
+    assert not biased(only(model))
+    value = model.graph.initializers["w"]
+    wanted = np.asarray(constant_of(value))
+    value.const_value = ir.tensor(0.5 * wanted, name="w")
+    assert refit(model, original, data(model), only(model))
+    np.testing.assert_allclose(np.asarray(constant_of(model.graph.initializers["w"])), wanted, rtol=5e-3, atol=5e-3)

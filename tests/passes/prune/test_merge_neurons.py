@@ -111,6 +111,17 @@ def test_no_more_than_the_ratio_goes() -> None:
     assert shape(model, "w") == [32, 48]
 
 
+def test_a_second_run_takes_no_more() -> None:
+    model = layer("Gelu", np.ones((32, 64), np.float32), np.ones(64, np.float32))
+    for _ in range(2):
+        outcome = MergeNeurons(ratio=0.25).apply(model, Context())
+        assert shape(model, "w") == [32, 48]
+    assert [finding.miss and finding.miss.rule for finding in outcome.findings] == ["ratio"]
+    # what is left of a larger share
+    MergeNeurons(ratio=0.5).apply(model, Context())
+    assert shape(model, "w") == [32, 32]
+
+
 def test_tells_how_far_merged_neurons_are_apart() -> None:
     (finding,) = MergeNeurons().explain(scaled("Relu"), Context()).findings
     assert finding.chosen.startswith("64 -> 48, apart ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
 
@@ -13,12 +14,17 @@ from tersor.ir.errors import OptionError
 from tersor.ir.feeds import Feeds, random_feeds
 from tersor.ir.runner import runner
 from tersor.ir.site import sites
-from tersor.passes.base import Context
+from tersor.ir.text import graph
+from tersor.passes.base import Context, Outcome
+from tersor.passes.prune.answers import Answers
 from tersor.passes.prune.budget import Budget, Level, chosen
+from tersor.passes.prune.carving import Carver
 from tersor.passes.prune.prune_budget import PruneBudget
 from tersor.passes.prune.prune_heads import PruneHeads
 from tersor.passes.prune.prune_neurons import PruneNeurons
+from tersor.passes.prune.units import Units
 from tersor.passes.statistics import Calibration
+from tersor.tests.passes.corpus_attention import X, normal
 from tersor.tests.passes.corpus_prune import redundant_layers
 
 SIZES = {"batch": 8, "sequence": 24}
@@ -142,14 +148,217 @@ def test_a_latency_is_kept_by_what_parts_take() -> None:
         return 1e-9 * sum(tensor.size for tensor in tensors if tensor is not None)
 
     plain = redundant_layers()
+    noise = iter(1 + 0.3 * np.random.default_rng(0).random(10_000))
     model, context = plain.clone(), replace(calibrated(plain), latency=latency)
     PruneBudget(budget="0.6 latency", levels=4, multiple=8).apply(model, context)
     assert stored(model) <= 0.6 * stored(plain)
-    again = PruneBudget(budget="0.6 latency", levels=4, multiple=8).apply(model, context)
+    # what is timed again is never quite the same
+    noisy = replace(context, latency=lambda part, feeds: next(noise) * latency(part, feeds))
+    again = PruneBudget(budget="0.6 latency", levels=4, multiple=8).apply(model, noisy)
     assert not again.matches
+    (miss,) = (finding.miss for finding in again.findings if finding.place == "the graph")
+    assert miss is not None
+    assert miss.rule == "budget"
 
 
 def test_a_latency_needs_a_target() -> None:
     model = redundant_layers()
     with pytest.raises(OptionError, match="a latency is one of a target"):
         PruneBudget(budget="0.6 latency").apply(model, calibrated(model))
+
+
+def joined() -> ir.Model:
+    """Two layers whose neurons one projection reads side by side, and that another weight makes with the first's."""
+    return graph(
+        "p = MatMul(x, w)", "a, b = Split{axis=-1, num_outputs=2}(p)", "f = Relu(a)", "g = Gelu(b)",
+        "c = Concat{axis=-1}(f, g)", "o = MatMul(c, v)", "y = Add(x, o)",
+        inputs=X, w=normal(32, 128), v=0.3 * normal(128, 33)[:, :32],
+    )  # fmt: skip
+
+
+def deep() -> ir.Model:
+    """A branch of three layers: the one in the middle is cut on both sides."""
+    return graph(
+        "a = MatMul(x, w)", "f = Relu(a)", "b = MatMul(f, u)", "g = Relu(b)", "o = MatMul(g, v)", "y = Add(x, o)",
+        inputs=X, w=normal(32, 64), u=normal(64, 64), v=0.3 * normal(64, 33)[:, :32],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("unit", ["flops", "bytes"])
+@pytest.mark.parametrize("made", [joined, deep])
+def test_weights_of_several_groups_are_counted_as_they_are_cut(made: Callable[[], ir.Model], unit: str) -> None:
+    plain = made()
+    model = plain.clone()
+    outcome = PruneBudget(budget=f"0.6 {unit}", levels=8, multiple=8, kinds=("neurons",)).apply(
+        model, calibrated(plain)
+    )
+    measure = multiplied if unit == "flops" else stored
+    spent = measure(model) / measure(plain)
+    assert spent <= 0.6
+    assert outcome.curve is not None
+    if made is joined:
+        assert outcome.curve.chosen[0] == pytest.approx(spent, abs=1e-3)
+    else:
+        assert outcome.curve.chosen[0] >= spent
+
+
+def test_bytes_are_those_of_all_weights() -> None:
+    plain = graph(
+        "e = Gather(table, ids)", "a = MatMul(e, w)", "b = Add(a, c)", "f = Relu(b)", "o = MatMul(f, v)",
+        "y = Add(e, o)",
+        inputs={"ids": "int64[batch, sequence]"}, table=normal(64, 32), w=normal(32, 64), v=normal(64, 32),
+        c=normal(64),
+    )  # fmt: skip
+
+    def every(model: ir.Model) -> int:
+        return sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+
+    model = plain.clone()
+    PruneBudget(budget="0.75 bytes", multiple=4, kinds=("neurons",)).apply(model, calibrated(plain))
+    assert 0.7 < every(model) / every(plain) <= 0.75
+    with pytest.raises(OptionError, match="cannot be kept"):
+        PruneBudget(budget="0.3 bytes").apply(plain.clone(), calibrated(plain))
+
+
+def test_a_block_that_is_used_again_is_no_branch_of_its_own() -> None:
+    """As in ALBERT: what goes in one place would go in all."""
+    text, before = list[str](), "x"
+    for at in range(3):
+        text += [f"a{at} = MatMul({before}, w)", f"h{at} = Relu(a{at})", f"o{at} = MatMul(h{at}, v)"]
+        text += [f"s{at} = Add({before}, o{at})"]
+        before = f"s{at}"
+    model = graph(*text, f"y = Relu({before})", inputs=X, w=normal(32, 64), v=0.2 * normal(64, 32))
+    outcome = PruneBudget(budget="0.5 flops", multiple=8).apply(model, calibrated(model))
+    assert [finding.chosen for finding in outcome.findings if finding.chosen] == ["64 -> 32"]
+
+
+@pytest.mark.parametrize("repair", [False, True])
+def test_a_branch_goes_whose_weight_cannot_be_fitted(repair: bool) -> None:
+    plain = graph(
+        "a = MatMul(x, w)", "f = Relu(a)", "c = Cast{to=1}(v)", "o = MatMul(f, c)", "s = Add(x, o)",
+        "b = MatMul(s, u)", "g = Relu(b)", "p = MatMul(g, t)", "y = Add(s, p)",
+        inputs=X, w=normal(32, 64), v=(0.01 * normal(64, 33)[:, :32]).astype(np.float16), u=normal(32, 64),
+        t=normal(65, 32)[:64],
+    )  # fmt: skip
+    model = plain.clone()
+    made = PruneBudget(budget="0.5 flops", kinds=("branches",), repair=repair)
+    outcome = made.apply(model, calibrated(plain))
+    assert "64 -> 0" in {finding.chosen for finding in outcome.findings}
+    assert error(plain, model) < 0.05
+
+
+def rules(outcome: Outcome) -> list[str]:
+    found = [finding.miss.rule for finding in outcome.findings if finding.miss is not None]
+    # the stream itself, which norms and the model's input hold
+    return [rule for rule in found if rule != "held"]
+
+
+def test_what_there_is_nothing_to_do_for_is_told() -> None:
+    model = redundant_layers()
+    context = calibrated(model)
+    assert rules(PruneBudget(budget="1 flops").apply(model, context)) == ["budget"]
+    made = PruneBudget(ignore=("nothing like it",), kinds=("branches",), budget="1 flops")
+    assert rules(made.apply(model, context)) == ["ignore", "budget"]
+    plain = graph("y = MatMul(x, w)", inputs=X, w=normal(32, 32))
+    assert rules(PruneBudget().apply(plain, calibrated(plain))) == ["units"]
+
+
+def test_attention_that_was_not_raised_is_told() -> None:
+    model = graph(
+        "q = MatMul(x, w)", "t = Transpose{perm=[0, 2, 1]}(x)", "s = MatMul(q, t)", "p = Softmax(s)",
+        "a = MatMul(p, x)", "f = MatMul(a, u)", "g = Relu(f)", "y = MatMul(g, v)",
+        inputs=X, w=normal(32, 32), u=normal(32, 64), v=normal(64, 32),
+    )  # fmt: skip
+    assert "attention" in rules(PruneBudget(budget="0.9 flops").apply(model, calibrated(model)))
+    assert "attention" not in rules(PruneBudget(kinds=("neurons",)).explain(model, calibrated(model)))
+
+
+def test_kinds_that_may_not_go_are_no_findings() -> None:
+    model = redundant_layers()
+    made = PruneBudget(budget="0.9 flops", kinds=("neurons",), multiple=8)
+    outcome = made.apply(model, calibrated(model))
+    assert {finding.place.split(" ")[0] for finding in outcome.findings if not finding.miss} == {"wd0", "wd1"}
+    assert "kind" not in rules(outcome)
+
+
+def test_names_and_levels_choose() -> None:
+    for made, places in (
+        (PruneBudget(budget="0.95 flops", only=("wd0",), levels=2), {"wd0"}),
+        (PruneBudget(budget="0.95 flops", ignore=("wo*", "wd1"), levels=2), {"wd0"}),
+    ):
+        model = redundant_layers()
+        outcome = made.apply(model, calibrated(model))
+        told = {finding.place.split(" ")[0]: finding.chosen for finding in outcome.findings if finding.chosen}
+        assert told.keys() == places
+        # between one number and none
+        assert set(told.values()) <= {"64 -> 32", "64 -> 0"}
+    model = redundant_layers()
+    outcome = PruneBudget(budget="0.9 flops", kinds=("neurons",), levels=8, multiple=8).apply(model, calibrated(model))
+    assert any("-> 56" in finding.chosen for finding in outcome.findings)
+
+
+def test_repair_helps() -> None:
+    plain, errors = redundant_layers(), []
+    for repair in (False, True):
+        model = plain.clone()
+        PruneBudget(budget="0.5 flops", repair=repair, multiple=8).apply(model, calibrated(plain))
+        errors.append(error(plain, model))
+    assert errors[1] < errors[0]
+
+
+def test_answers_are_held_against_batches_that_were_not_fitted_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, Answers]] = []
+    fitted: list[list[Feeds]] = []
+    of, see = Answers.of, Carver.see_all
+
+    def answers(*given: object, form: str = "cosine", batches: int) -> Answers:
+        asked.append((form, of(*given, form=form, batches=batches)))  # type: ignore[arg-type]
+        return asked[-1][1]
+
+    def seen(carver: Carver, groups: Sequence[Units]) -> object:
+        assert carver.calibration is not None
+        fitted.append(list(carver.calibration.batches))
+        return see(carver, groups)
+
+    monkeypatch.setattr(Answers, "of", answers)
+    monkeypatch.setattr(Carver, "see_all", seen)
+    model = redundant_layers()
+    PruneBudget(budget="0.8 flops", drop="kl", levels=2).apply(model, calibrated(model))
+    ((form, held),) = asked
+    assert form == "kl"
+    assert held.batches
+    assert not {id(feeds) for feeds in fitted[0]} & {id(feeds) for feeds in held.batches}
+
+
+def test_units_of_zeros_are_those_that_go() -> None:
+    plain = redundant_layers()
+    for name, keep in {"wd0": 40, "wd1": 24, "wo0": 16, "wo1": 24}.items():
+        value = plain.graph.initializers[name]
+        assert value.const_value is not None
+        value.const_value = ir.tensor(
+            value.const_value.numpy() * (np.arange(len(value.const_value.numpy())) < keep)[:, None]
+        )
+    # 64 inputs and outputs for each neuron and 32 * 4 for each feature of a head
+    every = 2 * (64 * 3 * 32 + 32 * 4 * 32)
+    share = (64 * 3 * 32 + 40 * 4 * 32) / every
+    model = plain.clone()
+    outcome = PruneBudget(budget=f"{share} flops", multiple=8).apply(model, calibrated(plain))
+    told = {finding.place.split(" ")[0]: finding.chosen for finding in outcome.findings if finding.chosen}
+    assert {name: text.split(";")[0] for name, text in told.items()} == {
+        "wd0": "64 -> 40", "wd1": "64 -> 24", "wo0": "4 -> 2", "wo1": "4 -> 3",
+    }  # fmt: skip
+    feeds = random_feeds(plain, SIZES, seed=99)
+    np.testing.assert_allclose(runner(model)(feeds)["y"], runner(plain)(feeds)["y"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"multiple": 0}, "a multiple of at least 1"),
+        ({"levels": 1}, "at least 2 levels"),
+        ({"kinds": ()}, "found none"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options: dict[str, object], said: str) -> None:
+    with pytest.raises(OptionError, match=said):
+        PruneBudget(**options)  # type: ignore[arg-type]

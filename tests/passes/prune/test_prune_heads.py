@@ -7,6 +7,7 @@ import onnx_ir as ir
 import pytest
 from tersor.ir.axes import kept
 from tersor.ir.constants import constant_of
+from tersor.ir.errors import OptionError
 from tersor.ir.feeds import random_feeds
 from tersor.ir.runner import runner
 from tersor.ir.text import graph, lines
@@ -103,17 +104,48 @@ def test_confidence_keeps_the_heads_that_attend_to_something() -> None:
     np.testing.assert_array_equal(left, query[:, np.repeat([True, False, True, True, False, True], 4)])
 
 
-def test_a_cache_holds_heads_unless_told() -> None:
+def rotated() -> ir.Model:
+    """Heads that nothing but a rotation counts."""
+    return graph(
+        "v = MatMul(x, w)", "r = RotaryEmbedding{num_heads=4}(v, cos, sin)", "y = MatMul(r, o)",
+        inputs={"x": "float[batch, 5, 16]"}, w=weight(16, 16), o=weight(16, 16),
+        cos=np.ones((1, 5, 2), np.float32).repeat(6, 0), sin=np.zeros((6, 5, 2), np.float32),
+    )  # fmt: skip
+
+
+def test_confidence_is_of_attention() -> None:
+    model = rotated()
+    with pytest.raises(OptionError, match=r"probabilities of attention as one op.*RotaryEmbedding"):
+        PruneHeads(score="confidence").apply(
+            model, Context(calibration=Calibration([random_feeds(model, {"batch": 6})]))
+        )
+
+
+@pytest.mark.parametrize("key_heads", [6, 3])
+def test_confidence_of_attention_by_four_axes(key_heads: int) -> None:
+    def split(name: str, heads: int) -> list[str]:
+        return [f"{name}h = Reshape({name}, [0, 0, {heads}, 4])", f"{name}t = Transpose{{perm=[0, 2, 1, 3]}}({name}h)"]
+
+    model = graph(
+        "q = MatMul(x, wq)", "k = MatMul(x, wk)", "v = MatMul(x, wv)",
+        *split("q", 6), *split("k", key_heads), *split("v", key_heads), "a = Attention(qt, kt, vt)",
+        "t = Transpose{perm=[0, 2, 1, 3]}(a)", "f = Reshape(t, [0, 0, 24])", "y = MatMul(f, wo)",
+        inputs=X, wq=weight(16, 24), wk=weight(16, 4 * key_heads), wv=weight(16, 4 * key_heads), wo=weight(24, 16),
+    )  # fmt: skip
+    assert PruneHeads(ratio=1 / 3, score="confidence").apply(model, calibrated(model)).matches == 1
+    left = constant_of(model.graph.initializers["wk"])
+    assert left is not None
+    assert left.shape == (16, 4 * key_heads * 2 // 3)
+
+
+def test_a_cache_holds_heads() -> None:
     model = cached()
     before = lines(model)
     outcome = PruneHeads(ratio=0.5).apply(model, Context())
     (miss,) = (finding.miss for finding in outcome.findings)
     assert miss is not None
-    assert (miss.rule, "cache=true" in miss.need) == ("held", True)
+    assert (miss.rule, miss.need.endswith("prune it as it is without a cache")) == ("held", True)
     assert lines(model) == before
-    assert PruneHeads(ratio=0.5, cache=True).apply(model, Context()).matches == 1
-    assert numbers(model) == (2, 2)
-    assert [str(value.shape) for value in model.graph.inputs] == ["[batch,sequence,16]", *["[batch,2,past,4]"] * 2]
 
 
 def test_attention_that_was_not_raised_is_told_of() -> None:

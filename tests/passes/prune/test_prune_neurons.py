@@ -203,11 +203,87 @@ def test_a_global_ratio_takes_more_of_what_matters_less() -> None:
     assert shapes == [48, 24]
 
 
-def test_too_few_tokens_raise_the_ridge_and_are_told() -> None:
+@pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.parametrize("score", ["obs", "taylor"])
+def test_a_second_run_takes_no_more(scope: str, score: str) -> None:
+    model = two_layers()
+    made = PruneNeurons(ratio=0.3, scope=scope, score=score)  # type: ignore[arg-type]
+    assert made.apply(model, calibrated(model)).matches
+    # 30 % of 196, to the nearest that steps of 4 and 8 allow
+    sizes = widths(model)
+    assert abs(sum(sizes) - (196 - 59)) <= 4 or scope == "layer"
+    again = made.apply(model, calibrated(model))
+    assert widths(model) == sizes
+    assert {finding.miss.rule for finding in again.findings if finding.miss} == {"held", "ratio"}
+
+
+def test_a_layer_of_which_nothing_goes_keeps_its_odd_size_and_says_so() -> None:
+    model = two_layers(0.01)
+    outcome = PruneNeurons(ratio=0.25, scope="global", score="magnitude").apply(model, Context())
+    assert widths(model) == [100, 48]
+    (miss,) = (finding.miss for finding in outcome.findings if finding.miss and finding.miss.rule == "ratio")
+    assert miss.value == "none of 100 units"
+
+
+def two_layers(by: float = 1.0) -> ir.Model:
+    return graph(
+        "a = MatMul(x, w)", "h = Relu(a)", "o = MatMul(h, v)", "s = Add(x, o)", "c = MatMul(s, u)", "k = Relu(c)",
+        "y = MatMul(k, t)",
+        inputs=X, w=weight(16, 100), v=weight(100, 16), u=by * weight(16, 96), t=by * weight(96, 16),
+    )  # fmt: skip
+
+
+def widths(model: ir.Model) -> list[int]:
+    return [constant_of(model.graph.initializers[name]).shape[1] for name in "wu"]  # type: ignore[union-attr]
+
+
+def told(made: PruneNeurons, model: ir.Model, context: Context) -> str:
+    (finding,) = (each for each in made.apply(model, context).findings if each.miss is None)
+    return finding.chosen
+
+
+def test_too_few_tokens_are_told() -> None:
     model = feed_forward()
     few = Context(calibration=Calibration([random_feeds(model, {"batch": 1, "sequence": 20}, seed=1)]))
-    (finding,) = (each for each in PruneNeurons(ratio=0.5).apply(model, few).findings if each.miss is None)
-    assert "20 tokens for 48 inputs, ridge raised" in finding.chosen
+    found = told(PruneNeurons(ratio=0.5), model, few)
+    # of the 48 inputs half are left to be fitted
+    assert "20 tokens for 24 inputs, ridge 0.092" in found
+    assert "one batch of data" in found
+
+
+@pytest.mark.parametrize("score", ["obs", "activation"])
+def test_readers_that_cannot_be_fitted_are_told(score: str) -> None:
+    model = graph(
+        "a = Conv(x, w)", "h = Relu(a)", "y = ConvTranspose(h, v)", inputs={"x": "float[batch, 3, 7, 7]"},
+        w=weight(24, 3, 3, 3), v=weight(24, 3, 2, 2),
+    )  # fmt: skip
+    found = told(PruneNeurons(ratio=1 / 3, score=score), model, calibrated(model))  # type: ignore[arg-type]
+    assert found == (
+        "24 -> 16, no reader that can be repaired; by magnitude: no reader that can be fitted; v: a site of kind conv"
+    )
+
+
+def test_what_is_not_fitted_is_not_said_to_be() -> None:
+    model = feed_forward()
+    silent(model, "obs")
+    found = told(PruneNeurons(ratio=1 / 3), model, calibrated(model))
+    assert found == "48 -> 32, not repaired, what was there does best"
+
+
+def test_attention_that_was_not_raised_has_no_neurons() -> None:
+    model = graph(
+        *(f"{one} = MatMul(x, w{one})" for one in "qkv"),
+        *(f"{one}h = Reshape({one}, [0, 0, 4, 8])" for one in "qkv"),
+        *(f"{one}t = Transpose{{perm=[0, 2, 1, 3]}}({one}h)" for one in "qv"),
+        "kt = Transpose{perm=[0, 2, 3, 1]}(kh)", "s = MatMul(qt, kt)", "p = Softmax{axis=-1}(s)", "z = MatMul(p, vt)",
+        "zt = Transpose{perm=[0, 2, 1, 3]}(z)", "f = Reshape(zt, [0, 0, 32])", "y = MatMul(f, wo)",
+        inputs=X, wq=weight(16, 32), wk=weight(16, 32), wv=weight(16, 32), wo=weight(32, 16),
+    )  # fmt: skip
+    before = lines(model)
+    findings = PruneNeurons(ratio=0.5, multiple=1).apply(model, Context()).findings
+    assert {finding.miss.rule for finding in findings if finding.miss} == {"attention"}
+    assert all("Softmax at p" in finding.miss.value for finding in findings if finding.miss)
+    assert lines(model) == before
 
 
 def test_scores_by_data_ask_for_it() -> None:

@@ -21,8 +21,10 @@ from tersor.passes.presets import RAISING
 from tersor.passes.prune.slice_hidden import SliceHidden
 from tersor.passes.run import Verify, run_pipeline
 from tersor.passes.statistics import Calibration
+from tersor.passes.verify import allowed
+from tersor.tests.support import REORDERED
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("data_dir")]
 
 
 @cache
@@ -65,8 +67,7 @@ def test_a_quarter_less_is_within_the_contract(name: str) -> None:
     assert cost(model).parameters < 0.85 * cost(plain).parameters
     before = [(value.name, value.shape, value.dtype) for value in plain.graph.outputs]
     assert [(value.name, value.shape, value.dtype) for value in model.graph.outputs] == before
-    contract = SliceHidden.contract
-    assert loss(plain, model, feeds[1::2]) < getattr(contract, "budget", 0.0)
+    assert loss(plain, model, feeds[1::2]) < allowed(SliceHidden.contract)
 
 
 def test_a_tenth_of_an_encoder_would_be_no_faster() -> None:
@@ -97,4 +98,4 @@ def test_backends_agree_with_the_graph(name: str, backend: str) -> None:
     sliced = model.clone()
     target = create(f"{backend}{{threads=1}}")
     run_pipeline(target.pipeline(), model, verify=Verify.OFF)
-    assert compare(sliced, target.compile(model), feeds[0]).within(1e-3)
+    assert compare(sliced, target.compile(model), feeds[0]).within(REORDERED)

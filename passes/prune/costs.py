@@ -1,0 +1,113 @@
+"""What a model costs, part by part, and what of that a group of units saves that is cut.
+
+y = (x @ A) @ B         A is cut by what x has too many of, B by what (x @ A) has, A by that too
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import onnx_ir as ir
+
+from ...ir.constants import tensor_of
+from ...ir.cost import cost
+from ...ir.errors import OptionError
+from ...ir.shapes import dimension_names
+from ...ir.site import Kind, Site, sites
+from ...ir.walk import every_node
+from ..base import Context
+from .budget import Budget
+from .part import part_of, seen_by
+from .units import Key, Units
+
+#: What a cost is of: a node or a weight by name, or a group of units.
+Of = str | Key
+
+#: Of every dynamic dimension, where FLOPs are weighed against each other.
+_PROBE = 32
+
+
+def is_branch(each: Units, ending: Collection[ir.Node]) -> bool:
+    """Whether a group lies in one branch, which can go with it. ending: the nodes that end branches."""
+    return len(each.readers) == 1 and each.readers[0].node in ending
+
+
+def costs(model: ir.Model, budget: Budget, taken: Sequence[Units], context: Context) -> dict[Of, float]:
+    """FLOPs of the nodes with weights, bytes of the weights, or the nanoseconds of the parts that groups lie in."""
+    if budget.unit == "latency":
+        spent = _nanoseconds(model, taken, context)
+        return {each.key: time for each, time in zip(taken, spent, strict=True)}
+    if budget.unit == "bytes":
+        read = (value for node in every_node(model.graph) for value in node.inputs)
+        tensors = {value.name or "": tensor for value in read if value and (tensor := tensor_of(value)) is not None}
+        return {name: float(tensor.nbytes) for name, tensor in tensors.items() if _holds_weights(tensor.dtype)}
+    nodes = {site.node for site in sites(model) if site.kind is not Kind.EMBEDDING}
+    flops = cost(model, dict.fromkeys(dimension_names(model), _PROBE)).nodes
+    return {each.node.name or "": float(each.flops.constant or 0) for each in flops if each.node in nodes}
+
+
+def _holds_weights(dtype: ir.DataType) -> bool:
+    """Of what types weights are: indices, shapes and masks are of others."""
+    return dtype.is_floating_point() or (dtype.bitwidth <= 8 and dtype not in (ir.DataType.BOOL, ir.DataType.STRING))
+
+
+def _nanoseconds(model: ir.Model, taken: Sequence[Units], context: Context) -> list[float]:
+    """What the parts that groups lie in take on the target, on the middle batch of the data."""
+    if context.latency is None or context.calibration is None:
+        raise OptionError("prune-budget: a latency is one of a target; compile for one, or give the budget in flops")
+    if not taken:
+        return []
+    parts = [part_of(model, each) for each in taken]
+    batches = context.calibration.batches
+    feeds = seen_by(model, parts, batches[len(batches) // 2])
+    given = [{value.name or "": feeds[value.name or ""] for value in part.graph.inputs} for part in parts]
+    return [1e9 * context.latency(part, each) for part, each in zip(parts, given, strict=True)]
+
+
+Side = Literal["made", "read"]
+
+
+@dataclass(eq=False)
+class Shares:
+    """Which group saves what.
+
+    Groups that share the outputs of a weight, or its inputs, save one beside the other. Two that cut both sides save
+    less together than the sum: then those of the side that was named first count, so that the sum is never too much.
+    """
+
+    taken: Sequence[Units]
+    unit: str
+    _sides: dict[Of, Side] = field(default_factory=dict)
+    _owners: dict[Of, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, taken: Sequence[Units], budget: Budget) -> Shares:
+        made = cls(taken, budget.unit)
+        for each in taken:
+            for part, side in made._parts(each):
+                made._sides.setdefault(part, side)
+        return made
+
+    def _parts(self, each: Units) -> list[tuple[Of, Side]]:
+        return [*((self._part(site), "made") for site in each.makers), *((self._part(s), "read") for s in each.readers)]
+
+    def _part(self, site: Site) -> str:
+        return (site.weight.name if self.unit == "bytes" else site.node.name) or ""
+
+    def saved(self, number: int, before: Mapping[Of, float], now: Mapping[Of, float]) -> float:
+        """What one of the groups saves where alone it has been cut."""
+        each = self.taken[number]
+        if self.unit == "latency":
+            return before[each.key] - now.get(each.key, 0.0)
+        mine, total = set(self._parts(each)), 0.0
+        for part, spent in before.items():
+            less = spent - now.get(part, 0.0)
+            if part in self._sides:
+                counted = (part, self._sides[part]) in mine
+            else:
+                counted = less > 0 and self._owners.setdefault(part, number) == number
+            total += less if counted else 0.0
+        # a constant that stands for a branch is of no group
+        return total - sum(spent for part, spent in now.items() if part not in before)

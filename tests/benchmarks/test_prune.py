@@ -1,0 +1,47 @@
+"""What the benchmarks of pruning ask of passes can be said, and the questions that they are trained on are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("transformers")
+
+from tersor.benchmarks import _calibration, _questions, prune, prune_peers, prune_trec
+from tersor.passes.pipeline import Pipeline
+
+TEXTS = {
+    **{f"prune, {name}": text for name, text in prune.ROWS.items()},
+    **{f"prune, int8 on {name}": text for name, text in prune.INT8.items()},
+    **{f"prune_trec, {name}": text for name, text in prune_trec.ROWS.items()},
+    **{f"prune_peers, {name}": row.passes for name, row in prune_peers.ROWS.items() if row.passes},
+    "prune_peers": prune_peers.PASSES,
+}
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_every_row_is_passes(text: str) -> None:
+    assert list(Pipeline.of(text).flat())
+
+
+def test_probabilities_are_what_fisher_is_of() -> None:
+    of_cosine = [name for name, text in prune_trec.ROWS.items() if "fisher" in text and "drop=kl" not in text]
+    assert of_cosine == ["Fisher, cosine"]
+
+
+@pytest.mark.parametrize(("name", "count"), [("train_5500", 5452), ("TREC_10", 500)])
+def test_questions_are_read_with_their_classes(name: str, count: int, data_dir: Path) -> None:
+    found = _questions.questions(name)
+    assert len(found.texts) == len(found.kinds) == count
+    assert np.bincount(found.kinds).shape == (len(_questions.CLASSES),)
+    assert all(text.strip() and text.partition(" ")[0].partition(":")[0] not in _questions.CLASSES
+               for text in found.texts)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", _calibration.TEXTS)
+def test_texts_are_as_many_as_asked_for(text: str, data_dir: Path) -> None:
+    found = _calibration.TEXTS[text](64)
+    assert len(found) == 64
+    assert [*map(len, found)] == sorted(map(len, found))
