@@ -5,12 +5,7 @@ NNCF comes with the extra `bench`.
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import time
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +16,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from tersor.benchmarks._calibration import sentences
 from tersor.benchmarks._common import plain_session
 from tersor.benchmarks._quantized import Quantized
+from tersor.benchmarks._quiet import quiet
 from tersor.examples import minilm
 from tersor.examples.data import Feeds
 from tersor.ir.save import save
@@ -75,7 +71,7 @@ def on_openvino(peer: Peer, threads: int, precision: str = "auto") -> Quantized:
 def dynamic(plain: Peer, folder: Path) -> Peer:
     """ONNX Runtime's quantize_dynamic, per channel."""
     path, start = folder / "quantize_dynamic.onnx", time.perf_counter()
-    with _quiet():
+    with quiet():
         quantize_dynamic(plain.path, path, per_channel=True, weight_type=QuantType.QInt8)
     return Peer(path, time.perf_counter() - start)
 
@@ -90,7 +86,7 @@ def dynamic_attention(folder: Path) -> Peer:
     source, exported = minilm.source(), folder / "torchscript.onnx"
     source.module.bert.set_attn_implementation("eager")
     fused, path = folder / "fused.onnx", folder / "quantize_dynamic_attention.onnx"
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         torch.onnx.export(
             source.module, source.args, str(exported), dynamo=False, opset_version=14,
             input_names=list(source.dynamic), output_names=["last_hidden_state"],
@@ -125,16 +121,3 @@ def nncf(plain: Peer, folder: Path) -> Peer:
     )
     openvino.save_model(made, path, compress_to_fp16=False)
     return Peer(path, time.perf_counter() - start)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what they say about their progress."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

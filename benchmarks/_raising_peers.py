@@ -7,14 +7,10 @@ most attention that answers as torch does is kept. onnxscript's fusions are thos
 
 from __future__ import annotations
 
-import contextlib
-import io
 import itertools
-import logging
 import math
 import re
 import tempfile
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,6 +20,7 @@ import onnx
 import onnx_ir
 from tersor.benchmarks._common import plain_session
 from tersor.benchmarks._processes import described
+from tersor.benchmarks._quiet import quiet
 from tersor.benchmarks._raising_architecture import HEADS, HIDDEN
 from tersor.benchmarks._raising_architectures import architectures
 from tersor.benchmarks._raising_cell import DEMAND, comparable, worst
@@ -70,7 +67,7 @@ def measure(task: tuple[Cell, str, Path]) -> PeerMeasured:
     feeds, _, _ = comparable(module, cell.path(folder), [])
     expected = [module.answers(feed) for feed in feeds]
     tried: list[PeerMeasured] = []
-    with tempfile.TemporaryDirectory() as place, _quiet():
+    with tempfile.TemporaryDirectory() as place, quiet():
         path = Path(place) / "optimized.onnx"
         for setting, model in (_onnxruntime if peer == "onnxruntime" else _onnxscript)(cell, folder, Path(place)):
             made = PeerMeasured(cell, peer, setting)
@@ -129,16 +126,3 @@ def _onnxscript(cell: Cell, folder: Path, place: Path) -> Iterator[tuple[str, on
         yield "optimize_for_ort", onnx_ir.to_proto(model)
     except Exception as error:  # of any class
         yield "optimize_for_ort", described(error)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what the peers say about their progress."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

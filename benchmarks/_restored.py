@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +13,7 @@ import onnxruntime
 import tersor
 import torch
 import transformers
+from tersor.benchmarks._quiet import quiet
 from tersor.benchmarks._zoo_entry import BATCH_SEQUENCE
 from tersor.benchmarks._zoo_modules import Decoder, Encoder, Scorer, seeded
 from tersor.examples.data import Feeds
@@ -126,7 +123,7 @@ def exported(case: Case, path: Path) -> None:
     if not case.scripted:
         save(trace(module, args, dynamic=dynamic, opset=18), path)
         return
-    with _silent():
+    with quiet():
         torch.onnx.export(
             module, args, str(path), dynamo=False, opset_version=17, input_names=list(dynamic),
             output_names=["last_hidden_state"], dynamic_axes=dynamic,
@@ -146,7 +143,7 @@ def transformers_optimizer(case: Case, source: Path, target: Path) -> None:
     """onnxruntime.transformers' optimizer, for the kind of model that it knows."""
     from onnxruntime.transformers import optimizer
 
-    with _silent():
+    with quiet():
         optimized = optimizer.optimize_model(
             str(source), model_type=case.kind, num_heads=HEADS, hidden_size=HIDDEN, opt_level=0
         )
@@ -212,16 +209,3 @@ def ops(model: ir.Model) -> Counter[str]:
 def _error(expected: np.ndarray, found: np.ndarray) -> float:
     wide = np.float64(expected)
     return float(np.linalg.norm(wide - found) / max(float(np.linalg.norm(wide)), 1e-30))
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Keep the exporter's and the optimizer's progress off the screen."""
-    level = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

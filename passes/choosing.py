@@ -54,10 +54,9 @@ class Choice:
 
     def _left(self, site: Site) -> Miss | None:
         """Why the options leave it out."""
-        if self.only and not matches(site, self.only):
-            return Miss("only", site.name, f"a name like {', '.join(self.only)}")
-        if matches(site, self.ignore):
-            return Miss("ignore", site.name, f"a name unlike {', '.join(self.ignore)}")
+        left = left_out(names(site), self.only, self.ignore)
+        if left is not None:
+            return left
         if site.kind not in self.kinds:
             option, kinds = self.options.get(site.kind), " or ".join(kind.value for kind in self.kinds)
             asked = option if option is None or "=" in option else f"{option}=true"
@@ -88,9 +87,13 @@ class Choice:
         return None
 
 
-def matches(site: Site, patterns: Iterable[str]) -> bool:
-    """Whether a site's name, `kind:..` or `block:..` fits one of the patterns."""
-    return named(names(site), patterns)
+def left_out(known: Sequence[str], only: Collection[str], ignore: Collection[str]) -> Miss | None:
+    """Why two options leave out what patterns know by these names, the first being the one to tell."""
+    if only and not named(known, only):
+        return Miss("only", known[0], f"a name like {', '.join(only)}")
+    if named(known, ignore):
+        return Miss("ignore", known[0], f"a name unlike {', '.join(ignore)}")
+    return None
 
 
 def names(site: Site) -> list[str]:
@@ -104,10 +107,10 @@ def idle(patterns: Iterable[str], known: Collection[Collection[str]]) -> list[st
     return [each for each in patterns if each not in kinds and not any(named(found, [each]) for found in known)]
 
 
-def _idle(pattern: str) -> Finding:
-    return Finding(
-        f"ignore={pattern}", miss=Miss("ignore", pattern, "a pattern that fits a site; tersor explain lists them")
-    )
+def sparing_nothing(ignore: Iterable[str], known: Collection[Collection[str]], what: str = "a site") -> list[Finding]:
+    """A finding for each pattern that fits none of what is known by these names."""
+    need = f"a pattern that fits {what}; tersor explain lists them"
+    return [Finding(f"ignore={each}", miss=Miss("ignore", each, need)) for each in idle(ignore, known)]
 
 
 def named(known: Collection[str], patterns: Iterable[str]) -> bool:
@@ -153,6 +156,6 @@ def outcome(
             )
             for site, miss in verdicts
         )
-        + tuple(map(_idle, idle(ignore, [names(site) for site, _ in verdicts]))),
+        + tuple(sparing_nothing(ignore, [names(site) for site, _ in verdicts])),
         curve,
     )

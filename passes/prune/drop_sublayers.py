@@ -15,7 +15,7 @@ Sources: Lin et al., Pruning Redundant Mappings in Transformer Models via Spectr
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -26,7 +26,7 @@ from ...ir.errors import OptionError
 from ...ir.provenance import scope, sources
 from ...ir.text import place
 from ..base import Context, Contract, Finding, Lossy, Miss, Outcome, Pass
-from ..choosing import idle, named, names
+from ..choosing import left_out, names, sparing_nothing
 from ..drop import Form
 from ..statistics import Calibration
 from .answers import Answers
@@ -69,15 +69,12 @@ class DropSublayers(Pass):
         if not self.count:
             return Outcome()
         gone = [list(known) for known in json.loads(model.metadata_props.get(_GONE, "[]"))]
-        before = sum(self._left(known) is None for known in gone)
+        before = sum(left_out(known, self.only, self.ignore) is None for known in gone)
         count = self.count - before
         verdicts = self._verdicts(model)
         findings = [_finding(branch, miss) for branch, miss in verdicts if miss is not None]
         known = [names(branch.site) for branch, _ in verdicts]
-        spared = idle(self.ignore, [*known, *gone])
-        findings += [
-            Finding(f"ignore={one}", miss=Miss("ignore", one, "a pattern that fits a branch")) for one in spared
-        ]
+        findings += sparing_nothing(self.ignore, [*known, *gone], "a branch")
         able = [branch for branch, miss in verdicts if miss is None]
         if count <= 0:
             none = Miss("count", f"{before} gone", "more branches to go than have gone")
@@ -102,17 +99,8 @@ class DropSublayers(Pass):
     def _repairs(self, context: Context) -> bool:
         return self.repair and context.calibration is not None
 
-    def _left(self, known: Collection[str]) -> Miss | None:
-        """Why the options leave a branch alone that patterns know by these names."""
-        name = next(iter(known))
-        if self.only and not named(known, self.only):
-            return Miss("only", name, f"a name that fits {', '.join(self.only)}")
-        if named(known, self.ignore):
-            return Miss("ignore", name, f"a name that fits none of {', '.join(self.ignore)}")
-        return None
-
     def _verdicts(self, model: ir.Model) -> list[tuple[Branch, Miss | None]]:
-        return [(branch, self._left(names(branch.site))) for branch in branches(model)]
+        return [(branch, left_out(names(branch.site), self.only, self.ignore)) for branch in branches(model)]
 
     def _order(self, original: ir.Model, able: list[str], count: int, context: Context) -> list[str]:
         """The nodes, by name, of the projections whose branches go, in the order in which they do."""

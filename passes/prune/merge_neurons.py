@@ -28,10 +28,11 @@ from ...ir.provenance import scope, sources
 from ...ir.site import Kind
 from ...ir.text import place
 from ..base import Context, Contract, Finding, Lossy, Miss, Outcome, Pass
-from ..choosing import FLOATS, idle, named, names
+from ..choosing import FLOATS, left_out, sparing_nothing
 from ..cutting import cut
 from ..edit import Array, is_op
 from ..numerics.arrays import Floats
+from .amount import check_amount
 from .methods.merge import Merging, merge
 from .unit_pass import movable
 from .units import Units, units
@@ -63,16 +64,9 @@ class MergeNeurons(Pass):
     ignore: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 0 <= self.ratio < 1:
-            raise OptionError(
-                f"{self.name}: expected a ratio of at least 0 and less than 1, found {self.ratio:g}: one unit at least "
-                "takes the others over"
-            )
-        if self.multiple < 1 or not self.threshold >= 0:
-            raise OptionError(
-                f"{self.name}: expected a multiple of at least 1 and a threshold of at least 0, found {self.multiple} "
-                f"and {self.threshold:g}"
-            )
+        check_amount(self.name, self.ratio, self.multiple, "one unit at least takes the others over")
+        if not self.threshold >= 0:
+            raise OptionError(f"{self.name}: expected a threshold of at least 0, found {self.threshold:g}")
 
     def apply(self, model: ir.Model, context: Context) -> Outcome:
         listed = units(model)
@@ -92,22 +86,16 @@ class MergeNeurons(Pass):
             findings.append(Finding(at, sources(each.node), miss, scope(each.node), told))
         if keep:
             cut(listed[0].found, keep)
-        patterns = [[name for site in each.readers for name in names(site)] for each, _ in verdicts]
-        lost = [
-            Finding(f"ignore={one}", miss=Miss("ignore", one, "a pattern that fits a site"))
-            for one in idle(self.ignore, patterns)
-        ]
+        lost = sparing_nothing(self.ignore, [each.names for each, _ in verdicts])
         return Outcome((*findings, *lost))
 
     def _verdict(self, each: Units) -> Miss | None:
         roles = each.group.roles
         if roles & {Role.HEADS, Role.HEAD_FEATURES}:
             return Miss("kind", "heads", "neurons", far=True)
-        known = [name for site in each.readers for name in names(site)]
-        if self.only and not named(known, self.only):
-            return Miss("only", each.name, f"a name that fits {', '.join(self.only)}")
-        if named(known, self.ignore):
-            return Miss("ignore", each.name, f"a name that fits none of {', '.join(self.ignore)}")
+        left = left_out(each.names, self.only, self.ignore)
+        if left is not None:
+            return left
         if Role.UNITS in roles:
             return Miss("kind", "recurrent units", "units that read nothing of themselves")
         return movable(each) or _unreadable(each)

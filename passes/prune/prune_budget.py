@@ -29,7 +29,7 @@ from ...ir.provenance import scope, sources
 from ...ir.site import Site
 from ...ir.text import place
 from ..base import Context, Contract, Curve, Finding, Lossy, Miss, Outcome, Pass
-from ..choosing import idle, named, names
+from ..choosing import left_out, sparing_nothing
 from ..drop import Form
 from ..numerics.arrays import Floats
 from ..statistics import Calibration
@@ -122,11 +122,7 @@ class PruneBudget(Pass):
 
     def _others(self, model: ir.Model, verdicts: Sequence[tuple[Units, Miss | None]]) -> list[Finding]:
         """Findings about what is no group: attention that was not raised, patterns that spare nothing."""
-        known = [[name for site in each.readers for name in names(site)] for each, _ in verdicts]
-        lost = [
-            Finding(f"ignore={one}", miss=Miss("ignore", one, "a pattern that fits a site"))
-            for one in idle(self.ignore, known)
-        ]
+        lost = sparing_nothing(self.ignore, [each.names for each, _ in verdicts])
         return [*(PruneHeads()._others(model) if "heads" in self.kinds else []), *lost]
 
     def explain(self, model: ir.Model, context: Context) -> Outcome:
@@ -145,12 +141,7 @@ class PruneBudget(Pass):
             miss = (PruneHeads() if each.heads else PruneNeurons()).verdict(each)
             if miss is not None and miss.far:
                 continue
-            known = [name for site in each.readers for name in names(site)]
-            if miss is None and self.only and not named(known, self.only):
-                miss = Miss("only", each.name, f"a name that fits {', '.join(self.only)}")
-            if miss is None and named(known, self.ignore):
-                miss = Miss("ignore", each.name, f"a name that fits none of {', '.join(self.ignore)}")
-            found.append((each, miss))
+            found.append((each, miss or left_out(each.names, self.only, self.ignore)))
         return found
 
 

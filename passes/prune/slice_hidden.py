@@ -20,13 +20,13 @@ from typing import ClassVar, Literal
 
 import onnx_ir as ir
 
-from ...ir.errors import OptionError
 from ...ir.provenance import scope, sources
 from ...ir.site import Kind, Site, sites
 from ...ir.text import place
 from ..base import Context, Contract, Finding, Lossy, Miss, Outcome, Pass
-from ..choosing import idle, named
+from ..choosing import left_out, sparing_nothing
 from ..statistics import Calibration
+from .amount import check_amount, remaining
 from .directions import bases, circular
 from .fitting import Fit, again, repairable, scarce, write
 from .methods.pca import features, principal
@@ -57,13 +57,7 @@ class SliceHidden(Pass):
     ignore: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 0 <= self.ratio < 1:
-            raise OptionError(
-                f"{self.name}: expected a ratio of at least 0 and less than 1, found {self.ratio:g}; at 1 nothing "
-                "would be left of the stream"
-            )
-        if self.multiple < 1:
-            raise OptionError(f"{self.name}: expected a multiple of at least 1, found {self.multiple}")
+        check_amount(self.name, self.ratio, self.multiple, "at 1 nothing would be left of the stream")
 
     def apply(self, model: ir.Model, context: Context) -> Outcome:
         if self.ratio == 0:
@@ -101,8 +95,7 @@ class SliceHidden(Pass):
 
     def left(self, size: int) -> int:
         """How many of `size` features stay."""
-        least = min(self.multiple, size)
-        return max(least, min(size, self.multiple * round(size * (1 - self.ratio) / self.multiple)))
+        return remaining(size, self.ratio, self.multiple)
 
     def _seen(self, context: Context) -> Context | None:
         """What tells directions; None where the weights do."""
@@ -111,17 +104,13 @@ class SliceHidden(Pass):
     def _lost(self, model: ir.Model) -> list[Finding]:
         """The patterns of `ignore` that spare nothing."""
         known = [_names(stream) for stream in streams(model)]
-        return [
-            Finding(f"ignore={one}", miss=Miss("ignore", one, "a pattern that fits a norm"))
-            for one in idle(self.ignore, known)
-        ]
+        return sparing_nothing(self.ignore, known, "a norm")
 
     def _verdict(self, stream: Stream, seen: Context | None) -> Miss | None:
         first, size, known = _first(stream), stream.size, _names(stream)
-        if self.only and not named(known, self.only):
-            return Miss("only", known[0], f"a name that fits {', '.join(self.only)}")
-        if named(known, self.ignore):
-            return Miss("ignore", known[0], f"a name that fits none of {', '.join(self.ignore)}")
+        left = left_out(known, self.only, self.ignore)
+        if left is not None:
+            return left
         kept = self.left(first)
         if first <= self.multiple:
             return Miss("size", f"{first} features", f"more than {self.multiple}, which stay at least")

@@ -13,14 +13,14 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ...ir.axes import Why
-from ...ir.errors import OptionError
 from ...ir.provenance import scope, sources
 from ...ir.text import place
 from ..base import Context, Finding, Miss, Outcome, Pass
-from ..choosing import idle, named, names
+from ..choosing import left_out, sparing_nothing
 from ..drop import Form
 from ..numerics.arrays import Floats
 from .activity import confidence, firing
+from .amount import check_amount, remaining
 from .carving import Carver
 from .methods import scores
 from .moments import Fitted, Moments
@@ -57,13 +57,8 @@ class UnitPass(Pass):
     ignore: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 0 <= self.ratio < 1:
-            raise OptionError(
-                f"{self.name}: expected a ratio of at least 0 and less than 1, found {self.ratio:g}; at 1 nothing "
-                "would be left of a layer: drop-layers and drop-sublayers take whole ones"
-            )
-        if self.multiple < 1:
-            raise OptionError(f"{self.name}: expected a multiple of at least 1, found {self.multiple}")
+        rest = "at 1 nothing would be left of a layer: drop-layers and drop-sublayers take whole ones"
+        check_amount(self.name, self.ratio, self.multiple, rest)
 
     @abstractmethod
     def _scored(self) -> Score:
@@ -95,8 +90,7 @@ class UnitPass(Pass):
 
     def left(self, size: int) -> int:
         """How many of `size` units stay at this ratio."""
-        least = min(self.multiple, size)
-        return max(least, min(size, self.multiple * round(size * (1 - self.ratio) / self.multiple)))
+        return remaining(size, self.ratio, self.multiple)
 
     def _verdicts(self, model: ir.Model) -> list[tuple[Units, Miss | None]]:
         found = []
@@ -108,11 +102,9 @@ class UnitPass(Pass):
         return found
 
     def _spared(self, each: Units) -> Miss | None:
-        known = [name for site in each.readers for name in names(site)]
-        if self.only and not named(known, self.only):
-            return Miss("only", each.name, f"a name that fits {', '.join(self.only)}")
-        if named(known, self.ignore):
-            return Miss("ignore", each.name, f"a name that fits none of {', '.join(self.ignore)}")
+        left = left_out(each.names, self.only, self.ignore)
+        if left is not None:
+            return left
         if each.first <= self.multiple:
             return Miss("size", f"{each.first} units", f"more than {self.multiple}, which stay at least")
         if self.ratio and each.size <= self.left(each.first) and self.scope == "layer":
@@ -132,11 +124,7 @@ class UnitPass(Pass):
             if miss is not None or each.key in told:
                 at, node = f"{each.name} ({place(each.node)})", each.node
                 findings.append(Finding(at, sources(node), miss, scope(node), told.get(each.key, "")))
-        known = [[name for site in each.readers for name in names(site)] for each, _ in verdicts]
-        lost = [
-            Finding(f"ignore={one}", miss=Miss("ignore", one, "a pattern that fits a site"))
-            for one in idle(self.ignore, known)
-        ]
+        lost = sparing_nothing(self.ignore, [each.names for each, _ in verdicts])
         return Outcome((*findings, *self._others(model), *lost))
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ...ir.axes import Axis, Dependencies, Group, Role, dependencies, places
 from ...ir.site import Kind, Site, sites
+from ..choosing import names
 
 #: In the metadata of the first weight of a group, by axis: how many units there were at first.
 _FIRST = "tersor.units"
@@ -63,6 +64,11 @@ class Units:
     @property
     def _noted(self) -> str:
         return f"{_FIRST}.{self.group.weights[0][1]}" + (f".{self.number}" if self.number else "")
+
+    @cached_property
+    def names(self) -> list[str]:
+        """What patterns know them by: the names of the sites that read them."""
+        return [name for site in self.readers for name in names(site)]
 
     @property
     def size(self) -> int:

@@ -31,7 +31,7 @@ from ...ir.text import place
 from ...ir.walk import every_node
 from ..attending import INPUTS, Heads, Mask, by_head, heads_of, is_read, mask_of, merged, repeated
 from ..base import Context, Finding, Miss, Pass
-from ..choosing import named
+from ..choosing import left_out
 from ..edit import Tape, is_constant, is_op, replace
 from ..statistics import Statistics, Want
 from .ranging import Grid, Ranging
@@ -109,7 +109,7 @@ def attentions(
         if not is_op(node, "Attention"):
             continue
         attention = Attention(node, blocks.get(node))
-        verdict = _left(attention, only, ignore) or _unfit(node, model) or heads_of(node)
+        verdict = left_out(attention.names, only, ignore) or _unfit(node, model) or heads_of(node)
         if isinstance(verdict, Heads) and context is not None and context.pays is not None:
             verdict = context.pays(made, model, attention) or verdict
         found.append((attention, verdict))
@@ -171,15 +171,6 @@ def _keys_and_values(
     else:
         across = tape("Transpose", repeated(tape, apart(keys), heads, key), perm=[0, 1, 3, 2])
     return across, repeated(tape, values, heads, value), present
-
-
-def _left(attention: Attention, only: Collection[str], ignore: Collection[str]) -> Miss | None:
-    """Why the options leave it out."""
-    if only and not named(attention.names, only):
-        return Miss("only", attention.name, f"a name like {', '.join(only)}")
-    if named(attention.names, ignore):
-        return Miss("ignore", attention.name, f"a name unlike {', '.join(ignore)}")
-    return None
 
 
 def _unfit(node: ir.Node, model: ir.Model) -> Miss | None:

@@ -10,7 +10,7 @@ import pytest
 from tersor.ir.site import Kind, sites
 from tersor.ir.text import graph
 from tersor.passes.base import Context, Miss, Pass
-from tersor.passes.choosing import Choice, matches, outcome
+from tersor.passes.choosing import Choice, left_out, names, outcome
 from tersor.passes.edit import declare_functions
 from tersor.passes.placing import matrix, put
 from tersor.passes.prune.prune_magnitude import PruneMagnitude
@@ -119,7 +119,8 @@ def test_patterns_choose_by_name_kind_and_block(patterns: tuple[str, ...], expec
     every = [site.name for site in sites(model)]
     assert chosen(Choice(kinds=tuple(Kind), only=patterns), model) == expected
     assert chosen(Choice(kinds=tuple(Kind), ignore=patterns), model) == [name for name in every if name not in expected]
-    assert [site.name for site in sites(model) if matches(site, patterns)] == expected
+    left = {site.name: left_out(names(site), patterns, ()) for site in sites(model)}
+    assert [name for name, miss in left.items() if miss is None] == expected
 
 
 def test_what_is_ignored_stays_though_it_is_asked_for() -> None:
