@@ -50,7 +50,7 @@ ROWS = {
     "openvino, bf16": Row("openvino", "", "precision=bf16"),
 }
 ORIGINAL = "ort fp32"
-PASSES = "drop-layers{count=1}, prune-neurons{ratio=0.5}"
+PASSES = "drop-layers{count=2}, prune-neurons{ratio=0.25}"
 SENTENCES, BATCH = 1280, 32
 
 

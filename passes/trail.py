@@ -8,7 +8,7 @@ further on.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -89,11 +89,7 @@ class Trail:
         }
         if not known or not values.keys() >= set(names):
             return Tail(model, {})
-        outputs = [values[name] for name in names if name not in known]
-        starts = _starts(outputs, known.keys())
-        if starts is None:
-            return Tail(model, {})
-        return Tail(cut_out(model, starts, outputs) if outputs else model, known)
+        return rest(model, [values[name] for name in names if name not in known], known)
 
     def keep(self, model: ir.Model, seen: Mapping[str, Sequence[Array]]) -> None:
         """Remember arrays of values by name, one a batch, in the place of what was kept of that model."""
@@ -102,6 +98,39 @@ class Trail:
 
     def _past(self, model: ir.Model) -> dict[ir.Value, int]:
         return self._pasts.setdefault(Same(model), Pasts()).of(model)
+
+
+def rest(model: ir.Model, outputs: Sequence[ir.Value], known: Mapping[str, Sequence[Array]]) -> Tail:
+    """What has to run for some values of a model of which others are known, by name; the model itself where graphs that
+    nodes hold lie between.
+    """
+    starts = _starts(outputs, known.keys())
+    if starts is None:
+        return Tail(model, {})
+    return Tail(cut_out(model, starts, outputs) if outputs else model, known)
+
+
+def unchanged(model: ir.Model, changing: Set[ir.Node]) -> list[ir.Value]:
+    """What nodes of the main graph, and all that follows from them, read beside that: whatever becomes of these nodes,
+    these values stay what they are. Inputs of the model and constants are left out.
+
+    Raises ValueError for nodes that are none of the model's.
+    """
+    behind: set[ir.Node] = set()
+    met: set[ir.Node] = set()
+    found: dict[ir.Value, None] = {}
+    for node in model.graph:
+        inside = [each for graph in held_graphs(node) for each in graph.all_nodes()] if may_hold_graphs(node) else []
+        read = [value for each in (node, *inside) for value in each.inputs if value is not None]
+        makers = [value.producer() for value in read]
+        here = changing & {node, *inside}
+        met |= here
+        if here or not behind.isdisjoint(maker for maker in makers if maker is not None):
+            behind.add(node)
+            found |= {value: None for value, maker in zip(read, makers, strict=True) if maker is not None}
+    if met != changing:
+        raise ValueError(f"expected nodes of the model, found {next(iter(changing - met)).name!r} of another")
+    return [value for value in found if value.producer() not in behind and value.graph is model.graph]
 
 
 def _starts(wanted: Iterable[ir.Value], known: Collection[str]) -> list[ir.Value] | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
@@ -11,6 +11,7 @@ from ...ir.feeds import Array, Feeds
 from ...ir.runner import runner
 from ..drop import Drop, Form
 from ..statistics import Calibration
+from ..trail import rest, unchanged
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,10 +21,12 @@ class Answers:
     rest: the other batches. What is fitted to those is judged here on data that it has not seen.
     """
 
+    original: ir.Model
     drop: Drop
     batches: Sequence[Feeds]
     given: Sequence[Mapping[str, Array]]
     rest: Calibration
+    _known: dict[str, list[Array]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, original: ir.Model, calibration: Calibration, *, batches: int, form: Form = "cosine") -> Answers:
@@ -40,12 +43,38 @@ class Answers:
         drop = Drop.of(original, form)
         # the run may hand out what it uses again
         given = [{name: found[name].copy() for name in drop.outputs} for found in map(run, taken)]
-        return cls(drop, taken, given, calibration.over(rest))
+        return cls(original, drop, taken, given, calibration.over(rest))
 
-    def loss(self, model: ir.Model) -> float:
-        """The mean drop over the rows of the outputs."""
-        run = runner(model)
-        measured = [
-            self.drop.measure(before, run(feeds), feeds) for feeds, before in zip(self.batches, self.given, strict=True)
-        ]
-        return sum(total for total, _ in measured) / max(sum(rows for _, rows in measured), 1)
+    def loss(self, model: ir.Model, changed: Set[ir.Node] = frozenset()) -> float:
+        """The mean drop over the rows of the outputs.
+
+        changed: nodes of the original, where these and what follows from them are all that the model has otherwise: it
+        runs from there on.
+        """
+        outputs = [value for value in model.graph.outputs if value.name in self.drop.outputs]
+        tail = rest(model, outputs, self._values(unchanged(self.original, changed)) if changed else {})
+        run = runner(tail.model)
+        total, rows = 0.0, 0
+        for number, (feeds, before) in enumerate(zip(self.batches, self.given, strict=True)):
+            lost, count = self.drop.measure(before, run(tail.feeds(feeds, number)), feeds)
+            total, rows = total + lost, rows + count
+        return total / max(rows, 1)
+
+    def _values(self, wanted: Sequence[ir.Value]) -> Mapping[str, Sequence[Array]]:
+        """Values of the original on the batches, by name, computed from those of the last time; none where graphs that
+        nodes hold lie between.
+        """
+        left = [value for value in wanted if value.name not in self._known]
+        found = {name: self._known[name] for value in wanted if (name := value.name or "") in self._known}
+        if left:
+            tail = rest(self.original, left, self._known)
+            if tail.model is self.original:
+                return {}
+            run = runner(tail.model)
+            for number, feeds in enumerate(self.batches):
+                for name, array in run(tail.feeds(feeds, number)).items():
+                    # the run may hand out what it uses again
+                    found.setdefault(name, []).append(array.copy())
+        self._known.clear()
+        self._known.update(found)
+        return found

@@ -158,24 +158,27 @@ class _Planning:
         calibration = self.context.calibration
         assert calibration is not None
         original = self.model.clone()
-        answers = Answers.of(original, calibration, batches=_TRIED, form=self.made.drop)
+        # nothing is pruned yet: the model is the original
+        answers = Answers.of(self.model, calibration, batches=_TRIED, form=self.made.drop)
         budget = Budget.parse(self.made.budget)
         known = costs(self.model, budget, taken, self.context)
         shares = Shares.of(taken, budget)
         ending = {branch.site.node for branch in branches(self.model)}
         parts: list[list[Level]] = []
-        # nothing is pruned yet: the model is the original
         gathered = Carver(self.model, self.model, answers.rest).see_all(taken)
         for number, (each, seen) in enumerate(zip(taken, gathered, strict=True)):
             order = elimination(each, seen).order
             able = "branches" in self.made.kinds and is_branch(each, ending)
             saved, lost = [0.0], [0.0]
             counts = self._counts(each, able)
+            changed = {site.node for site in each.makers} | {
+                node for value, _ in each.group.weights for node in value.consumers()
+            }
             for count in counts:
                 pruned, twin = self._at(each, count, order, seen, original, answers.rest)
                 left = costs(pruned, budget, [twin] if count else [], self.context)
                 saved.append(shares.saved(number, known, left))
-                lost.append(answers.loss(pruned))
+                lost.append(answers.loss(pruned, changed))
             # of the group alone: what the model costs but for it is the rest
             most = max(saved)
             levels = zip((each.size, *counts), saved, lost, strict=True)

@@ -11,6 +11,8 @@ from tersor.ir.text import graph
 from tersor.passes.drop import Form, cosine, kl
 from tersor.passes.prune.answers import Answers
 from tersor.passes.statistics import Calibration
+from tersor.passes.trail import unchanged
+from tersor.tests.support import inside_if
 
 
 def layer(scale: float = 1.0) -> ir.Model:
@@ -52,3 +54,64 @@ def test_the_loss_is_the_mean_over_rows(form: Form) -> None:
     drops = {"cosine": cosine, "kl": kl}[form](*(np.concatenate(each) for each in rows))
     assert answers.loss(changed) == pytest.approx(drops.mean()) != 0
     assert answers.loss(layer()) == 0
+
+
+def blocks(scale: float = 1.0) -> ir.Model:
+    """Three branches, of which `scale` changes the second; the third reads what came before it as well."""
+    rng = np.random.default_rng(3)
+    weights = {f"w{at}": 0.3 * rng.standard_normal((6, 6)).astype(np.float32) for at in range(3)}
+    weights["w1"] = weights["w1"] * np.float32(scale)
+    return graph(
+        "a = MatMul(x, w0)", "r = Relu(a)", "s = Add(x, r)", "b = MatMul(s, w1)", "t = Add(s, b)", "m = Mul(t, r)",
+        "c = MatMul(m, w2)", "y = Add(t, c)", inputs={"x": "float[batch, 6]"}, **weights,
+    )  # fmt: skip
+
+
+def changing(model: ir.Model, name: str) -> set[ir.Node]:
+    return set(model.graph.initializers[name].consumers())
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("w0", []), ("w1", ["s", "r"]), ("w2", ["m", "t"])])
+def test_what_lies_before_a_change_is_unchanged(name: str, wanted: list[str]) -> None:
+    model = blocks()
+    assert sorted(value.name or "" for value in unchanged(model, changing(model, name))) == sorted(wanted)
+
+
+def test_a_run_from_a_change_on_loses_what_a_whole_one_does() -> None:
+    original = blocks()
+    answers = Answers.of(original, data(6), batches=3)
+    whole = [answers.loss(blocks(scale)) for scale in (0.5, 2.0)]
+    for _ in range(2):
+        # forwards, and back again
+        for name in ("w0", "w1"):
+            found = [answers.loss(blocks(scale), changing(original, name)) for scale in (0.5, 2.0)]
+            assert found == pytest.approx(whole, rel=1e-6)
+
+
+def test_only_what_lies_behind_a_change_runs() -> None:
+    original, broken = blocks(), blocks(0.5)
+    first = broken.graph.initializers["w0"].const_value
+    assert first is not None
+    # what the changed model has before the change is not looked at
+    broken.graph.initializers["w0"].const_value = ir.tensor(7 * first.numpy(), name="w0")
+    answers = Answers.of(original, data(6), batches=3)
+    assert answers.loss(broken, changing(original, "w1")) == pytest.approx(answers.loss(blocks(0.5)), rel=1e-6)
+
+
+def test_a_change_in_a_branch_of_an_if_is_one_of_the_if() -> None:
+    original = inside_if(blocks())
+    answers = Answers.of(
+        original, Calibration([{**feeds, "cond": np.array(True)} for feeds in data(4).batches]), batches=2
+    )
+    node = next(iter(original.graph.initializers["w1"].consumers()))
+    assert unchanged(original, {node}) == []
+    assert answers.loss(inside_if(blocks(0.5)), {node}) == pytest.approx(
+        Answers.of(blocks(), data(4), batches=2).loss(blocks(0.5)), rel=1e-6
+    )
+
+
+def test_nodes_of_another_model_are_refused() -> None:
+    original = blocks()
+    answers = Answers.of(original, data(4), batches=2)
+    with pytest.raises(ValueError, match="of another"):
+        answers.loss(blocks(0.5), changing(blocks(), "w1"))

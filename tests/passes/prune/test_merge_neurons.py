@@ -13,10 +13,10 @@ from tersor.passes.base import Context
 from tersor.passes.prune.merge_neurons import MergeNeurons
 from tersor.tests.passes.corpus_attention import X, normal
 from tersor.tests.passes.corpus_prune import doubled_neurons
-from tersor.tests.support import apply, misses
+from tersor.tests.support import ROUNDED, apply, misses
 
 #: What duplicates may cost, wherever arithmetic is only reordered.
-EXACT = 1e-5
+EXACT = ROUNDED[np.float32]
 
 
 def shape(model: ir.Model, name: str) -> list[int]:
@@ -94,7 +94,7 @@ def test_one_takes_over_the_outgoing_weights_of_the_other() -> None:
     MergeNeurons().apply(model, Context())
     after = model.graph.initializers["v"].const_value
     assert after is not None
-    np.testing.assert_allclose(after.numpy().sum(0), v.numpy().sum(0), atol=1e-5)
+    np.testing.assert_allclose(after.numpy().sum(0), v.numpy().sum(0), atol=EXACT)
 
 
 def test_what_stays_is_a_multiple() -> None:
