@@ -171,9 +171,7 @@ class _Planning:
             able = "branches" in self.made.kinds and is_branch(each, ending)
             saved, lost = [0.0], [0.0]
             counts = self._counts(each, able)
-            changed = {site.node for site in each.makers} | {
-                node for value, _ in each.group.weights for node in value.consumers()
-            }
+            changed = _touched(each)
             for count in counts:
                 pruned, twin = self._at(each, count, order, seen, original, answers.rest)
                 left = costs(pruned, budget, [twin] if count else [], self.context)
@@ -265,6 +263,12 @@ class _Plan:
             if self.made.repair:
                 told[key] = "; ".join([told[key], *dict.fromkeys(carver.notes[notes:])])
         return told
+
+
+def _touched(each: Units) -> set[ir.Node]:
+    """The nodes that make values which units are part of, or read constants of which they are."""
+    makers = {node for value, _ in each.group.uses if (node := value.producer()) is not None}
+    return makers | {node for value, _ in each.group.weights for node in value.consumers()}
 
 
 def _branch(model: ir.Model, site: Site) -> Branch:

@@ -362,3 +362,28 @@ def test_units_of_zeros_are_those_that_go() -> None:
 def test_options_that_cannot_be_are_refused(options: dict[str, object], said: str) -> None:
     with pytest.raises(OptionError, match=said):
         PruneBudget(**options)  # type: ignore[arg-type]
+
+
+def spread_mask() -> ir.Model:
+    """Two layers of attention with one mask, which nodes repeat for each head before either of them."""
+    text, weights = ["m = Expand(mask, heads)"], {"heads": np.array([1, 4, 1, 1])}
+    stream = "x"
+    for at in range(2):
+        text += [
+            *(f"{name}{at} = MatMul({stream}, w{name}{at})" for name in "qkv"),
+            f"a{at} = Attention{{q_num_heads=4, kv_num_heads=4}}(q{at}, k{at}, v{at}, m)",
+            f"o{at} = MatMul(a{at}, wo{at})", f"s{at} = Add({stream}, o{at})",
+        ]  # fmt: skip
+        stream = f"s{at}"
+        weights |= {f"w{name}{at}": np.roll(normal(32, 32), at + shift, 0) for shift, name in enumerate("qkvo")}
+    return graph(*text, "y = Identity(s1)", inputs=X | {"mask": "float[1, 1, sequence, sequence]"}, **weights)
+
+
+def test_what_nodes_make_for_each_head_is_cut_with_the_heads() -> None:
+    plain = spread_mask()
+    model = plain.clone()
+    outcome = PruneBudget(budget="0.6 flops", kinds=("heads",)).apply(model, calibrated(plain))
+    assert outcome.matches
+    assert multiplied(model) <= 0.6 * multiplied(plain)
+    answers = Answers.of(plain, Calibration([random_feeds(plain, SIZES, seed=9)]), batches=1)
+    assert 0 < answers.loss(model) < 0.5
