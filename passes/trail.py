@@ -67,7 +67,9 @@ class Tail:
     def feeds(self, feeds: Feeds, number: int) -> Feeds:
         """What it reads on the batch of that number, the first being 0."""
         names = [value.name or "" for value in self.model.graph.inputs]
-        return {name: self.known[name][number] if name in self.known else feeds[name] for name in names}
+        # an input that has a default may be left out
+        given = {name: feeds[name] for name in names if name in feeds}
+        return given | {name: self.known[name][number] for name in names if name in self.known}
 
 
 @dataclass(eq=False)
@@ -89,7 +91,7 @@ class Trail:
         }
         if not known or not values.keys() >= set(names):
             return Tail(model, {})
-        return rest(model, [values[name] for name in names if name not in known], known)
+        return tail_of(model, [values[name] for name in names if name not in known], known)
 
     def keep(self, model: ir.Model, seen: Mapping[str, Sequence[Array]]) -> None:
         """Remember arrays of values by name, one a batch, in the place of what was kept of that model."""
@@ -100,7 +102,7 @@ class Trail:
         return self._pasts.setdefault(Same(model), Pasts()).of(model)
 
 
-def rest(model: ir.Model, outputs: Sequence[ir.Value], known: Mapping[str, Sequence[Array]]) -> Tail:
+def tail_of(model: ir.Model, outputs: Sequence[ir.Value], known: Mapping[str, Sequence[Array]]) -> Tail:
     """What has to run for some values of a model of which others are known, by name; the model itself where graphs that
     nodes hold lie between.
     """
@@ -112,17 +114,20 @@ def rest(model: ir.Model, outputs: Sequence[ir.Value], known: Mapping[str, Seque
 
 def unchanged(model: ir.Model, changing: Set[ir.Node]) -> list[ir.Value]:
     """What nodes of the main graph, and all that follows from them, read beside that: whatever becomes of these nodes,
-    these values stay what they are. Inputs of the model and constants are left out.
+    these values stay what they are. What follows from no input of the model is left out, and so are the inputs.
 
     Raises ValueError for nodes that are none of the model's.
     """
     behind: set[ir.Node] = set()
     met: set[ir.Node] = set()
+    moving: set[ir.Value] = set(model.graph.inputs)
     found: dict[ir.Value, None] = {}
     for node in model.graph:
         inside = [each for graph in held_graphs(node) for each in graph.all_nodes()] if may_hold_graphs(node) else []
         read = [value for each in (node, *inside) for value in each.inputs if value is not None]
         makers = [value.producer() for value in read]
+        if not moving.isdisjoint(read):
+            moving.update(node.outputs)
         here = changing & {node, *inside}
         met |= here
         if here or not behind.isdisjoint(maker for maker in makers if maker is not None):
@@ -130,7 +135,7 @@ def unchanged(model: ir.Model, changing: Set[ir.Node]) -> list[ir.Value]:
             found |= {value: None for value, maker in zip(read, makers, strict=True) if maker is not None}
     if met != changing:
         raise ValueError(f"expected nodes of the model, found {next(iter(changing - met)).name!r} of another")
-    return [value for value in found if value.producer() not in behind and value.graph is model.graph]
+    return [value for value in found if value.producer() not in behind and value in moving]
 
 
 def _starts(wanted: Iterable[ir.Value], known: Collection[str]) -> list[ir.Value] | None:

@@ -9,6 +9,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# The same examples at each run, however busy the machine is, and nothing kept from one run for the next.
+settings.register_profile(
+    "same", derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("same")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers are the parallelism. torch and the BLAS of numpy read these when they are loaded, so it has to be now.

@@ -11,14 +11,15 @@ from ...ir.feeds import Array, Feeds
 from ...ir.runner import runner
 from ..drop import Drop, Form
 from ..statistics import Calibration
-from ..trail import rest, unchanged
+from ..trail import Tail, tail_of, unchanged
 
 
 @dataclass(frozen=True, eq=False)
 class Answers:
     """The original's outputs on some batches, to hold others against.
 
-    rest: the other batches. What is fitted to those is judged here on data that it has not seen.
+    original: not to be changed as long as it is asked. rest: the other batches. What is fitted to those is judged here
+    on data that it has not seen.
     """
 
     original: ir.Model
@@ -26,7 +27,7 @@ class Answers:
     batches: Sequence[Feeds]
     given: Sequence[Mapping[str, Array]]
     rest: Calibration
-    _known: dict[str, list[Array]] = field(default_factory=dict)
+    _known: dict[str, list[Array]] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of(cls, original: ir.Model, calibration: Calibration, *, batches: int, form: Form = "cosine") -> Answers:
@@ -38,12 +39,12 @@ class Answers:
         count = max(1, min(batches, len(every) // 2))
         held = {(2 * at + 1) * len(every) // (2 * count) for at in range(count)}
         taken = [every[at] for at in sorted(held)]
-        rest = [feeds for at, feeds in enumerate(every) if at not in held] or taken
+        others = [feeds for at, feeds in enumerate(every) if at not in held] or taken
         run = runner(original)
         drop = Drop.of(original, form)
         # the run may hand out what it uses again
         given = [{name: found[name].copy() for name in drop.outputs} for found in map(run, taken)]
-        return cls(original, drop, taken, given, calibration.over(rest))
+        return cls(original, drop, taken, given, calibration.over(others))
 
     def loss(self, model: ir.Model, changed: Set[ir.Node] = frozenset()) -> float:
         """The mean drop over the rows of the outputs.
@@ -52,7 +53,8 @@ class Answers:
         runs from there on.
         """
         outputs = [value for value in model.graph.outputs if value.name in self.drop.outputs]
-        tail = rest(model, outputs, self._values(unchanged(self.original, changed)) if changed else {})
+        known = self._values(unchanged(self.original, changed)) if changed else {}
+        tail = tail_of(model, outputs, known) if known else Tail(model, {})
         run = runner(tail.model)
         total, rows = 0.0, 0
         for number, (feeds, before) in enumerate(zip(self.batches, self.given, strict=True)):
@@ -67,7 +69,7 @@ class Answers:
         left = [value for value in wanted if value.name not in self._known]
         found = {name: self._known[name] for value in wanted if (name := value.name or "") in self._known}
         if left:
-            tail = rest(self.original, left, self._known)
+            tail = tail_of(self.original, left, self._known)
             if tail.model is self.original:
                 return {}
             run = runner(tail.model)

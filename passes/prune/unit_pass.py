@@ -57,8 +57,8 @@ class UnitPass(Pass):
     ignore: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        rest = "at 1 nothing would be left of a layer: drop-layers and drop-sublayers take whole ones"
-        check_amount(self.name, self.ratio, self.multiple, rest)
+        why = "at 1 nothing would be left of a layer: drop-layers and drop-sublayers take whole ones"
+        check_amount(self.name, self.ratio, self.multiple, why)
 
     @abstractmethod
     def _scored(self) -> Score:

@@ -10,9 +10,10 @@ from tersor.ir.constants import constant_of
 from tersor.ir.text import graph
 from tersor.passes.prune.collapse import collapse, twins
 from tersor.tests.passes.corpus_attention import X, normal
+from tersor.tests.support import ROUNDED
 
 #: What rounding to float32 leaves of sums of a few weights below 8.
-CLOSE = 1e-6
+CLOSE = 8 * ROUNDED[np.float32]
 
 
 def block(model: ir.Model, index: int, start: str, end: str, nodes: range) -> Block:
@@ -63,7 +64,7 @@ def test_what_goes_is_added_as_the_equation_says(bodies: tuple[str, ...], gone: 
             wanted[f"{kind}{base[number]}"] = wanted[f"{kind}{base[number]}"] + held(model, f"{kind}{number}") - first
     assert collapse(known, [0, 1, 2], gone) == dict.fromkeys(gone, True)
     for name, array in wanted.items():
-        np.testing.assert_allclose(held(model, name), array, rtol=0, atol=CLOSE * 8, err_msg=name)
+        np.testing.assert_allclose(held(model, name), array, rtol=0, atol=CLOSE, err_msg=name)
 
 
 def test_what_goes_before_the_first_that_stays_is_added_to_none() -> None:
