@@ -61,12 +61,9 @@ def shared_tmp(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder of example models and texts; tests that ask for it skip where it is not."""
-    from tersor.examples.data import data_dir as find
+    from tersor.tests.support import data_folder
 
-    folder = find()
-    if folder is None:
-        pytest.skip("no data folder: neither TERSOR_DATA nor ../shared/data is one")
-    return folder
+    return data_folder()
 
 
 @pytest.fixture(scope="session")

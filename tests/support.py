@@ -11,6 +11,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime
+import pytest
+from tersor.examples.data import data_dir
 from tersor.ir.compare import compare
 from tersor.ir.feeds import random_feeds
 from tersor.ir.level import Signature, violations
@@ -22,6 +24,14 @@ from tersor.passes.verify import allowed, worst_loss
 ROUNDED: Mapping[type[np.floating], float] = {np.float32: 1e-5, np.float64: 1e-10}
 #: What rounding leaves in float32 across a whole model on another runtime.
 REORDERED = 1e-4
+
+
+def data_folder() -> Path:
+    """The folder of example models and texts; the test that asks skips where there is none."""
+    folder = data_dir()
+    if folder is None:
+        pytest.skip("no data folder: neither TERSOR_DATA nor ../shared/data is one")
+    return folder
 
 
 def apply(made: Pass, model: ir.Model) -> list[str]:

@@ -12,7 +12,7 @@ import onnx_ir as ir
 import pytest
 import tersor
 from tersor.examples import babyllama, g2p, minilm, silero
-from tersor.examples.data import Feeds, data_dir
+from tersor.examples.data import Feeds
 from tersor.ir.feeds import random_feeds
 from tersor.ir.provenance import scope
 from tersor.ir.site import Kind, sites
@@ -23,6 +23,7 @@ from tersor.passes.run import Verify, run_pipeline
 from tersor.passes.statistics import Calibration
 from tersor.tests.passes.corpus_attention import normal
 from tersor.tests.passes.corpus_prune import redundant_layers
+from tersor.tests.support import data_folder
 
 TEXTS = ["A man is playing a large flute.", "Three women sit at a table.", "It rained all night.", "Prices fell."]
 #: Of the shapes: unlike what they were exported with, and enough tokens that no fit is short of them.
@@ -130,8 +131,8 @@ def example(name: str, folder: Path) -> Example:
 
     folder: where the shapes are exported.
     """
-    if name in TRAINED and data_dir() is None:
-        pytest.skip("no data folder: neither TERSOR_DATA nor ../shared/data is one")
+    if name in TRAINED:
+        data_folder()
     model, feeds = _MADE[name](folder)
     run_pipeline(RAISING, model, verify=Verify.OFF)
     return Example(model, feeds)

@@ -10,10 +10,15 @@ import pytest
 from tersor.ir.feeds import random_feeds
 from tersor.ir.runner import runner
 from tersor.ir.text import graph
+from tersor.passes.base import Context, Pass
 from tersor.passes.drop import Form, cosine, kl
 from tersor.passes.prune.answers import Answers
+from tersor.passes.prune.drop_layers import DropLayers
+from tersor.passes.prune.drop_sublayers import DropSublayers
+from tersor.passes.prune.prune_budget import PruneBudget
 from tersor.passes.statistics import Calibration
 from tersor.passes.trail import unchanged
+from tersor.tests.passes.corpus_prune import redundant_layers
 from tersor.tests.support import ROUNDED, inside_if
 
 
@@ -147,3 +152,19 @@ def test_what_follows_from_constants_alone_is_no_value_that_is_kept() -> None:
         inputs={"x": "float[batch, 6]"}, w0=np.eye(6, dtype=np.float32), w1=np.ones((6, 6), np.float32),
     )  # fmt: skip
     assert [value.name for value in unchanged(model, changing(model, "w1"))] == ["b"]
+
+
+@pytest.mark.parametrize("made", [DropLayers(drop="kl"), DropSublayers(drop="kl"), PruneBudget(drop="kl")])
+def test_what_passes_ask_of_answers_is_an_option(made: Pass, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[str]()
+    plain = Answers.of
+
+    def of(*given: object, form: str = "cosine", batches: int) -> Answers:
+        asked.append(form)
+        return plain(*given, form=form, batches=batches)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Answers, "of", of)
+    model = redundant_layers()
+    batches = [random_feeds(model, {"batch": 4, "sequence": 6}, seed=seed) for seed in range(6)]
+    made.apply(model, Context(calibration=Calibration(batches)))
+    assert asked == ["kl"]

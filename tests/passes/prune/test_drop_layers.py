@@ -12,7 +12,6 @@ from tersor.ir.feeds import random_feeds
 from tersor.ir.runner import runner
 from tersor.ir.text import graph
 from tersor.passes.base import Context
-from tersor.passes.prune.answers import Answers
 from tersor.passes.prune.drop_layers import DropLayers
 from tersor.passes.statistics import Calibration
 
@@ -217,20 +216,6 @@ def test_values_between_blocks_that_are_outputs_keep_their_names(layers: tuple[i
             np.testing.assert_array_equal(now[f"s{at}"], now[f"s{at - 1}"] if at else feeds["x"])
     if 0 not in layers:
         np.testing.assert_allclose(now["s0"], before["s0"], rtol=1e-5)
-
-
-def test_the_drop_is_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = list[str]()
-    plain = Answers.of
-
-    def of(*given: object, form: str = "cosine", batches: int) -> Answers:
-        asked.append(form)
-        return plain(*given, form=form, batches=batches)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Answers, "of", of)
-    model = stack((1.0, 0.1, 1.0), after=False)
-    DropLayers(drop="kl").apply(model, calibrated(model))
-    assert asked == ["kl"]
 
 
 @pytest.mark.parametrize(

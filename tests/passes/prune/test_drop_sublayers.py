@@ -11,7 +11,6 @@ from tersor.ir.feeds import random_feeds
 from tersor.ir.runner import runner
 from tersor.ir.text import graph, lines
 from tersor.passes.base import Context
-from tersor.passes.prune.answers import Answers
 from tersor.passes.prune.drop_sublayers import DropSublayers
 from tersor.passes.statistics import Calibration
 
@@ -164,20 +163,6 @@ def test_what_was_done_is_told(repair: bool, data: bool, said: str) -> None:
     context = calibrated(model) if data else Context()
     (finding,) = DropSublayers(score="spectral", repair=repair).apply(model, context).findings
     assert finding.chosen == f"dropped, {said}"
-
-
-def test_the_drop_is_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = list[str]()
-    plain = Answers.of
-
-    def of(*given: object, form: str = "cosine", batches: int) -> Answers:
-        asked.append(form)
-        return plain(*given, form=form, batches=batches)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Answers, "of", of)
-    model = stream((1.0, 0.1, 1.0))
-    DropSublayers(drop="kl").apply(model, calibrated(model))
-    assert asked == ["kl"]
 
 
 def test_a_graph_without_branches_is_told() -> None:
