@@ -135,3 +135,9 @@ def _pull(drop: Drop, name: str, value: torch.Tensor, feeds: Feeds, generator: t
     spread = torch.zeros_like(flat)
     spread[places] = pull.reshape(rows.shape).to(flat.dtype)
     return spread.reshape(shape)
+
+
+def spaced(batches: Sequence[Feeds], count: int) -> list[Feeds]:
+    """At most `count` of the batches, from all parts of the data."""
+    taken = np.linspace(0, len(batches) - 1, min(count, len(batches))).round().astype(int)
+    return [batches[index] for index in taken]

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from ...ir.site import Site
 from ..cutting import cut
+from ..fitting import Fit, fit, refit, repairable, scarce, write
+from ..moments import Fitted, Moments, Origins, biased, key_of, moments, target_of
 from ..numerics.arrays import Floats
 from ..statistics import Calibration
 from ..trail import Trail
-from .fitting import Fit, fit, refit, repairable, scarce, write
-from .moments import Fitted, Moments, Origins, biased, key_of, moments, target_of
 from .units import Units
 
 

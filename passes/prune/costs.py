@@ -18,7 +18,7 @@ from ...ir.shapes import dimension_names
 from ...ir.site import Kind, Site, sites
 from ...ir.walk import every_node
 from ..base import Context
-from .budget import Budget
+from ..budget import Budget
 from .part import part_of, seen_by
 from .units import Key, Units
 

@@ -6,7 +6,7 @@
 Lossy. Blocks are those that `ir.block` finds repeated, whatever their names. A block is taken out between the sums of
 the stream, before a norm that follows them, so that its own last norm stays; the first block, which has no sum before
 it, between its input and its output. With data the projection that now ends where the block ended is fitted to the
-stream of the original there (`prune.fitting`). Left alone: blocks whose inner values something else reads, such as the
+stream of the original there (`passes.fitting`). Left alone: blocks whose inner values something else reads, such as the
 caches of a decoder. Blocks have the numbers that they had at first, also where some are gone (`prune.gone`).
 
 Sources: Fan et al., Reducing Transformer Depth on Demand with Structured Dropout, 2020 (`every-other`); Sajjad et al.,
@@ -25,14 +25,14 @@ import onnx_ir as ir
 from ...ir.block import Block, blocks
 from ...ir.errors import OptionError
 from ...ir.provenance import scope, sources
+from ..answers import Answers
 from ..base import Context, Contract, Finding, Lossy, Miss, Outcome, Pass
 from ..drop import Form
+from ..fitting import again, repairable, scarce, write
+from ..moments import key_of, moments
 from ..statistics import Calibration
-from .answers import Answers
 from .collapse import collapse
-from .fitting import again, repairable, scarce, write
 from .gone import Gone
-from .moments import key_of, moments
 from .stream import Stack, branches, read_outside, stacks, turning, value_of
 
 #: Batches that greedy choices are tried on.

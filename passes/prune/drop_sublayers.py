@@ -25,12 +25,12 @@ import onnx_ir as ir
 from ...ir.errors import OptionError
 from ...ir.provenance import scope, sources
 from ...ir.text import place
+from ..answers import Answers
 from ..base import Context, Contract, Finding, Lossy, Miss, Outcome, Pass
 from ..choosing import left_out, names, sparing_nothing
 from ..drop import Form
+from ..moments import key_of, moments
 from ..statistics import Calibration
-from .answers import Answers
-from .moments import key_of, moments
 from .stream import Branch, branches, leave_out, turning
 
 #: In the metadata of a model: what patterns knew each branch by that is gone.

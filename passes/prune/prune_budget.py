@@ -28,16 +28,16 @@ from ...ir.errors import OptionError
 from ...ir.provenance import scope, sources
 from ...ir.site import Site
 from ...ir.text import place
+from ..answers import Answers
 from ..base import Context, Contract, Curve, Finding, Lossy, Miss, Outcome, Pass
+from ..budget import Budget, Level, chosen
 from ..choosing import left_out, sparing_nothing
 from ..drop import Form
+from ..moments import Fitted, Moments, key_of, moments
 from ..numerics.arrays import Floats
 from ..statistics import Calibration
-from .answers import Answers
-from .budget import Budget, Level, chosen
 from .carving import Carver
 from .costs import Shares, costs, is_branch
-from .moments import Fitted, Moments, key_of, moments
 from .prune_heads import PruneHeads
 from .prune_neurons import PruneNeurons
 from .ranking import elimination

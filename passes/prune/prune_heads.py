@@ -4,7 +4,7 @@
     after    y = Attention{9 heads}(x @ Q', x @ K', x @ V') @ O'
 
 Lossy. A head is what has keys of its own: where groups of queries share them, the group goes as one. The projection
-that reads the rest is fitted to the original's stream (`prune.fitting`). Left alone: heads that a cache makes part of
+that reads the rest is fitted to the original's stream (`passes.fitting`). Left alone: heads that a cache makes part of
 inputs and outputs of the model, whose shapes stay as callers know them, and attention that was not raised to one op.
 
 Sources: Michel et al., Are Sixteen Heads Really Better than One?, 2019; Voita et al., Analyzing Multi-Head

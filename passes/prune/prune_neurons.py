@@ -3,10 +3,10 @@
     before   y = Gelu(x @ W + b) @ V + c             W [384, 1536], V [1536, 384]
     after    y = Gelu(x @ W' + b') @ V' + c'         W' [384, 768], V' [768, 384]
 
-Lossy. Which axes of which weights a neuron is follows from the graph (`ir.axes`): gate and up projections, the gates
-of an LSTM, norms by channel and depthwise kernels go along. With data the neurons go by the optimal brain surgeon, and
-what reads the rest is fitted to the original's stream (`prune.fitting`); without, by their magnitudes. Left alone: axes
-that an input, an output, a norm over them, a subgraph or an op without a rule holds, and units that no linear layer,
+Lossy. Which axes of which weights a neuron is follows from the graph (`ir.axes`): gate and up projections, the gates of
+an LSTM, norms by channel and depthwise kernels go along. With data the neurons go by the optimal brain surgeon, and
+what reads the rest is fitted to the original's stream (`passes.fitting`); without, by their magnitudes. Left alone:
+axes that an input, an output, a norm over them, a subgraph or an op without a rule holds, units that no linear layer,
 convolution or recurrence reads, heads and values of attention that was not raised, and tables that are tied to the
 projection behind them.
 

@@ -15,12 +15,12 @@ from ...ir.site import Site
 from ..base import Context
 from ..drop import Drop, Form
 from ..gradients import probes, reached
+from ..moments import Fitted, Moments, Multiplied, key_of, multiplied
 from ..numerics.arrays import Floats
 from ..numerics.gram import level
 from ..placing import matrix
 from .methods import scores
 from .methods.eliminate import Elimination, eliminate
-from .moments import Fitted, Moments, Multiplied, key_of, multiplied
 from .units import Key, Places, Units
 
 Score = Literal["auto", "obs", "magnitude", "onorm", "inorm", "activation", "entropy", "confidence", "taylor", "fisher"]

@@ -23,8 +23,8 @@ from ...ir.constants import constant_of
 from ...ir.provenance import inherit
 from ...ir.site import Kind, Site
 from ..edit import Ledger, Tape, replace, reroute, rewrite_constant, sweep, take_name
+from ..moments import Origins
 from ..numerics.arrays import Floats
-from .moments import Origins
 from .segments import Made, Norm, Segment, Stream, Use, operands
 
 #: In the metadata of a norm: how many features it went over before any of them went.

@@ -25,12 +25,12 @@ from ...ir.site import Kind, Site, sites
 from ...ir.text import place
 from ..base import Context, Contract, Finding, Lossy, Miss, Outcome, Pass
 from ..choosing import left_out, sparing_nothing
+from ..fitting import Fit, again, repairable, scarce, write
+from ..moments import Moments, Origins, key_of, moments
 from ..statistics import Calibration
 from .amount import check_amount, remaining
 from .directions import bases, circular
-from .fitting import Fit, again, repairable, scarce, write
 from .methods.pca import features, principal
-from .moments import Moments, Origins, key_of, moments
 from .rotation import FIRST, rotate
 from .segments import Made, Stream, held, streams
 

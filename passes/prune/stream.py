@@ -17,9 +17,9 @@ from ...ir.site import Kind, Site, sites
 from ..base import Miss
 from ..drop import cosine
 from ..edit import Tape, is_op, replace, reroute, stand_in, sweep
+from ..moments import Target, target_of
 from ..numerics.arrays import Floats
 from ..statistics import Calibration, Part
-from .moments import Target, target_of
 
 T = TypeVar("T")
 

@@ -18,12 +18,12 @@ from ...ir.text import place
 from ..base import Context, Finding, Miss, Outcome, Pass
 from ..choosing import left_out, sparing_nothing
 from ..drop import Form
+from ..moments import Fitted, Moments
 from ..numerics.arrays import Floats
 from .activity import confidence, firing
 from .amount import check_amount, remaining
 from .carving import Carver
 from .methods import scores
-from .moments import Fitted, Moments
 from .ranking import BY_GRADIENT, Masks, Score, activities, chosen, elimination, magnitudes
 from .units import Key, Units, units
 

@@ -22,7 +22,7 @@ from ...ir.site import Site, sites
 from ..base import Context
 from ..drop import Drop
 from ..edit import Array, declare_functions
-from ..gradients import probes, reached
+from ..gradients import probes, reached, spaced
 from ..placing import Structured, matrix, put
 from ..seen import Seen
 from .methods import sensitivity as cost
@@ -99,12 +99,6 @@ class Sensitivities:
         run = runner(changed)
         measured = [self.drop.measure(before, run(feeds), feeds) for feeds, before in self.answers]
         return sum(total for total, _ in measured) / max(sum(count for _, count in measured), 1)
-
-
-def spaced(batches: Sequence[Feeds], count: int) -> list[Feeds]:
-    """At most `count` of the batches, from all parts of the data."""
-    taken = np.linspace(0, len(batches) - 1, min(count, len(batches))).round().astype(int)
-    return [batches[index] for index in taken]
 
 
 def _curvatures(

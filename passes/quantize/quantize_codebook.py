@@ -27,16 +27,16 @@ from ...ir.errors import OptionError
 from ..base import Context, Contract, Lossy, Outcome
 from ..choosing import Verdict, outcome
 from ..edit import Array, declare_functions
+from ..numerics.kmeans import kmeans
+from ..numerics.product import product, residual
 from ..placing import matrix, put
 from ..weight_pass import WeightPass, smaller
 from ..weights import Codebook
 from .methods.balanced import balanced
 from .methods.floats import adaptivfloat
 from .methods.gobo import gobo
-from .methods.kmeans import kmeans
 from .methods.log2 import log2
 from .methods.normal_float import normal_float
-from .methods.product import product, residual
 from .methods.word2bits import word2bits
 
 Name = Literal["nf4", "kmeans", "log2", "balanced", "gobo", "product", "residual", "word2bits", "adaptivfloat"]

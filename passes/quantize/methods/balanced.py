@@ -12,9 +12,9 @@ import numpy as np
 
 from ...edit import Array
 from ...numerics.arrays import Floats
+from ...numerics.line import Counts, Lines, labels
+from ...numerics.table import check, single
 from ...weights import Codebook
-from .line import Counts, Lines, labels
-from .table import check, single
 
 Levels = Literal["uniform", "means"]
 

@@ -14,9 +14,9 @@ import numpy as np
 
 from ...edit import Array
 from ...numerics.arrays import Floats
+from ...numerics.line import Counts, Lines, labels, middles
+from ...numerics.table import check, single
 from ...weights import Codebook
-from .line import Counts, Lines, labels, middles
-from .table import check, single
 
 
 def gobo(

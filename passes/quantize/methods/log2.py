@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from ...edit import Array
 from ...numerics.arrays import Floats
+from ...numerics.table import check
 from ...weights import Codebook
-from .table import check
 
 Exponents = NDArray[np.int16]
 

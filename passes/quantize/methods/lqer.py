@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ...edit import Array
-from ...numerics.arrays import Floats, check, vector
-from ...numerics.gram import check_gram, damped
+from ...numerics.arrays import check, vector
+from ...numerics.low_rank import spectrum
 from ...weights import Corrected, Quantized
 
 
@@ -45,35 +45,11 @@ def lqer(
     if magnitudes is not None and gram is not None:
         raise ValueError("expected magnitudes or a Gram matrix, found both")
     error = wide - np.asarray(quantized.dense(), np.float64)
-    if gram is not None:
-        root = damped(check_gram(gram, len(wide)), damping)[1].T
-        left, right = _factors(root @ error, rank)
-        left = np.linalg.solve(root, left).astype(np.float64, copy=False)
-    elif magnitudes is not None:
-        scale = _scale(vector(magnitudes, len(wide), "magnitudes of the inputs"))
-        left, right = _factors(scale[:, None] * error, rank)
-        left = left / scale[:, None]
-    else:
-        left, right = _factors(error, rank)
-    left, right = _balanced(left, right)
-    return Corrected(quantized, left.astype(weight.dtype), right.astype(weight.dtype))
-
-
-def _factors(error: Floats, rank: int) -> tuple[Floats, Floats]:
-    """U_k s_k and V_k.T of the truncated SVD."""
-    left, values, right = np.linalg.svd(error, full_matrices=False)
-    return left[:, :rank] * values[:rank], right[:rank]
-
-
-def _scale(magnitudes: Floats) -> Floats:
-    if magnitudes.min(initial=0.0) < 0:
-        raise ValueError(f"expected magnitudes of at least 0, found {magnitudes.min():.3g}")
-    live = magnitudes[magnitudes > 0]
-    return np.maximum(magnitudes, live.min()) if live.size else np.ones_like(magnitudes)
-
-
-def _balanced(left: Floats, right: Floats) -> tuple[Floats, Floats]:
-    """The same product, each column of the left as long as the row of the right that it meets."""
-    columns, rows = np.linalg.norm(left, axis=0), np.linalg.norm(right, axis=1)
-    ratio = np.sqrt(np.divide(rows, columns, out=np.ones_like(rows), where=columns > 0))
-    return left * ratio, right / ratio[:, None]
+    rank = min(rank, *error.shape)
+    if not rank:
+        none = np.zeros((len(error), 0), weight.dtype), np.zeros((0, error.shape[1]), weight.dtype)
+        return Corrected(quantized, *none)
+    if magnitudes is not None:
+        magnitudes = vector(magnitudes, len(wide), "magnitudes of the inputs")
+    found = spectrum(error, inputs=gram if magnitudes is None else magnitudes, damping=damping).factors(rank)
+    return Corrected(quantized, found.left.astype(weight.dtype), found.right.astype(weight.dtype))

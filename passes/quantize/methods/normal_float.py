@@ -11,8 +11,8 @@ import numpy as np
 
 from ...edit import Array
 from ...numerics.arrays import Floats
+from ...numerics.table import check, nearest
 from ...weights import Codebook, Quantized
-from .table import check, nearest
 
 #: Scales that share a scale of their own where they are quantized (QLoRA, section 3).
 _SHARED = 256

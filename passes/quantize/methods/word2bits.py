@@ -14,8 +14,8 @@ import numpy as np
 
 from ...edit import Array
 from ...numerics.arrays import Floats
+from ...numerics.table import check, single
 from ...weights import Codebook
-from .table import check, single
 
 Fit = Literal["none", "tensor", "rows"]
 

@@ -11,7 +11,7 @@ from tersor.ir.errors import OptionError
 from tersor.ir.feeds import Feeds, random_feeds
 from tersor.ir.text import graph
 from tersor.passes.base import Context
-from tersor.passes.prune.budget import Budget
+from tersor.passes.budget import Budget
 from tersor.passes.prune.carving import Carver
 from tersor.passes.prune.costs import Shares, costs
 from tersor.passes.prune.units import Units, units

@@ -15,9 +15,9 @@ from tersor.ir.feeds import Feeds, random_feeds
 from tersor.ir.runner import runner
 from tersor.ir.site import sites
 from tersor.ir.text import graph
+from tersor.passes.answers import Answers
 from tersor.passes.base import Context, Outcome
-from tersor.passes.prune.answers import Answers
-from tersor.passes.prune.budget import Budget, Level, chosen
+from tersor.passes.budget import Budget, Level, chosen
 from tersor.passes.prune.carving import Carver
 from tersor.passes.prune.prune_budget import PruneBudget
 from tersor.passes.prune.prune_heads import PruneHeads

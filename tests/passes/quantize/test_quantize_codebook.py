@@ -12,13 +12,13 @@ from tersor.ir.errors import OptionError
 from tersor.ir.runner import runner
 from tersor.ir.text import graph
 from tersor.passes.base import Context
+from tersor.passes.numerics.kmeans import kmeans
+from tersor.passes.numerics.product import product, residual
 from tersor.passes.quantize.methods.balanced import balanced
 from tersor.passes.quantize.methods.floats import adaptivfloat
 from tersor.passes.quantize.methods.gobo import gobo
-from tersor.passes.quantize.methods.kmeans import kmeans
 from tersor.passes.quantize.methods.log2 import log2
 from tersor.passes.quantize.methods.normal_float import normal_float
-from tersor.passes.quantize.methods.product import product, residual
 from tersor.passes.quantize.methods.word2bits import word2bits
 from tersor.passes.quantize.quantize_codebook import QuantizeCodebook
 from tersor.passes.quantize.quantize_weights import QuantizeWeights

@@ -7,8 +7,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from tersor.passes.numerics.kmeans import kmeans
 from tersor.passes.quantize.methods.gobo import gobo
-from tersor.passes.quantize.methods.kmeans import kmeans
 
 RNG = np.random.default_rng(0)
 W = RNG.standard_t(4, (16, 15)) * 0.05

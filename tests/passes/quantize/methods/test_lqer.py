@@ -155,7 +155,7 @@ def test_what_does_not_fit_is_refused() -> None:
         ("rank of at least 0, found -1", WEIGHT, -1, {}),
         ("found both", WEIGHT, 2, {"gram": GRAM, "magnitudes": MAGNITUDES}),
         ("magnitudes of the inputs as 14 numbers", WEIGHT, 2, {"magnitudes": MAGNITUDES[1:]}),
-        ("magnitudes of at least 0, found -", WEIGHT, 2, {"magnitudes": -MAGNITUDES}),
+        ("importance of at least 0, found -", WEIGHT, 2, {"magnitudes": -MAGNITUDES}),
         ("not symmetric", WEIGHT, 2, {"gram": np.triu(GRAM)}),
     ]:
         with pytest.raises(ValueError, match=match):

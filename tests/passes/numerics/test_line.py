@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from tersor.passes.quantize.methods.line import Lines, labels, lloyd, middles
+from tersor.passes.numerics.line import Lines, labels, lloyd, middles
 
 SHAPES = st.tuples(st.integers(1, 4), st.integers(1, 9))
 POINTS = SHAPES.flatmap(lambda shape: arrays.arrays(np.float32, shape, elements=st.floats(-9, 9, width=16)))

@@ -15,15 +15,15 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ...ir.constants import constant_of
-from ...ir.content import dimensions
-from ...ir.site import Kind, Site, sites
-from ..accumulators import Gram
-from ..edit import Array, is_op, only_reader
-from ..numerics.arrays import Floats
-from ..statistics import Calibration, Part
-from ..trail import Trail
-from ..views import View, Windows
+from ..ir.constants import constant_of
+from ..ir.content import dimensions
+from ..ir.site import Kind, Site, sites
+from .accumulators import Gram
+from .edit import Array, is_op, only_reader
+from .numerics.arrays import Floats
+from .statistics import Calibration, Part
+from .trail import Trail
+from .views import View, Windows
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from tersor.ir.constants import constant_of
 from tersor.ir.feeds import random_feeds
 from tersor.ir.site import Site, sites
 from tersor.ir.text import graph
-from tersor.passes.prune.fitting import RIDGE, RIDGES, Fit, error, fit, refit, repairable, scarce, write
-from tersor.passes.prune.moments import Moments, Target, biased, key_of, moments, target_of
+from tersor.passes.fitting import RIDGE, RIDGES, Fit, error, fit, refit, repairable, scarce, write
+from tersor.passes.moments import Moments, Target, biased, key_of, moments, target_of
 from tersor.passes.statistics import Calibration
 
 RNG = np.random.default_rng(23)

@@ -11,9 +11,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ...edit import Array
-from ...numerics.arrays import Floats
-from ...weights import Codebook
+from ..edit import Array
+from ..weights import Codebook
+from .arrays import Floats
 from .line import Counts, Lines, labels, lloyd, middles
 from .table import check, single
 

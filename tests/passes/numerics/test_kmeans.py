@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from tersor.passes.quantize.methods.kmeans import Seeding, kmeans
+from tersor.passes.numerics.kmeans import Seeding, kmeans
 
 RNG = np.random.default_rng(0)
 W = RNG.standard_normal((12, 10))

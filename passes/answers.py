@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from ...ir.feeds import Array, Feeds
-from ...ir.runner import runner
-from ..drop import Drop, Form
-from ..statistics import Calibration
-from ..trail import Tail, tail_of, unchanged
+from ..ir.feeds import Array, Feeds
+from ..ir.runner import runner
+from .drop import Drop, Form
+from .statistics import Calibration
+from .trail import Tail, tail_of, unchanged
 
 
 @dataclass(frozen=True, eq=False)

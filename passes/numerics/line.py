@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...edit import Array
-from ...numerics.arrays import Floats
+from ..edit import Array
+from .arrays import Floats
 
 Counts = NDArray[np.int64]
 

@@ -16,14 +16,14 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ...ir.constants import constant_of
-from ...ir.site import Kind, Site
-from ..edit import Array, attribute, rewrite_constant
-from ..numerics.arrays import Floats
-from ..numerics.least_squares import Means, fitted
-from ..statistics import Calibration
-from ..trail import Trail
+from ..ir.constants import constant_of
+from ..ir.site import Kind, Site
+from .edit import Array, attribute, rewrite_constant
 from .moments import SAME, Moments, Origins, biased, key_of, moments
+from .numerics.arrays import Floats
+from .numerics.least_squares import Means, fitted
+from .statistics import Calibration
+from .trail import Trail
 
 #: Tokens for each input below which a fit is more noise than answer.
 ENOUGH = 8

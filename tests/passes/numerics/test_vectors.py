@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from tersor.passes.quantize.methods import vectors
-from tersor.passes.quantize.methods.vectors import cluster, nearest
+from tersor.passes.numerics import vectors
+from tersor.passes.numerics.vectors import cluster, nearest
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((200, 3))

@@ -10,9 +10,9 @@ import pytest
 from tersor.ir.feeds import random_feeds
 from tersor.ir.runner import runner
 from tersor.ir.text import graph
+from tersor.passes.answers import Answers
 from tersor.passes.base import Context, Pass
 from tersor.passes.drop import Form, cosine, kl
-from tersor.passes.prune.answers import Answers
 from tersor.passes.prune.drop_layers import DropLayers
 from tersor.passes.prune.drop_sublayers import DropSublayers
 from tersor.passes.prune.prune_budget import PruneBudget

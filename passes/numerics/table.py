@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ...edit import Array
-from ...numerics import arrays
-from ...numerics.arrays import Floats
-from ...weights import Codebook
+from ..edit import Array
+from ..weights import Codebook
+from . import arrays
+from .arrays import Floats
 
 
 def check(weight: Array, bits: int, *, least: int = 1) -> Floats:

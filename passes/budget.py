@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ...ir.errors import OptionError
-from ..base import Curve
-from ..numerics.knapsack import knapsack
+from ..ir.errors import OptionError
+from .base import Curve
+from .numerics.knapsack import knapsack
 
 Unit = Literal["flops", "latency", "bytes"]
 

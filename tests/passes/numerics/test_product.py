@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from tersor.passes.quantize.methods.product import product, residual
+from tersor.passes.numerics.product import product, residual
 from tersor.passes.weights import Codebook
 
 RNG = np.random.default_rng(0)

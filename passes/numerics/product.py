@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...edit import Array
-from ...numerics.arrays import Floats
-from ...weights import Codebook
+from ..edit import Array
+from ..weights import Codebook
+from .arrays import Floats
 from .table import check, single
 from .vectors import cluster
 
