@@ -25,7 +25,7 @@ from ..ir.feeds import Array, Feeds
 from ..ir.runner import watch
 from ..ir.site import Site, sites
 from ..ir.weight import resolve
-from ..passes.base import Candidate, Context, Miss, Pass
+from ..passes.base import Candidate, Context, Miss, Pass, Several
 from ..passes.pipeline import title
 from ..passes.run import Observer, Verify, run_pipeline
 from ..passes.statistics import Calibration
@@ -75,29 +75,31 @@ class Pays:
 
     def __call__(self, made: Pass, model: ir.Model, site: Candidate) -> Miss | None:
         """Why the site stays as it was; None where the pass goes on."""
-        if site.node.graph is not model.graph:
+        nodes = _nodes(site)
+        if any(node.graph is not model.graph for node in nodes):
             return None
         if not any(backend.quick for backend in self.backends):
             # what stores nothing is taken for its speed alone
             return None if isinstance(site, Site) else _UNTIMED
-        self._watch(model, site)
-        fed = {value.name or "": self._seen.get(value.name or "") for value in _read(site.node)}
+        self._watch(model, nodes)
+        fed = {value.name or "": self._seen.get(value.name or "") for node in nodes for value in _read(node)}
         known = {name: array for name, array in fed.items() if array is not None}
         if len(known) < len(fed):
             return None
         step = dataclasses.replace(made, **{name: _CHOOSING[name] for name in _CHOOSING if hasattr(made, name)})
-        key = title(step), *_alike(site, known)
+        key = title(step), *(each for node in nodes for each in _alike(node, known))
         if key not in self._known:
             if self.observe is not None:
                 self.observe(f"{title(made)}: time {site.name}")
-            self._known[key] = self._timed(step, model, site, known)
+            self._known[key] = self._timed(step, model, nodes, known)
         return self._known[key]
 
-    def _watch(self, model: ir.Model, site: Candidate) -> None:
-        """Learn what reaches the sites of the model, unless it is known of this one."""
-        if all(value.name in self._seen for value in _read(site.node)):
+    def _watch(self, model: ir.Model, asked: Sequence[ir.Node]) -> None:
+        """Learn what reaches the sites of the model, unless it is known of these."""
+        if all(value.name in self._seen for node in asked for value in _read(node)):
             return
-        alike = (node for node in model.graph if node.op_identifier() == site.node.op_identifier())
+        ops = {node.op_identifier() for node in asked}
+        alike = (node for node in model.graph if node.op_identifier() in ops)
         nodes = {*alike, *(other.node for other in sites(model))}
         every = (node for node in nodes if node.graph is model.graph)
         names = {value.name or "" for node in every for value in _read(node)} - self._seen.keys()
@@ -114,13 +116,13 @@ class Pays:
         if names:
             watch(model, self.feeds, list(names), see)
 
-    def _timed(self, step: Pass, model: ir.Model, site: Candidate, seen: Feeds) -> Miss | None:
+    def _timed(self, step: Pass, model: ir.Model, nodes: Sequence[ir.Node], seen: Feeds) -> Miss | None:
         feeds = {name: _numbers(array) for name, array in seen.items()}
         slower: list[str] = []
         for backend in self.backends:
             if not backend.quick:
                 continue
-            plain = _alone(model, site, feeds)
+            plain = _alone(model, nodes, feeds)
             rewritten = plain.clone()
             try:
                 outcome = step.apply(rewritten, Context(feeds=[feeds], calibration=Calibration([feeds])))
@@ -151,9 +153,12 @@ def _read(node: ir.Node) -> Iterator[ir.Value]:
     return (value for value in dict.fromkeys(node.inputs) if value is not None and resolve(value) is None)
 
 
-def _alike(site: Candidate, fed: Feeds) -> Iterator[object]:
-    """What two sites have in common where one timing serves both."""
-    node = site.node
+def _nodes(candidate: Candidate) -> tuple[ir.Node, ...]:
+    return candidate.nodes if isinstance(candidate, Several) else (candidate.node,)
+
+
+def _alike(node: ir.Node, fed: Feeds) -> Iterator[object]:
+    """What two nodes have in common where one timing serves both."""
     yield node.op_type
     yield tuple(sorted((name, str(attr.value)) for name, attr in node.attributes.items()))
     for value in node.inputs:
@@ -172,10 +177,10 @@ def _numbers(array: Array) -> Array:
     return np.random.default_rng(0).standard_normal(array.shape, dtype=np.float32).astype(array.dtype)
 
 
-def _alone(model: ir.Model, site: Candidate, feeds: Feeds) -> ir.Model:
-    """A model of the site's node and its constants, what it reads else being inputs."""
-    node, made, inputs = site.node, dict[ir.Value, ir.Value](), list[ir.Value]()
-    for value in dict.fromkeys(value for value in node.inputs if value is not None):
+def _alone(model: ir.Model, nodes: Sequence[ir.Node], feeds: Feeds) -> ir.Model:
+    """A model of nodes that read none of each other, and their constants; what they read else are its inputs."""
+    made, inputs = dict[ir.Value, ir.Value](), list[ir.Value]()
+    for value in dict.fromkeys(value for node in nodes for value in node.inputs if value is not None):
         view = resolve(value)
         if view is None:
             array = feeds[value.name or ""]
@@ -188,19 +193,21 @@ def _alone(model: ir.Model, site: Candidate, feeds: Feeds) -> ir.Model:
             held = ir.Value(name=value.name, const_value=ir.tensor(array, name=value.name))
             held.type, held.shape = ir.TensorType(ir.DataType.from_numpy(array.dtype)), ir.Shape(array.shape)
             made[value] = held
-    outputs = [ir.Value(name=value.name, type=value.type, shape=value.shape) for value in node.outputs]
-    copied = ir.Node(
-        node.domain,
-        node.op_type,
-        [None if value is None else made[value] for value in node.inputs],
-        list(node.attributes.values()),
-        outputs=outputs,
-        name=node.name,
-    )
+    copied = [
+        ir.Node(
+            node.domain,
+            node.op_type,
+            [None if value is None else made[value] for value in node.inputs],
+            list(node.attributes.values()),
+            outputs=[ir.Value(name=value.name, type=value.type, shape=value.shape) for value in node.outputs],
+            name=node.name,
+        )
+        for node in nodes
+    ]
     graph = ir.Graph(
         inputs,
-        [value for value in outputs if value.name],
-        nodes=[copied],
+        [value for node in copied for value in node.outputs if value.name],
+        nodes=copied,
         initializers=[value for value in made.values() if value.const_value is not None],
         opset_imports=dict(model.opset_imports),
         name="site",

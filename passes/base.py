@@ -147,6 +147,19 @@ class Candidate(Protocol):
     def name(self) -> str: ...
 
 
+@dataclass(frozen=True)
+class Several:
+    """Nodes that a pass would rewrite together, such as layers that read one activation; and what they are called."""
+
+    name: str
+    nodes: tuple[ir.Node, ...]
+
+    @property
+    def node(self) -> ir.Node:
+        """The first of them."""
+        return self.nodes[0]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Context:
     """What a pass may consult beside the model.

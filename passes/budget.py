@@ -1,8 +1,8 @@
 """How much of each part of a model stays under a budget: what levels cost, what they lose, and the best of both.
 
-part           a group of units, or a branch of the residual stream as a whole
-level          so many units of it stay; none: the branch is left out
-cost           multiply-adds with weights, bytes of weights, or seconds on the target
+part           what something may be taken from: a group of units, a branch of the residual stream, a weight
+level          so much of it stays: so many units, such a rank
+cost           multiply-adds with weights, bytes or numbers of weights, or seconds on the target
 loss           what the answers lose by this part at this level alone
 """
 
@@ -12,15 +12,24 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, TypeVar
 
+import onnx_ir as ir
+
+from ..ir.constants import tensor_of
+from ..ir.cost import cost
 from ..ir.errors import OptionError
+from ..ir.shapes import dimension_names
+from ..ir.site import Kind, sites
+from ..ir.walk import every_node
 from .base import Curve
 from .numerics.knapsack import knapsack
 
-Unit = Literal["flops", "latency", "bytes"]
+Unit = Literal["flops", "latency", "bytes", "weights"]
 
 _TEXT = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(flops|latency|bytes)\s*")
+#: Of every dynamic dimension, where FLOPs are weighed against each other.
+_PROBE = 32
 #: Entries of the table from which the levels are chosen.
 _CELLS = 1 << 22
 #: What sums of floats may be off, as a share.
@@ -53,6 +62,19 @@ class Budget:
         return cls(float(found[1]), unit)
 
 
+class Priced(Protocol):
+    """What a level costs and what is lost by it."""
+
+    @property
+    def cost(self) -> float: ...
+
+    @property
+    def loss(self) -> float: ...
+
+
+L = TypeVar("L", bound=Priced)
+
+
 @dataclass(frozen=True)
 class Level:
     """So many units of a part stay."""
@@ -62,14 +84,30 @@ class Level:
     loss: float
 
 
+def costs_by_name(model: ir.Model, unit: Unit) -> dict[str, float]:
+    """What a model costs, by name: multiply-adds of the nodes with weights, or bytes of the weights."""
+    if unit == "bytes":
+        read = (value for node in every_node(model.graph) for value in node.inputs)
+        tensors = {value.name or "": tensor for value in read if value and (tensor := tensor_of(value)) is not None}
+        return {name: float(tensor.nbytes) for name, tensor in tensors.items() if _holds_weights(tensor.dtype)}
+    nodes = {site.node for site in sites(model) if site.kind is not Kind.EMBEDDING}
+    flops = cost(model, dict.fromkeys(dimension_names(model), _PROBE)).nodes
+    return {each.node.name or "": float(each.flops.constant or 0) for each in flops if each.node in nodes}
+
+
+def _holds_weights(dtype: ir.DataType) -> bool:
+    """Of what types weights are: indices, shapes and masks are of others."""
+    return dtype.is_floating_point() or (dtype.bitwidth <= 8 and dtype not in (ir.DataType.BOOL, ir.DataType.STRING))
+
+
 def chosen(
-    parts: Sequence[Sequence[Level]], rest: float, budget: Budget, first: float | None = None
-) -> tuple[list[Level], Curve]:
+    parts: Sequence[Sequence[L]], rest: float, budget: Budget, first: float | None = None, *, advice: str
+) -> tuple[list[L], Curve]:
     """The level of each part that together lose least within the budget, and the curve on which they lie.
 
     parts: the levels of each, the whole one first. rest: what the model costs beside them. first: what the budget is a
-    share of, the cost of all unless told. Raises OptionError where not
-    even the least of all fits, with what is possible.
+    share of, the cost of all unless told. advice: what to do where not even the least of all fits. Raises OptionError
+    there, with what is possible.
     """
     whole = rest + sum(levels[0].cost for levels in parts) if first is None else first
     # costs are rounded up to whole ones, so that the budget is kept
@@ -79,8 +117,8 @@ def chosen(
     if room < found.least:
         least = (rest + found.least) / whole
         raise OptionError(
-            f"a budget of {budget.share:g} {budget.unit} cannot be kept: pruning as far as the options allow leaves "
-            f"{least:.3f} of it. Let more kinds of units go, or a smaller multiple stay"
+            f"a budget of {budget.share:g} {budget.unit} cannot be kept: going as far as the options allow leaves "
+            f"{least:.3f} of it. {advice}"
         )
     taken = [levels[at] for levels, at in zip(parts, found.within(room), strict=True)]
     columns = found.columns

@@ -105,7 +105,7 @@ def repairable(site: Site) -> str | None:
 
 def write(site: Site, found: Fit) -> None:
     """Let the site compute x W' + b', in the types that it stores. The shapes are those of the site as it is cut."""
-    weight, bias = found.weight, found.bias
+    weight = found.weight
     stored = constant_of(site.weight)
     assert stored is not None
     if site.kind is Kind.RECURRENT_INPUT:
@@ -115,8 +115,14 @@ def write(site: Site, found: Fit) -> None:
         matrix = weight / site.alpha
         new = (matrix.T if site.transposed else matrix).reshape(stored.shape).astype(stored.dtype)
     site.weight.const_value = ir.Tensor(new, name=site.weight.name)
+    if found.bias is not None:
+        write_bias(site, found.bias)
+
+
+def write_bias(site: Site, bias: Floats) -> None:
+    """Let the site add another bias, [out], where it has one that is stored."""
     held = constant_of(site.bias)
-    if bias is None or held is None or site.bias is None or site.bias_node is None:
+    if held is None or site.bias is None or site.bias_node is None:
         return
     # one number for all outputs becomes one for each
     shape = held.shape if held.size == len(bias) else (*[1] * max(held.ndim - 1, 0), len(bias))

@@ -11,22 +11,15 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from ...ir.constants import tensor_of
-from ...ir.cost import cost
 from ...ir.errors import OptionError
-from ...ir.shapes import dimension_names
-from ...ir.site import Kind, Site, sites
-from ...ir.walk import every_node
+from ...ir.site import Site
 from ..base import Context
-from ..budget import Budget
+from ..budget import Budget, costs_by_name
 from .part import part_of, seen_by
 from .units import Key, Units
 
 #: What a cost is of: a node or a weight by name, or a group of units.
 Of = str | Key
-
-#: Of every dynamic dimension, where FLOPs are weighed against each other.
-_PROBE = 32
 
 
 def is_branch(each: Units, ending: Collection[ir.Node]) -> bool:
@@ -37,20 +30,11 @@ def is_branch(each: Units, ending: Collection[ir.Node]) -> bool:
 def costs(model: ir.Model, budget: Budget, taken: Sequence[Units], context: Context) -> dict[Of, float]:
     """FLOPs of the nodes with weights, bytes of the weights, or the nanoseconds of the parts that groups lie in."""
     if budget.unit == "latency":
-        spent = _nanoseconds(model, taken, context)
-        return {each.key: time for each, time in zip(taken, spent, strict=True)}
-    if budget.unit == "bytes":
-        read = (value for node in every_node(model.graph) for value in node.inputs)
-        tensors = {value.name or "": tensor for value in read if value and (tensor := tensor_of(value)) is not None}
-        return {name: float(tensor.nbytes) for name, tensor in tensors.items() if _holds_weights(tensor.dtype)}
-    nodes = {site.node for site in sites(model) if site.kind is not Kind.EMBEDDING}
-    flops = cost(model, dict.fromkeys(dimension_names(model), _PROBE)).nodes
-    return {each.node.name or "": float(each.flops.constant or 0) for each in flops if each.node in nodes}
-
-
-def _holds_weights(dtype: ir.DataType) -> bool:
-    """Of what types weights are: indices, shapes and masks are of others."""
-    return dtype.is_floating_point() or (dtype.bitwidth <= 8 and dtype not in (ir.DataType.BOOL, ir.DataType.STRING))
+        times = _nanoseconds(model, taken, context)
+        return {each.key: time for each, time in zip(taken, times, strict=True)}
+    found: dict[Of, float] = {}
+    found.update(costs_by_name(model, budget.unit))
+    return found
 
 
 def _nanoseconds(model: ir.Model, taken: Sequence[Units], context: Context) -> list[float]:

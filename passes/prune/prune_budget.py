@@ -50,6 +50,8 @@ Part = Literal["neurons", "heads", "branches"]
 _FIRST = "tersor.cost"
 #: Batches that losses are measured on.
 _TRIED = 12
+#: Where a budget cannot be kept.
+_ADVICE = "Let more kinds of units go, or a smaller multiple stay"
 #: What sums of floats may be off, as a share.
 _EVEN = 1e-9
 
@@ -182,7 +184,7 @@ class _Planning:
             levels = zip((each.size, *counts), saved, lost, strict=True)
             parts.append([Level(count, most - less, loss) for count, less, loss in levels])
         rest = sum(known.values()) - sum(levels[0].cost for levels in parts)
-        best, curve = chosen(parts, rest, budget, self.first)
+        best, curve = chosen(parts, rest, budget, self.first, advice=_ADVICE)
         plan = {each.key: level for each, level in zip(taken, best, strict=True)}
         return _Plan(self.made, self.model, original, calibration, plan, curve)
 

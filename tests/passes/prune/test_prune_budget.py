@@ -107,7 +107,7 @@ def test_levels_are_chosen_as_trying_all_would() -> None:
         losses = [0.0, *np.sort(rng.random(4))]
         parts.append([Level(units, 100.0 * units, loss) for units, loss in zip((8, 6, 4, 2, 0), losses, strict=True)])
     for share in (0.3, 0.5, 0.8):
-        taken, curve = chosen(parts, 400.0, Budget(share, "flops"))
+        taken, curve = chosen(parts, 400.0, Budget(share, "flops"), advice="")
         room = share * (400 + 4 * 800) - 400
         able = [ways for ways in product(*parts) if sum(way.cost for way in ways) <= room]
         best = min(sum(way.loss for way in ways) for ways in able)
