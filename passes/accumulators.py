@@ -205,6 +205,32 @@ class AbsMax(_ByFeature):
         return self.largest.nbytes
 
 
+class AbsMean(_ByFeature):
+    """The mean magnitude of each feature, `mean` [features]; zeros before the first token."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__(features)
+        self.total: Floats = np.zeros(features)
+
+    def add(self, array: Array) -> None:
+        self._check(array)
+        self.total += np.abs(array).sum(0, dtype=np.float64)
+        self.count += len(array)
+
+    def merge(self, other: Self) -> None:
+        self._match(other)
+        self.total += other.total
+        self.count += other.count
+
+    @property
+    def mean(self) -> Floats:
+        return self.total / max(self.count, 1)
+
+    @property
+    def bytes(self) -> int:
+        return self.total.nbytes
+
+
 class Gram(_ByFeature):
     """x.T @ x over all tokens, `matrix` [features, features], and the mean of each feature.
 

@@ -13,26 +13,30 @@ Labels = NDArray[np.int64]
 _CHUNK = 1 << 17
 
 
-def cluster(vectors: Floats, count: int, *, iterations: int, sample: int, seed: int) -> tuple[Floats, Labels]:
+def cluster(
+    vectors: Floats, count: int, *, iterations: int, sample: int, seed: int, weights: Floats | None = None
+) -> tuple[Floats, Labels]:
     """Centers [count, width] of vectors [n, width], n >= 1, and the nearest one of each vector.
 
-    Stops when no vector changes its center, or after so many iterations. With more than `sample` vectors (0 for no such
-    limit), the centers are found on so many of them, evenly spaced, and then moved to the means of all once. A center
-    without vectors stays where it is.
+    weights: what the squared distance of each vector counts, [n], above zero; one unless given. Stops when no vector
+    changes its center, or after so many iterations. With more than `sample` vectors (0 for no such limit), the centers
+    are found on so many of them, evenly spaced, and then moved to the means of all once. A center without vectors stays
+    where it is.
     """
-    some = vectors
+    some, counting = vectors, weights
     if 0 < sample < len(vectors):
-        some = vectors[np.arange(sample) * len(vectors) // sample]
-    centers = _seeds(some, count, np.random.default_rng(seed))
+        drawn = np.arange(sample) * len(vectors) // sample
+        some, counting = vectors[drawn], None if weights is None else weights[drawn]
+    centers = _seeds(some, count, np.random.default_rng(seed), counting)
     labels = nearest(some, centers)
     for _ in range(iterations):
-        centers = _means(some, labels, centers)
+        centers = means(some, labels, centers, counting)
         found = nearest(some, centers)
         if np.array_equal(found, labels):
             break
         labels = found
     if some is not vectors:
-        centers = _means(vectors, nearest(vectors, centers), centers)
+        centers = means(vectors, nearest(vectors, centers), centers, weights)
         labels = nearest(vectors, centers)
     return centers, labels
 
@@ -51,23 +55,27 @@ def nearest(vectors: Floats, centers: Floats) -> Labels:
     return found
 
 
-def _means(vectors: Floats, labels: Labels, centers: Floats) -> Floats:
-    """The mean of the vectors of each label; a center without vectors stays."""
+def means(vectors: Floats, labels: Labels, centers: Floats, weights: Floats | None = None) -> Floats:
+    """The mean of the vectors of each label, as their weights have it; a center without vectors stays."""
     order = np.argsort(labels, kind="stable")
     used, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
     moved = centers.copy()
-    moved[used] = np.add.reduceat(vectors[order], starts, axis=0) / counts[:, None]
+    if weights is None:
+        moved[used] = np.add.reduceat(vectors[order], starts, axis=0) / counts[:, None]
+    else:
+        sums = np.add.reduceat(vectors[order] * weights[order, None], starts, axis=0)
+        moved[used] = sums / np.add.reduceat(weights[order], starts)[:, None]
     return moved
 
 
-def _seeds(vectors: Floats, count: int, random: np.random.Generator) -> Floats:
+def _seeds(vectors: Floats, count: int, random: np.random.Generator, weights: Floats | None) -> Floats:
     """Vectors drawn one after another with the squared distance to the nearest that is there (k-means++)."""
     centers = np.empty((count, vectors.shape[1]))
     centers[0] = vectors[random.integers(len(vectors))]
     squares = np.square(vectors).sum(1)
     distance = _distance(vectors, squares, centers[0])
     for index in range(1, count):
-        sums = np.cumsum(distance)
+        sums = np.cumsum(distance if weights is None else distance * weights)
         at = np.searchsorted(sums, random.random() * sums[-1], side="right")
         centers[index] = vectors[min(at, len(vectors) - 1)]
         np.minimum(distance, _distance(vectors, squares, centers[index]), out=distance)

@@ -31,13 +31,13 @@ from ..attending import Heads
 from ..base import Context, Contract, Lossy, Miss, Outcome
 from ..choosing import Verdict, idle, outcome
 from ..edit import Array, Tape, declare_functions, is_op, reroute
+from ..numerics.grid import Scheme, nearest
 from ..placing import matrix, put
 from ..statistics import Statistics, Want
 from ..weight_pass import WeightPass, taken
 from ..weights import Floating, Quantized
 from .compensating import Compensation, give_biases
 from .methods.floats import float8
-from .methods.grid import Scheme, nearest
 from .methods.uniform import symmetric
 from .ranging import FLOATS8, INTEGERS, Grid, Method, Ranging, Type
 from .rounded_attention import Attention, Rounding, attentions, round_products

@@ -35,13 +35,13 @@ from ...ir.site import Kind, Site
 from ..base import Context, Contract, Lossy, Miss, Outcome
 from ..choosing import outcome
 from ..edit import Array, declare_functions, is_op
+from ..numerics.grid import Scheme, fit, nearest
 from ..placing import Structured, matrix, put
 from ..seen import Seen, inputs, joined
 from ..weight_pass import WeightPass, taken
 from ..weights import Affine, Quantized
 from .methods.awq import awq, clipping, scaled
 from .methods.gptq import gptq
-from .methods.grid import Scheme, fit, nearest
 from .methods.hqq import hqq
 from .methods.lqer import lqer
 from .methods.refine import refine

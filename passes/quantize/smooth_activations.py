@@ -28,9 +28,9 @@ from ..base import Context, Contract, Exact, Miss, Outcome, Pass
 from ..choosing import Choice, Verdict, outcome
 from ..edit import Array
 from ..numerics.arrays import Floats
+from ..numerics.grid import Scheme
 from ..placing import matrix
 from ..statistics import Statistics, Want
-from .methods.grid import Scheme
 from .methods.scaling import times
 from .methods.smooth import search, smooth
 from .scaling import Fan, Scalable, fans, makers, producer, rows

@@ -1,4 +1,4 @@
-"""A quantized weight and a low-rank correction of it."""
+"""A weight that is stored short, quantized or with zeros, and factors that are added to it."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ import numpy as np
 import onnx_ir as ir
 
 from ..edit import Array, Tape
+from .masked import Masked
 from .quantized import Quantized
 
 
 @dataclass(frozen=True)
 class Corrected:
-    """weight = quantized + left @ right.
+    """weight = base + left @ right.
 
-    quantized: [in, out]. left: [in, rank] and right: [rank, out], as they are or quantized themselves. `emit` writes
-    the sum as one weight. Surgery at a linear site can keep the parts apart instead, x Q + (x A) B: the product with Q
-    then runs on integers, and the factors cost rank * (in + out) more multiplications a row.
+    base: [in, out]. left: [in, rank] and right: [rank, out], as they are or quantized themselves. `emit` writes the sum
+    as one weight. Surgery at a linear site can keep the parts apart instead, x Q + (x A) B: a product with a quantized
+    base then runs on integers, and the factors cost rank * (in + out) more multiplications a row.
     """
 
-    quantized: Quantized
+    base: Quantized | Masked
     left: Array | Quantized
     right: Array | Quantized
 
     def dense(self) -> Array:
-        """The weight it stands for, in the dtype of the quantized weight's scale."""
-        base = self.quantized.dense()
+        """The weight it stands for, in the dtype of the base."""
+        base = self.base.dense()
         left, right = _dense(self.left), _dense(self.right)
         # numpy's matmul knows no bfloat16
         wide = left.dtype if left.dtype.kind == "f" else np.dtype(np.float32)
@@ -36,7 +37,7 @@ class Corrected:
     def transposed(self) -> Corrected:
         """The same numbers for a matrix that is stored the other way around."""
         # (Q + A B).T == Q.T + B.T A.T
-        return Corrected(self.quantized.transposed(), _transposed(self.right), _transposed(self.left))
+        return Corrected(self.base.transposed(), _transposed(self.right), _transposed(self.left))
 
     @property
     def rank(self) -> int:
@@ -45,20 +46,19 @@ class Corrected:
 
     @property
     def bytes(self) -> int:
-        """Bytes of the quantized weight and of both factors as stored."""
-        return self.quantized.bytes + sum(
+        """Bytes of the base and of both factors as stored."""
+        return self.base.bytes + sum(
             factor.bytes if isinstance(factor, Quantized) else int(factor.nbytes) for factor in (self.left, self.right)
         )
 
     def emit(self, tape: Tape, name: str) -> ir.Value:
-        """The dequantized weight plus the product of the factors."""
-        base = self.quantized.emit(tape, name)
+        """The base as its nodes compute it, plus the product of the factors."""
+        base = self.base.emit(tape, name)
         if not self.rank:
             return base
         correction = tape("MatMul", _emit(self.left, tape, f"{name}_left"), _emit(self.right, tape, f"{name}_right"))
         value = tape("Add", base, correction)
-        value.shape = ir.Shape(self.quantized.values.shape)
-        value.type = ir.TensorType(ir.DataType.from_numpy(self.quantized.scale.dtype))
+        value.shape, value.type = base.shape, base.type
         return value
 
 

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 from tersor.ir.errors import ModelError
 from tersor.passes.accumulator import Accumulator
-from tersor.passes.accumulators import AbsMax, FeatureRange, Gram, Histogram, Range, TokenCounts
+from tersor.passes.accumulators import AbsMax, AbsMean, FeatureRange, Gram, Histogram, Range, TokenCounts
 
 RNG = np.random.default_rng(0)
 PIECES = st.lists(
@@ -23,7 +23,11 @@ PIECES = st.lists(
     min_size=1,
     max_size=6,
 )
-MAKERS: list[Callable[[], Accumulator]] = [Range, Histogram, *(lambda k=k: k(3) for k in (FeatureRange, AbsMax, Gram))]
+MAKERS: list[Callable[[], Accumulator]] = [
+    Range,
+    Histogram,
+    *(lambda k=k: k(3) for k in (FeatureRange, AbsMax, AbsMean, Gram)),
+]
 
 
 def gathered(pieces: list[NDArray[np.float32]], bins: int) -> Histogram:
@@ -171,14 +175,16 @@ TOKENS = [RNG.standard_normal((count, 3)).astype(np.float32) * 5 for count in (4
 
 
 def test_ranges_of_features_are_the_extremes_of_columns() -> None:
-    seen, largest, every = FeatureRange(3), AbsMax(3), np.concatenate(TOKENS)
+    seen, largest, mean, every = FeatureRange(3), AbsMax(3), AbsMean(3), np.concatenate(TOKENS)
     for piece in TOKENS:
         seen.add(piece)
         largest.add(piece)
+        mean.add(piece)
     assert np.array_equal(seen.low, every.min(0))
     assert np.array_equal(seen.high, every.max(0))
     assert np.array_equal(largest.largest, np.abs(every).max(0))
-    assert seen.count == largest.count == 1505
+    np.testing.assert_allclose(mean.mean, np.abs(every).mean(0, dtype=np.float64), rtol=1e-12)
+    assert seen.count == largest.count == mean.count == 1505
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-30, 1e30])
@@ -269,7 +275,13 @@ def test_gathering_goes_on_after_a_pickle(make: Callable[[], Accumulator]) -> No
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [(Histogram(8), Histogram(4)), (Gram(2), Gram(3)), (AbsMax(2), AbsMax(3)), (TokenCounts(2), TokenCounts(3))],
+    [
+        (Histogram(8), Histogram(4)),
+        (Gram(2), Gram(3)),
+        (AbsMax(2), AbsMax(3)),
+        (AbsMean(2), AbsMean(3)),
+        (TokenCounts(2), TokenCounts(3)),
+    ],
 )
 def test_sizes_that_differ_do_not_merge(one: Accumulator, other: Accumulator) -> None:
     with pytest.raises(ValueError, match=r"expected .* found"):
@@ -278,7 +290,7 @@ def test_sizes_that_differ_do_not_merge(one: Accumulator, other: Accumulator) ->
 
 @pytest.mark.parametrize("shape", [(3,), (2, 4), (2, 2, 3)])
 def test_arrays_of_another_width_are_refused(shape: tuple[int, ...]) -> None:
-    for seen in (FeatureRange(3), AbsMax(3), Gram(3)):
+    for seen in (FeatureRange(3), AbsMax(3), AbsMean(3), Gram(3)):
         with pytest.raises(ValueError, match=r"expected an array \[tokens, 3\], found"):
             seen.add(np.zeros(shape, np.float32))
 

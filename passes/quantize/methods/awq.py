@@ -23,8 +23,8 @@ import numpy as np
 from ...edit import Array
 from ...numerics.arrays import Floats, check
 from ...numerics.gram import check_gram
+from ...numerics.grid import Scheme, fit, float_of, nonzero, round_to, spread
 from ...weights import Quantized
-from .grid import Scheme, fit, float_of, nonzero, round_to, spread
 from .scaling import check_shared, held, output_error, times
 
 #: Channels quieter than so much of the loudest count as that quiet: a channel of zeros has a scale too.

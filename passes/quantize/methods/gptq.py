@@ -25,8 +25,8 @@ import numpy as np
 from ...edit import Array
 from ...numerics.arrays import Floats, check
 from ...numerics.gram import check_gram, factored, level
+from ...numerics.grid import Scheme, fit, float_of, nonzero
 from ...weights import Quantized
-from .grid import Scheme, fit, float_of, nonzero
 
 #: How much of a group's range its grid may span where `clip` looks for the best.
 _RATIOS = np.linspace(1.0, 0.4, 25)

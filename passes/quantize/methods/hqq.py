@@ -27,8 +27,8 @@ import numpy as np
 
 from ...edit import Array
 from ...numerics.arrays import Floats, check
+from ...numerics.grid import Scheme, fit, float_of, round_to, spread
 from ...weights import Affine, Quantized
-from .grid import Scheme, fit, float_of, round_to, spread
 
 #: Weights of which so many are worked on at once stay in a cache.
 _CHUNK = 1 << 16

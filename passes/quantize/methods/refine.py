@@ -19,8 +19,8 @@ import numpy as np
 from ...edit import Array
 from ...numerics.arrays import Floats, check
 from ...numerics.gram import check_gram, damped, level
+from ...numerics.grid import Scheme, float_of, spread
 from ...weights import Quantized
-from .grid import Scheme, float_of, spread
 
 #: Rows between two updates of P as a whole.
 _BLOCK = 64

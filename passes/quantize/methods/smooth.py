@@ -18,7 +18,7 @@ import numpy as np
 from ...edit import Array
 from ...numerics.arrays import Floats
 from ...numerics.gram import check_gram
-from .grid import Scheme, float_of, nearest
+from ...numerics.grid import Scheme, float_of, nearest
 from .scaling import check_shared, held, output_error, times
 
 #: A channel or row that reaches less far than so much of the furthest counts as reaching so far: zeros have a scale.

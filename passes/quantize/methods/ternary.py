@@ -14,8 +14,8 @@ import numpy as np
 
 from ...edit import Array
 from ...numerics.arrays import Floats, check
+from ...numerics.grid import Scheme, spread
 from ...weights import Codebook, Quantized
-from .grid import Scheme, spread
 
 #: The threshold of TWN in mean magnitudes, exact for uniform and near it for normal weights.
 DELTA = 0.7

@@ -14,9 +14,9 @@ from tersor.ir.text import graph, lines
 from tersor.passes.accumulators import Histogram
 from tersor.passes.base import Context, Outcome
 from tersor.passes.edit import constant_of
+from tersor.passes.numerics.grid import Scheme, nearest
 from tersor.passes.quantize.methods.embedding_groups import embedding_groups
 from tersor.passes.quantize.methods.floats import float8
-from tersor.passes.quantize.methods.grid import Scheme, nearest
 from tersor.passes.quantize.methods.ranges import activation_grid, entropy, mse, percentile
 from tersor.passes.quantize.methods.uniform import PAIR_LIMIT, symmetric
 from tersor.passes.quantize.quantize_static import QuantizeStatic

@@ -15,9 +15,9 @@ from tersor.ir.text import graph
 from tersor.passes.accumulators import Gram
 from tersor.passes.base import Context
 from tersor.passes.edit import constant_of
+from tersor.passes.numerics.grid import Scheme, nearest
 from tersor.passes.quantize.methods.awq import Scaling, awq
 from tersor.passes.quantize.methods.gptq import gptq
-from tersor.passes.quantize.methods.grid import Scheme, nearest
 from tersor.passes.quantize.methods.hqq import hqq
 from tersor.passes.quantize.methods.lqer import lqer
 from tersor.passes.quantize.methods.refine import refine

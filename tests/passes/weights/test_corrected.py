@@ -26,7 +26,7 @@ def emitted(weight: Corrected) -> ir.Model:
     tape = Tape()
     result = weight.emit(tape, "w")
     result.name = "w"
-    result.type = ir.TensorType(ir.DataType.from_numpy(weight.quantized.scale.dtype))
+    result.type = ir.TensorType(ir.DataType.from_numpy(weight.base.dense().dtype))
     body = ir.Graph([], [result], nodes=tape.nodes, initializers=tape.weights, opset_imports={"": 23}, name="g")
     return ir.Model(body, ir_version=10)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-from tersor.passes.quantize.methods.grid import Scheme
+from tersor.passes.numerics.grid import Scheme
 
 SCHEMES = [
     Scheme(bits=bits, group=group, symmetric=symmetric)

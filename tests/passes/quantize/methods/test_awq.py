@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tersor.passes.numerics.grid import Scheme, nearest
 from tersor.passes.quantize.methods.awq import Scaling, awq, clipping, scaled
-from tersor.passes.quantize.methods.grid import Scheme, nearest
 
 SCHEMES = [Scheme(bits=4, group=8, symmetric=False), Scheme(bits=3, group=0), Scheme(bits=2, group=7, symmetric=False)]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tersor.passes.numerics.grid import Scheme, nearest
 from tersor.passes.quantize.methods.correction import correct_bias
-from tersor.passes.quantize.methods.grid import Scheme, nearest
 
 RNG = np.random.default_rng(0)
 WEIGHT = RNG.standard_normal((12, 5)).astype(np.float32)

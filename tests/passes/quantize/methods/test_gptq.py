@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tersor.passes.numerics.grid import Scheme, fit, nearest
 from tersor.passes.quantize.methods.gptq import gptq
-from tersor.passes.quantize.methods.grid import Scheme, fit, nearest
 from tersor.passes.weights import Quantized
 from tersor.tests.passes.quantize.methods.problems import DAMPING, SCHEMES, problem
 

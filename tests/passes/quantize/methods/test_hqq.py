@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
-from tersor.passes.quantize.methods.grid import Scheme, fit, nearest
+from tersor.passes.numerics.grid import Scheme, fit, nearest
 from tersor.passes.quantize.methods.hqq import hqq
 from tersor.passes.weights import Affine, Quantized
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from tersor.passes.numerics.gram import level
-from tersor.passes.quantize.methods.grid import Scheme, nearest
+from tersor.passes.numerics.grid import Scheme, nearest
 from tersor.passes.quantize.methods.lqer import lqer
 from tersor.passes.weights import Corrected
 

@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 import pytest
 from tersor.passes.numerics.gram import level
+from tersor.passes.numerics.grid import Scheme, nearest
 from tersor.passes.quantize.methods.gptq import gptq
-from tersor.passes.quantize.methods.grid import Scheme, nearest
 from tersor.passes.quantize.methods.refine import refine
 from tersor.passes.weights import Quantized
 from tersor.tests.passes.quantize.methods.problems import DAMPING, SCHEMES, problem

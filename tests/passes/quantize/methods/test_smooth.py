@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tersor.passes.quantize.methods.grid import Scheme, nearest
+from tersor.passes.numerics.grid import Scheme, nearest
 from tersor.passes.quantize.methods.smooth import Smoothing, search, smooth
 
 EPS = float(np.finfo(np.float32).eps)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...edit import Array
-from ...numerics.arrays import Floats, check
-from ...numerics.arrays import float_of as float_of
-from ...weights import Quantized
+from ..edit import Array
+from ..weights import Quantized
+from .arrays import Floats, check
+from .arrays import float_of as float_of
 
 #: Weights of which so many are rounded at once.
 _CHUNK = 1 << 20
