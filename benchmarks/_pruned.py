@@ -1,4 +1,4 @@
-"""Models pruned by some passes alone, before a target has its say: what that costs and what it leaves."""
+"""Models rewritten by some passes alone, before a target has its say: what that costs and what it leaves."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import onnx_ir as ir
 import tersor
 from tersor.backends.catalogue import create
 from tersor.driver.latency import Latency
+from tersor.driver.pays import Pays
 from tersor.examples.data import Feeds
 from tersor.examples.source import Source
 from tersor.ir.cost import cost
@@ -33,14 +34,24 @@ def raised(source: Source | Path) -> ir.Model:
 
 
 def prune(
-    model: ir.Model, passes: str, data: Sequence[Feeds], *, backend: str = "onnxruntime", threads: int = 1
+    model: ir.Model,
+    passes: str,
+    data: Sequence[Feeds],
+    *,
+    backend: str = "onnxruntime",
+    threads: int = 1,
+    paying: bool = False,
 ) -> tuple[ir.Model, float]:
-    """A copy pruned by these passes, and the seconds that it took. backend, threads: what latencies are of."""
+    """A copy rewritten by these passes, and the seconds that it took.
+
+    backend, threads: what latencies are of. paying: passes are told what is slower there, on the middle batch.
+    """
     copied = model.clone()
     start = time.perf_counter()
     if passes:
-        latency = Latency([create(f"{backend}{{threads={threads}}}")])
-        context = Context(calibration=Calibration(data), latency=latency)
+        target = create(f"{backend}{{threads={threads}}}")
+        pays = Pays([target], data[len(data) // 2]) if paying else None
+        context = Context(calibration=Calibration(data), latency=Latency([target]), pays=pays)
         for step in Pipeline.of(passes).flat():
             step.apply(copied, context)
     return copied, time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""An LSTM language model in fewer bits: perplexity, bytes, speed beside fp32 on ONNX Runtime.
+"""An LSTM language model in fewer bits and in smaller factors: perplexity, bytes, speed beside fp32 on ONNX Runtime.
 
 2 x 650, trained here on half of WikiText-2's validation text (`_lstm_lm`) and tested on the other. Perplexity is on the
 first `--words` of that; `ratio` is to fp32's. What needs calibration data has the half that the model was trained on.
@@ -21,6 +21,21 @@ from tersor.benchmarks._quantized import Quantized, quantized
 from tersor.driver.timing import paired
 from tersor.examples.data import Feeds
 
+_TRAIN = "factorize-tensor{format=tt, ratio=0.25, embeddings=true, only=kind:embedding}"
+#: Rows of products of smaller weights.
+FACTORED = {
+    "recurrent x 0.5": "factorize-recurrent{ratio=0.5}",
+    "recurrent x 0.5, loop": "factorize-recurrent{ratio=0.5, recurrent=loop}",
+    "recurrent x 0.5, svd": "factorize-recurrent{ratio=0.5, algorithm=svd, shared=always}",
+    "words x 0.25, blocks": "factorize-embedding{ratio=0.25, heads=all}",
+    "words x 0.25, low rank": "factorize-embedding{method=low-rank, ratio=0.25, heads=all}",
+    "words x 0.125, codes": "code-embedding{ratio=0.125, heads=all}",
+    "table x 0.25, tensor train": _TRAIN,
+    "recurrent x 0.5, words x 0.25": "factorize-recurrent{ratio=0.5}, factorize-embedding{ratio=0.25, heads=all}",
+    "recurrent x 0.5, words x 0.25, int8": (
+        "factorize-recurrent{ratio=0.5}, factorize-embedding{ratio=0.25, heads=all}, quantize-dynamic{embeddings=true}"
+    ),
+}
 #: What each row adds to raising, by what it is called.
 ROWS = {
     "fp32": "",
@@ -37,6 +52,7 @@ ROWS = {
         for algorithm in ("greedy", "refined", "alternating")
     },
     "ternary": "quantize-binary{algorithm=ternary, embeddings=true}",
+    **FACTORED,
 }
 
 
@@ -57,7 +73,11 @@ def main() -> None:
         found: dict[str, float] = {}
         for name in dict.fromkeys(["fp32", *given.rows]):
             path = Path(folder) / name.replace(" ", "-")
-            data = list(islice(lm.batches(lm.halves()[0], 20, 35), 0, None, 10)) if "gptq" in name else None
+            data = (
+                list(islice(lm.batches(lm.halves()[0], 20, 35), 0, None, 10))
+                if "gptq" in name or name in FACTORED
+                else None
+            )
             made[name] = quantized(model, ROWS[name], path, threads=given.threads, data=data)
             found[name] = lm.perplexity(made[name].run, lm.halves()[1][: given.words])
             print(f"{name}: perplexity {found[name]:.2f}, {made[name].bytes / 1e6:.2f} MB")

@@ -30,6 +30,7 @@ PACKAGES: Mapping[str, tuple[str, bool]] = {
     "safetensors": ("pip install 'tersor[hf]'", False),
     "tokenizers": ("pip install tokenizers", False),
     "pillow": ("pip install 'tersor[image]'", False),
+    "tensorly": ("pip install 'tersor[tensorly]'", False),
 }
 
 #: CPU flags that decide which kernels run: x86 names, then Arm names.

@@ -52,13 +52,15 @@ class Block:
     signature: str
 
 
-def blocks(model: ir.Model) -> list[Block]:
+def blocks(model: ir.Model, *, attributes: bool = True) -> list[Block]:
     """The repeated blocks of the main graph, in graph order; empty where nothing repeats.
+
+    attributes: whether blocks whose nodes have other attributes are others.
 
     A block holds at least one fork that meets again around a weight (a residual branch, a gated unit), so a plain
     chain of equal layers or of recurrent cells is no stack. The graph must be topologically sorted.
     """
-    flow = _Flow(model)
+    flow = _Flow(model, attributes)
     taken: set[ir.Node] = set()
     stacks: list[list[_Span]] = []
     found = [stack for source in flow.sources() for stack in _stacks(flow, source)]
@@ -108,8 +110,9 @@ class _Span:
 class _Flow:
     """Who feeds whom in the main graph; a value that a subgraph captures is an input of the node that holds it."""
 
-    def __init__(self, model: ir.Model) -> None:
+    def __init__(self, model: ir.Model, attributes: bool) -> None:
         self.graph = model.graph
+        self.attributes = attributes
         self.functions = {(function.domain, function.name) for function in model.functions.values()}
         self.nodes = list(model.graph)
         self.position = {node: index for index, node in enumerate(self.nodes)}
@@ -255,7 +258,8 @@ def _span(flow: _Flow, nodes: tuple[ir.Node, ...], start: ir.Value, end: ir.Valu
                 parts.append("side")
         if node.op_type in _COMMUTATIVE:
             parts.sort()
-        kind = (node.domain, node.op_type, tuple(_attribute(attr) for _, attr in sorted(node.attributes.items())))
+        told = sorted(node.attributes.items()) if flow.attributes else ()
+        kind = (node.domain, node.op_type, tuple(_attribute(attr) for _, attr in told))
         for index, value in enumerate(node.outputs):
             labels[value] = _digest(f"{kind} {index} {parts}")
     signature = f"{labels[end]}.{len(nodes)}"

@@ -17,6 +17,10 @@ Floats = NDArray[np.float64]
 
 #: Numbers worked on at a time.
 _CHUNK = 1 << 16
+#: Rows of a product that is summed in float32.
+BLOCK = 1 << 10
+#: Magnitudes whose products, many of them, neither overflow nor vanish in float32.
+_SAFE = 2.0**-40, 2.0**48
 
 
 class Accumulator(ABC):
@@ -60,6 +64,17 @@ def chunks(array: Array) -> Iterator[Array]:
     """An array's numbers in flat pieces, in the order of memory."""
     flat = array.ravel(order="K")
     return (flat[start : start + _CHUNK] for start in range(0, flat.size, _CHUNK))
+
+
+def blocks(array: Array) -> Iterator[NDArray[np.floating]]:
+    """Rows of which products may be summed, in float32 where that holds them. Raises ModelError as `extent` does."""
+    if not array.size:
+        return
+    low, high = extent(array)
+    largest = max(abs(low), abs(high))
+    dtype = np.float32 if _SAFE[0] < largest < _SAFE[1] or not largest else np.float64
+    for start in range(0, len(array), BLOCK):
+        yield np.asarray(array[start : start + BLOCK], dtype)
 
 
 def extent(array: Array) -> tuple[float, float]:

@@ -14,13 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..ir.errors import ModelError
-from .accumulator import Accumulator, Floats, chunks, extent, extents
+from .accumulator import BLOCK, Accumulator, Floats, blocks, chunks, extent, extents
 from .edit import Array
 
-#: Rows of a product that is summed in float32.
-_BLOCK = 1 << 10
-#: Magnitudes whose products, many of them, neither overflow nor vanish in float32.
-_SAFE = 2.0**-40, 2.0**48
 #: A histogram's bins are no finer than this power of two of the largest magnitude, float32's own precision.
 _FINEST = 24
 #: Powers of two of which float32 holds the inverse.
@@ -214,7 +210,9 @@ class AbsMean(_ByFeature):
 
     def add(self, array: Array) -> None:
         self._check(array)
-        self.total += np.abs(array).sum(0, dtype=np.float64)
+        if array.size:
+            extent(array)  # refuses what is not finite
+            self.total += np.abs(array).sum(0, dtype=np.float64)
         self.count += len(array)
 
     def merge(self, other: Self) -> None:
@@ -245,14 +243,7 @@ class Gram(_ByFeature):
 
     def add(self, array: Array) -> None:
         self._check(array)
-        if not array.size:
-            self.count += len(array)
-            return
-        low, high = extent(array)
-        largest = max(abs(low), abs(high))
-        dtype = np.float32 if _SAFE[0] < largest < _SAFE[1] or not largest else np.float64
-        for start in range(0, len(array), _BLOCK):
-            block: NDArray[np.floating] = np.asarray(array[start : start + _BLOCK], dtype)
+        for block in blocks(array):
             self.matrix += block.T @ block
             self.total += block.sum(0, dtype=np.float64)
         self.count += len(array)
@@ -293,8 +284,8 @@ class Joint(_ByFeature):
         if before.size:
             extent(before)
         self._gram.add(now)
-        for start in range(0, len(array), _BLOCK):
-            part = slice(start, start + _BLOCK)
+        for start in range(0, len(array), BLOCK):
+            part = slice(start, start + BLOCK)
             self.cross += np.asarray(now[part], np.float64).T @ np.asarray(before[part], np.float64)
         self._before += before.sum(0, dtype=np.float64)
         self.count += len(array)

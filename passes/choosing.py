@@ -28,7 +28,7 @@ class Choice:
 
     only, ignore: glob patterns over site names, kinds (`kind:embedding`) and blocks (`block:3`). smallest: fewest
     weights of a site. kinds: those that are taken on; options: what asks for the others, where anything
-    does: the name of a switch, or an option with its value.
+    does: the name of a switch, or an option with its value. tied: take on weights that several nodes read.
     """
 
     kinds: Collection[Kind]
@@ -37,6 +37,7 @@ class Choice:
     only: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
     dtypes: Collection[ir.DataType] = FLOATS
+    tied: bool = False
 
     def verdict(self, site: Site) -> Miss | None:
         """Why the site stays as it is."""
@@ -73,7 +74,8 @@ class Choice:
         if tensor.dtype not in self.dtypes:
             return Miss("dtype", tensor.dtype.name.lower(), f"weights of {names}")
         passed = [site.weight, *(node.outputs[0] for node in site.view.path)]
-        if site.tied or any(len(value.uses()) > 1 or value.is_graph_output() for value in passed):
+        several = site.tied or any(len(value.uses()) > 1 or value.is_graph_output() for value in passed)
+        if several and not self.tied:
             return Miss("tied", ", ".join(site.tied) or site.name, "a weight that one node reads")
         if tensor.size < self.smallest:
             return Miss("size", f"{tensor.size} weights", f"at least {self.smallest}")

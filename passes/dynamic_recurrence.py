@@ -189,12 +189,12 @@ def call(
         zeros = np.zeros((ways, 2 * _GATES[function.name] * hidden), np.float32)
         bias = tape.constant(zeros, "bias")
     if None in states:
-        start = _zeros(tape, x, ways, hidden)
+        start = zero_states(tape, x, ways, hidden)
         states = [start if state is None else state for state in states]
     return function.node(tape, (*weights, bias, *states), attributes, outputs=len(states) + 1)
 
 
-def _zeros(tape: Tape, x: ir.Value, ways: int, hidden: int) -> ir.Value:
+def zero_states(tape: Tape, x: ir.Value, ways: int, hidden: int) -> ir.Value:
     """A state of zeros, [ways, batch, hidden], for x [time, batch, input]."""
     dims = dimensions(x)
     if dims is not None and isinstance(dims[1], int):

@@ -9,7 +9,7 @@ fitted to can be held against the other.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ..ir.constants import constant_of
 from ..ir.content import dimensions
 from ..ir.site import Kind, Site, sites
+from .accumulator import blocks
 from .accumulators import Gram
 from .edit import Array, is_op, only_reader
 from .numerics.arrays import Floats
@@ -104,31 +105,79 @@ def moments(
 
     trail: where the runs for sites before these are remembered.
     """
-    grams: tuple[dict[Fitted, Gram], dict[Fitted, Gram]] = ({}, {})
     twins = {(each.node.name, each.kind, each.direction): each for each in sites(original)}
     reading = [
         _streams(original, model, site, origins) if _streamed(site) else _products(original, model, site)
         for site in readers
     ]
     before = [None if _streamed(site) else twins[site.node.name, site.kind, site.direction] for site in readers]
+    halves: list[_Sums] = []
     for number, rows in enumerate(calibration.together([part for parts in reading for part in parts], trail)):
+        if number < 2:
+            halves.append(_Sums())
         left = iter(rows)
         for site, parts, twin in zip(readers, reading, before, strict=True):
             now, then, *rest = (next(left) for _ in parts)
             wanted = _less_bias(site, then) if twin is None else _product(twin, np.asarray(then, np.float64))
             turned = origins.get(target_of(site).stream)
             wanted = wanted if turned is None else np.asarray(wanted, np.float64) @ turned[1]
-            wanted = np.subtract(wanted, rest[0]) if rest else wanted
-            half, key = grams[number % 2], key_of(site)
-            if key not in half:
-                half[key] = Gram(site.in_features + site.out_features)
-            half[key].add(np.concatenate([now, wanted], axis=1))
-    inputs = {key_of(site): site.in_features for site in readers}
+            halves[number % 2].add(site, number, now, np.subtract(wanted, rest[0]) if rest else wanted)
     found: dict[Fitted, Moments] = {}
-    for key in grams[0]:
-        halves = [_moments(half[key], inputs[key]) for half in grams if key in half]
-        found[key] = halves[0] if len(halves) == 1 else _total(halves)
+    for key in dict.fromkeys(map(key_of, readers)):
+        summed = [half.of(key) for half in halves]
+        found[key] = summed[0] if len(summed) == 1 else _total(summed)
     return found
+
+
+class _Cross:
+    """Sums of what features give beside others, over the same tokens.
+
+    With x and t: `matrix`, x.T @ t, [features, others], `energy`, the squares of t, [others], and the mean of those.
+    Products are summed as `accumulators.Gram` sums its own.
+    """
+
+    def __init__(self, features: int, others: int) -> None:
+        self.matrix: Floats = np.zeros((features, others))
+        self.energy: Floats = np.zeros(others)
+        self.total: Floats = np.zeros(others)
+        self.count = 0
+
+    def add(self, array: Array, other: Array) -> None:
+        """Arrays [tokens, features] and [tokens, others]."""
+        for one, two in zip(blocks(array), blocks(other), strict=True):
+            self.matrix += one.T @ two
+            self.energy += np.square(two).sum(0, dtype=np.float64)
+            self.total += two.sum(0, dtype=np.float64)
+        self.count += len(array)
+
+
+@dataclass(eq=False)
+class _Sums:
+    """Over some batches: of what sites read, once for all that read the same, and of what they should give."""
+
+    grams: dict[Multiplied, Gram] = field(default_factory=dict)
+    crosses: dict[tuple[Fitted, ir.Node], tuple[Gram, _Cross]] = field(default_factory=dict)
+    _last: dict[Multiplied, int] = field(default_factory=dict)
+
+    def add(self, site: Site, number: int, now: Array, wanted: Array) -> None:
+        """What a site reads and should give on the batch of that number."""
+        read, place = multiplied(site), (key_of(site), site.node)
+        gram = self.grams.setdefault(read, Gram(site.in_features))
+        if self._last.get(read) != number:
+            gram.add(now)
+            self._last[read] = number
+        self.crosses.setdefault(place, (gram, _Cross(site.in_features, site.out_features)))[1].add(now, wanted)
+
+    def of(self, key: Fitted) -> Moments:
+        """The sums of one weight, over all sites that have it."""
+        (gram, cross), *others = [each for (mine, _), each in self.crosses.items() if mine == key]
+        matrix, joint, energy = gram.matrix, cross.matrix, cross.energy
+        inputs, outputs, count = gram.total, cross.total, cross.count
+        for more, beside in others:
+            matrix, joint, energy = matrix + more.matrix, joint + beside.matrix, energy + beside.energy
+            inputs, outputs, count = inputs + more.total, outputs + beside.total, count + beside.count
+        tokens = max(count, 1)
+        return Moments(matrix, joint, energy, inputs / tokens, outputs / tokens, count)
 
 
 def _streamed(site: Site) -> bool:
@@ -182,18 +231,6 @@ def _product(site: Site, rows: Floats) -> Floats:
     bias = site.bias_array() if biased(site) else None
     found: Floats = rows @ np.asarray(site.dense(), np.float64)
     return found if bias is None else found + np.asarray(bias, np.float64)
-
-
-def _moments(gram: Gram, split: int) -> Moments:
-    matrix, mean = gram.matrix, gram.mean
-    return Moments(
-        matrix[:split, :split],
-        matrix[:split, split:],
-        np.diagonal(matrix)[split:].copy(),
-        mean[:split],
-        mean[split:],
-        gram.count,
-    )
 
 
 def _total(parts: Sequence[Moments]) -> Moments:

@@ -8,6 +8,7 @@ from ...passes.clean.merge_common_subexpressions import MergeCommonSubexpression
 from ...passes.fuse.folding import FOLDING
 from ...passes.lowering.lower_opset import LowerOpset
 from ...passes.pipeline import Pipeline
+from ...passes.share.share_identical import ShareIdentical
 from .rules.cast_float8 import CastFloat8
 from .rules.expand_attention_mask import ExpandAttentionMask
 from .rules.expand_rotary_cache import ExpandRotaryCache
@@ -53,6 +54,7 @@ LOWERING = Pipeline(
         GatherQuantizedRows(),
         FuseBiasGelu(),
         KeepResidualSums(),
+        ShareIdentical(computed=True),
         MergeCommonSubexpressions(),
         DropDeadCode(),
         LowerOpset(),

@@ -23,6 +23,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ...ir.site import Kind, Site, computed_sites, sites
+from ...ir.weight import resolve
 from ..base import Context, Contract, Lossy, Miss, Outcome, Pass
 from ..choosing import Choice, Verdict, outcome, paying
 from ..edit import Tape, attribute, constant_of, declare_functions, replace, reroute
@@ -147,12 +148,14 @@ def _linear(site: Site, weight: Quantized, rows: bool, activations: Activations)
     """Both operands of the product become dequantized; a row scale multiplies the product."""
     node, tape = site.node, Tape()
     by_row = rows and node.op_type == "MatMul" and not site.flipped
-    key = site.activation, node.graph, by_row
+    # where another product gave the activation, that has another value by now
+    fed = next(value for value in node.inputs if value is not None and resolve(value) is None)
+    key = fed, node.graph, by_row
     if key not in activations:
-        activations[key] = _fake_quantize(tape, site.activation, by_row)
+        activations[key] = _fake_quantize(tape, fed, by_row)
     rounded, scale = activations[key]
     stored = weight.emit(tape, site.weight.name or "weight")
-    swap = {site.activation: rounded, site.weight: stored}
+    swap = {fed: rounded, site.weight: stored}
     inputs = [swap.get(value, value) if value is not None else None for value in node.inputs]
     result = tape.node(node.op_type, inputs, dict(node.attributes.items())).outputs[0]
     replace(tape, node.outputs, [result if scale is None else tape("Mul", result, scale)])

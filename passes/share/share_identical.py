@@ -2,14 +2,20 @@
 
     before   a = W1, b = W2, W1 equal to W2             after   a = b = W1
 
+    before   a = Gather(T, ids), b = MatMul(h, H), H equal to T.T         after   b = MatMul(h, Transpose(T))
+
 Exact. Tensors of one dtype and shape are told apart by a few elements from their middle; those that agree there are
 compared piece by piece until they differ. Weights stay memory-mapped: they are never copied to be compared, and what
-was read of them does not stay in memory. Left alone: tensors that differ in any byte (0.0 and -0.0 differ), strings,
-initializers that are inputs or outputs of the graph, and weights that are computed when they are read.
+was read of them does not stay in memory. What equals a transpose, as an output head that is tied to a table, is shared
+where all that reads it can read either (`share.standing`); so that passes behind see one weight with two readers, which
+most leave alone, it is asked for. Left alone: tensors that differ in any byte (0.0 and -0.0 differ), strings,
+initializers that are inputs or outputs of the graph, and weights that are computed when they are read, unless asked
+for.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +27,8 @@ import onnx_ir as ir
 from ...ir.level import Level
 from ...ir.mapped import released
 from ..base import Context, Finding, Outcome, Pass
-from ..edit import Array, drop
+from ..edit import Array
+from .standing import stand_for, turnable, turned_for
 
 #: Elements in a row that are looked at before two tensors are compared whole.
 _SAMPLES = 16
@@ -31,14 +38,26 @@ _PIECE = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class ShareIdentical(Pass):
-    """Store identical initializers once."""
+    """Store identical initializers once.
+
+    transposed: also matrices that are another's transpose, as a table and an output head tied to it; runtimes lay the
+        transpose out when they load the model. Best behind passes that quantize or factorize.
+    computed: also weights that are computed when they are read, as a lowering packs them; each is computed once for it.
+    """
 
     name: ClassVar[str] = "share-identical"
     level: ClassVar[Level] = Level.IMPORTED
+    transposed: bool = False
+    computed: bool = False
 
     def apply(self, model: ir.Model, context: Context) -> Outcome:
         scopes = (model.graph, *model.graph.subgraphs())
-        return Outcome(tuple(finding for scope in scopes for finding in _share(scope)))
+        findings = [finding for scope in scopes for finding in _share(scope)]
+        if self.computed:
+            findings += [finding for scope in scopes for finding in _digested(scope)]
+        if self.transposed:
+            findings += [finding for scope in scopes for finding in _tie(scope)]
+        return Outcome(tuple(findings))
 
 
 def _share(graph: ir.Graph) -> list[Finding]:
@@ -69,8 +88,44 @@ def _merge(group: list[ir.Value]) -> Iterator[Finding]:
             kind.append(value)
             continue
         yield Finding(f"{value.name} is {twin.name}")
-        value.replace_all_uses_with(twin)
-        drop(value)
+        stand_for(value, twin)
+
+
+def _digested(graph: ir.Graph) -> Iterator[Finding]:
+    """Let the first of computed weights that come out equal stand for all; one at a time is held."""
+    groups: defaultdict[tuple[object, ...], list[ir.Value]] = defaultdict(list)
+    for value in graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.LazyTensor) and not value.is_graph_input() and not value.is_graph_output():
+            groups[tensor.dtype, tuple(tensor.shape.numpy())].append(value)
+    for group in groups.values():
+        known: dict[bytes, ir.Value] = {}
+        for value in group if len(group) > 1 else ():
+            assert value.const_value is not None
+            twin = known.setdefault(hashlib.blake2b(value.const_value.tobytes()).digest(), value)
+            if twin is not value:
+                yield Finding(f"{value.name} is {twin.name}")
+                stand_for(value, twin)
+
+
+def _tie(graph: ir.Graph) -> Iterator[Finding]:
+    """Let matrices stand for their transposes, where these can be read so; what comes first stays."""
+    matrices: defaultdict[tuple[object, ...], list[ir.Value]] = defaultdict(list)
+    for value in graph.initializers.values():
+        tensor = value.const_value
+        if _comparable(value) and tensor is not None and len(tensor.shape) == 2 and tensor.dtype.is_floating_point():
+            matrices[tensor.dtype, tuple(tensor.shape.numpy()), _sample(_array(value)).tobytes()].append(value)
+    for value in [each for kind in matrices.values() for each in kind][::-1]:
+        tensor = value.const_value
+        if tensor is None or not turnable(value):
+            continue
+        turned = _array(value).T
+        kind = matrices[tensor.dtype, turned.shape, _sample(turned).tobytes()]
+        twin = next((each for each in kind if each is not value and _equal(_array(each), turned)), None)
+        if twin is not None:
+            matrices[tensor.dtype, turned.shape[::-1], _sample(turned.T).tobytes()].remove(value)
+            yield Finding(f"{value.name} is {twin.name}, transposed")
+            turned_for(value, twin)
 
 
 def _array(value: ir.Value) -> Array:

@@ -20,6 +20,7 @@ from tersor.ir.feeds import Feeds
 from tersor.ir.site import Kind, sites
 from tersor.ir.text import graph
 from tersor.passes.base import Context, Outcome, Pass
+from tersor.passes.factorize.factorize_linear import FactorizeLinear
 from tersor.passes.pipeline import Pipeline, title
 from tersor.passes.quantize.quantize_codebook import QuantizeCodebook
 from tersor.passes.quantize.quantize_dynamic import QuantizeDynamic
@@ -116,6 +117,22 @@ def test_what_tells_sites_apart(model: ir.Model, times: int) -> None:
     feeds = {"x": np.ones((2, 32), np.float32), "z": np.ones((5, 32), np.float32)}
     assert apply(QuantizeWeights(smallest=1), model, clock, feeds=feeds).matches == 2
     assert len(clock.seen) == times
+
+
+def test_sites_that_are_rewritten_together_are_timed_together() -> None:
+    weights = {name: np.ones((32, 32), np.float32) + at for at, name in enumerate("uvw")}
+    text = [f"{name}y = MatMul(x, {name})" for name in "uvw"]
+    model = graph(*text, inputs={"x": "float[batch, sequence, 32]"}, outputs=["uy", "vy", "wy"], **weights)
+    counts: list[tuple[int, int]] = []
+
+    def clock(plain: Contestant, rewritten: Contestant, feeds: Feeds) -> Interval:
+        counts.append((len(plain(feeds)), len(rewritten(feeds))))
+        return FAST
+
+    context = Context(pays=Pays([create("onnxruntime")], {"x": np.ones((2, 3, 32), np.float32)}, clock))
+    made = FactorizeLinear(rank=4, joint="together", smallest=1)
+    assert made.apply(model, context).matches == 3
+    assert counts == [(3, 3)]
 
 
 def test_a_site_sees_as_many_rows_as_in_the_model() -> None:

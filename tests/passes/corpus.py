@@ -11,7 +11,9 @@ from tersor.ir.text import graph
 from tersor.passes.base import Context
 from tersor.passes.quantize.quantize_dynamic import QuantizeDynamic
 from tersor.tests.passes import corpus_attention as attention
+from tersor.tests.passes import corpus_factorize as factorize
 from tersor.tests.passes import corpus_prune as prune
+from tersor.tests.passes import corpus_share as share
 from tersor.tests.passes.corpus_attention import KEEP, X, normal, split
 from tersor.tests.passes.raising.recurrence.graphs import GRU, LSTM, numbers, scan, step, weights
 from tersor.tests.support import arithmetic, inside_if, parse
@@ -391,5 +393,7 @@ CORPUS: Mapping[str, Callable[[], ir.Model]] = {
         lstm_cell, scanned_gru, unrolled_rnn, two_directions, turned_rnn, looped_rnn, settled_branch, flat_mask,
         typed_embedding, few_bits, rounded_states, rounded_activations,
         prune.redundant_layers, prune.doubled_neurons, prune.narrow_stream,
+        factorize.low_rank_layers, factorize.stacked_recurrence, factorize.tied_words, factorize.tensor_layers,
+        share.shared_basis, share.equal_layers, share.similar_layers, share.near_copies, share.words_of_few_parts,
     )
 }  # fmt: skip

@@ -12,12 +12,12 @@ from tersor.ir.text import graph
 from tersor.passes.base import Context, Miss, Pass
 from tersor.passes.choosing import Choice, left_out, names, outcome
 from tersor.passes.edit import declare_functions
+from tersor.passes.numerics.grid import Scheme, nearest
 from tersor.passes.placing import matrix, put
 from tersor.passes.prune.prune_magnitude import PruneMagnitude
 from tersor.passes.prune.prune_obs import PruneObs
 from tersor.passes.prune.prune_wanda import PruneWanda
 from tersor.passes.quantize.cast import Cast
-from tersor.passes.quantize.methods.grid import Scheme, nearest
 from tersor.passes.quantize.mix_precision import MixPrecision
 from tersor.passes.quantize.quantize_binary import QuantizeBinary
 from tersor.passes.quantize.quantize_codebook import QuantizeCodebook

@@ -12,11 +12,11 @@ from tersor.ir.runner import runner
 from tersor.ir.site import Site, sites
 from tersor.ir.text import graph, lines
 from tersor.passes.edit import declare_functions
+from tersor.passes.numerics.grid import Scheme, nearest
 from tersor.passes.numerics.product import product
 from tersor.passes.placing import Structured, matrix, put
 from tersor.passes.quantize.methods.binary import binary_weight
 from tersor.passes.quantize.methods.floats import float8
-from tersor.passes.quantize.methods.grid import Scheme, nearest
 from tersor.passes.quantize.methods.hqq import hqq
 from tersor.passes.quantize.methods.lqer import lqer
 from tersor.passes.quantize.methods.ternary import trained_ternary

@@ -19,6 +19,7 @@ from tersor.passes.catalogue import PASSES, find
 from tersor.passes.clean.drop_outputs import DropOutputs
 from tersor.passes.clean.fold_constants import FoldConstants
 from tersor.passes.clean.inline_functions import InlineFunctions
+from tersor.passes.factorize.factorize_tensor import FactorizeTensor
 from tersor.passes.lowering.lower_opset import LowerOpset
 from tersor.passes.pipeline import Pipeline
 from tersor.passes.presets import RAISING
@@ -26,6 +27,8 @@ from tersor.passes.prune.trim_vocabulary import TrimVocabulary
 from tersor.passes.quantize.quantize_dynamic import QuantizeDynamic
 from tersor.passes.quantize.quantize_static import QuantizeStatic
 from tersor.passes.quantize.quantize_weights import QuantizeWeights
+from tersor.passes.share.share_identical import ShareIdentical
+from tersor.passes.share.share_layers import ShareLayers
 from tersor.passes.statistics import Calibration
 from tersor.passes.verify import allowed, worst_loss
 from tersor.tests.passes.corpus import CORPUS
@@ -42,7 +45,10 @@ EVERY: dict[str, Pass] = {
     "quantize-dynamic{computed}": QuantizeDynamic(recurrent="computed", headroom="none", smallest=1),
     "quantize-static{attention}": QuantizeStatic(attention=True, smallest=1 << 40),
     "quantize-weights{awq}": QuantizeWeights(algorithm="awq", multiply=True, refine=True, rank=2, smallest=1),
+    "factorize-tensor{every kind}": FactorizeTensor(ratio=0.9, embeddings=True, convolutions=True, smallest=64),
     "inline-functions{own}": InlineFunctions(own=True),
+    "share-identical{transposed}": ShareIdentical(transposed=True, computed=True),
+    "share-layers{loop}": ShareLayers(keep="none", depth="loop"),
     "trim-vocabulary{unknown}": TrimVocabulary(unknown=0),
     "raising": RAISING,
     "lowering": LOWERING,

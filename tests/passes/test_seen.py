@@ -12,9 +12,9 @@ from tersor.ir.site import Kind, sites
 from tersor.ir.text import graph, lines
 from tersor.passes.base import Context
 from tersor.passes.edit import constant_of
+from tersor.passes.numerics.grid import Scheme
 from tersor.passes.placing import matrix
 from tersor.passes.quantize.methods.gptq import gptq
-from tersor.passes.quantize.methods.grid import Scheme
 from tersor.passes.quantize.quantize_weights import QuantizeWeights
 from tersor.passes.seen import Seen, inputs, joined
 from tersor.passes.statistics import Calibration

@@ -43,8 +43,9 @@ class Constants:
 
     def meta(self, node: fx.Node) -> Tensor | None:
         """A tensor without numbers, of a constant's type and shape; None where it is no tensor."""
-        found = self._run(node, self._shapes, lambda tensor: tensor.to("meta"))
-        return found if isinstance(found, Tensor) else None
+        # a scalar keeps its number, for it may say how large others are
+        found = self._run(node, self._shapes, lambda tensor: tensor.to("meta") if tensor.dim() else tensor)
+        return found.to("meta") if isinstance(found, Tensor) else None
 
     def _is(self, node: fx.Node) -> bool:
         # graphs are sorted, so that what a node reads is known, but recursion is as deep as a graph is long

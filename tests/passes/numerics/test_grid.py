@@ -8,8 +8,8 @@ import math
 import ml_dtypes
 import numpy as np
 import pytest
-from tersor.passes.numerics.grid import Scheme, fit, nearest, round_to
 from tersor.passes.numerics import grid
+from tersor.passes.numerics.grid import Scheme, fit, nearest, round_to
 
 SCHEMES = [
     Scheme(bits=bits, group=group, symmetric=symmetric)

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from tersor.passes.numerics import vectors
-from tersor.passes.numerics.vectors import cluster, nearest
+from tersor.passes.numerics.vectors import cluster, means, nearest
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((200, 3))
@@ -73,3 +73,21 @@ def test_the_seed_decides() -> None:
     one, same, other = (cluster(X, 8, iterations=3, sample=0, seed=seed) for seed in (4, 4, 5))
     np.testing.assert_array_equal(one[0], same[0])
     assert not np.array_equal(one[0], other[0])
+
+
+def test_vectors_that_count_twice_are_as_two() -> None:
+    """Weights of whole numbers move centers to where as many copies would."""
+    times = 1 + np.arange(200) % 3
+    centers, labels = cluster(X, 6, iterations=300, sample=0, seed=0, weights=times.astype(np.float64))
+    copies = np.repeat(X, times, axis=0)
+    np.testing.assert_allclose(means(copies, np.repeat(labels, times), centers), centers, atol=1e-12)
+    for number in np.unique(labels):
+        some = labels == number
+        np.testing.assert_allclose(centers[number], np.average(X[some], axis=0, weights=times[some]))
+
+
+def test_what_counts_more_is_closer() -> None:
+    weights = np.where(np.arange(200) < 20, 50.0, 1.0)
+    plain, weighed = (cluster(X, 8, iterations=50, sample=0, seed=0, weights=each) for each in (None, weights))
+    lost = [float(weights @ np.square(X - centers[labels]).sum(1)) for centers, labels in (plain, weighed)]
+    assert lost[1] < lost[0]

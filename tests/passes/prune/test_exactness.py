@@ -26,7 +26,7 @@ from tersor.passes.prune.prune_ticket import PruneTicket
 from tersor.passes.prune.stream import branches
 from tersor.passes.prune.unit_pass import UnitPass
 from tersor.passes.prune.units import Units, units
-from tersor.tests.passes.prune.models import MODELS, SMALL, Example, example, write_ticket
+from tersor.tests.passes.models import MODELS, SMALL, Example, example, write_ticket
 from tersor.tests.support import distance
 
 #: As of exact passes: arithmetic is reordered. Here it is what the issue of pruning promises.

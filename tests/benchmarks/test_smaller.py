@@ -1,4 +1,4 @@
-"""What the benchmarks of pruning ask of passes can be said, and the questions that they are trained on are read."""
+"""What the benchmarks of smaller models ask of passes can be said, and the questions that they are trained on are read."""
 
 from __future__ import annotations
 
@@ -9,12 +9,28 @@ import pytest
 
 pytest.importorskip("transformers")
 
-from tersor.benchmarks import _calibration, _questions, prune, prune_peers, prune_trec
+from tersor.benchmarks import (
+    _calibration,
+    _questions,
+    _rewritten,
+    compositions,
+    embedding,
+    factorize,
+    lstm_lm,
+    prune,
+    prune_peers,
+    prune_trec,
+)
 from tersor.passes.pipeline import Pipeline
 
 TEXTS = {
     **{f"prune, {name}": text for name, text in prune.ROWS.items()},
-    **{f"prune, int8 on {name}": text for name, text in prune.INT8.items()},
+    **{f"int8 on {name}": text for name, text in _rewritten.INT8.items()},
+    **{f"factorize, {name}": text for name, text in factorize.ROWS.items()},
+    **{f"embedding, {name}": text.format(share=0.125) for name, text in embedding.METHODS.items()},
+    **{f"embedding, {name}": text for name, text in embedding.BITS.items()},
+    **{f"compositions, {name}": text for name, text in compositions.ROWS.items()},
+    **{f"lstm_lm, {name}": text for name, text in lstm_lm.FACTORED.items()},
     **{f"prune_trec, {name}": text for name, text in prune_trec.ROWS.items()},
     **{f"prune_peers, {name}": row.passes for name, row in prune_peers.ROWS.items() if row.passes},
     "prune_peers": prune_peers.PASSES,

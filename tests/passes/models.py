@@ -1,4 +1,4 @@
-"""Models that every pruning pass is held to: small graphs, trained models, and shapes of the raising table."""
+"""Models that compressing passes are held to: small graphs, trained models, and shapes of the raising table."""
 
 from __future__ import annotations
 
@@ -60,6 +60,19 @@ def _encoder(folder: Path) -> tuple[ir.Model, list[Feeds]]:
     return model, [{"graphemes": g2p.graphemes(words)} for words in (["weights", "octopus"], ["quality", "example"])]
 
 
+def _language(folder: Path) -> tuple[ir.Model, list[Feeds]]:
+    """The shape of an LSTM language model, with random weights."""
+    import torch
+    from tersor.benchmarks import _lstm_lm
+
+    torch.manual_seed(0)
+    source = _lstm_lm.source(_lstm_lm.LanguageModel().eval())
+    model = tersor.load(source.module, args=source.args, dynamic=source.dynamic)
+    rng = np.random.default_rng(0)
+    states = {name: np.zeros((_lstm_lm.LAYERS, 4, _lstm_lm.WIDTH), np.float32) for name in ("hidden", "cell")}
+    return model, [{"words": rng.zipf(1.3, (16, 4)) % _lstm_lm.WORDS, **states} for _ in range(4)]
+
+
 def _silero(folder: Path) -> tuple[ir.Model, list[Feeds]]:
     model = tersor.load(silero.model_path(silero.OPENVINO))
     pieces = silero.chunks(silero.sample_audio())
@@ -113,6 +126,7 @@ _MADE: Mapping[str, Callable[[Path], tuple[ir.Model, list[Feeds]]]] = {
     "babyllama": _babyllama,
     "g2p": _encoder,
     "silero": _silero,
+    "lstm": _language,
     "gpt2": partial(_shape, "gpt2", "sdpa"),
     "llama": partial(_shape, "llama", "sdpa"),
     "t5-decoder": partial(_shape, "t5-decoder", "sdpa"),

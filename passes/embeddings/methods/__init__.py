@@ -1,0 +1,1 @@
+"""Methods of embedding tables: plain functions on arrays."""

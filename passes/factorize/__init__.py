@@ -1,0 +1,1 @@
+"""Factorising: weights as products of smaller ones."""

@@ -1,0 +1,1 @@
+"""Methods of factorising: plain functions on arrays."""

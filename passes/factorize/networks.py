@@ -1,0 +1,180 @@
+"""Linear sites computed by a tensor network instead of a matrix, in the cheapest order of contractions.
+
+    before   y = x @ W + b
+    after    h = Reshape(x, [.., 16, 24]),  .. Transpose, MatMul with small tensors ..,  y = Reshape(.., [.., out]) + b
+
+A product from the left and a convolution by one tap are turned, so that the features come last, and back. Rows that
+are there to make a dimension a product of modes are zeros, columns of that kind are cut off.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from ...ir.feeds import Feeds, default_sizes
+from ...ir.polynomial import Polynomial
+from ...ir.shapes import Shapes, infer
+from ...ir.site import Site
+from ..base import Miss
+from ..edit import Tape, constant_of, replace
+from .contraction import Contraction, Dim, Held, Operand, Plan, cheapest, mark
+from .methods.network import Network
+
+#: Rows of an activation where nobody knows how many there are.
+_ROWS = 128
+#: Places along an axis of an image of unknown size.
+_PLACES = 16
+
+
+def plan(network: Network, rows: int) -> Plan | None:
+    """The cheapest order for so many rows that makes no table of the weight's size; None where there is none."""
+    operands = [Operand(network.ins, rows=True), *(Operand(factor.labels) for factor in network.factors)]
+    largest = math.prod(network.shape) - 1
+    return cheapest(operands, network.outs, network.sizes, rows=rows, largest=largest)
+
+
+def unfit(site: Site) -> Miss | None:
+    """Why a linear site cannot be computed in another way."""
+    node, dims = site.node, site.activation.shape
+    if dims is None:
+        return Miss("rank", site.activation.name or "", "an activation whose axes are known; run infer-shapes first")
+    if node.op_type != "Conv":
+        return None
+    if "pads" in node.attributes and any(node.attributes["pads"].as_ints()):
+        return Miss("pads", str(list(node.attributes["pads"].as_ints())), "a convolution by one tap without padding")
+    return None
+
+
+def rowed(site: Site) -> bool:
+    """Whether the site's activation has rows: a vector that a weight is multiplied with from the left has none."""
+    dims = site.activation.shape
+    return dims is None or len(dims) > 1
+
+
+@dataclass(frozen=True)
+class Around:
+    """How many rows reach a site, and the sizes of the axes behind its channels, before and after it."""
+
+    rows: int
+    before: tuple[int, ...]
+    behind: tuple[int, ...]
+
+
+def places_of(model: ir.Model, chosen: Sequence[Site], feeds: Sequence[Feeds]) -> dict[ir.Node, Around]:
+    """What is around each site on the first feeds, on small ones where there are none."""
+    sizes = default_sizes(model)
+    for value in model.graph.inputs if feeds else ():
+        array = feeds[0].get(value.name or "")
+        for axis, dim in enumerate(value.shape or ()):
+            name = f"{value.name}_dim_{axis}" if isinstance(dim, int) else dim.value or f"{value.name}_dim_{axis}"
+            if array is not None and name in sizes:
+                sizes[name] = array.shape[axis]
+    shapes = infer(model, sizes)
+    return {site.node: _around(site, shapes) for site in chosen}
+
+
+def _around(site: Site, shapes: Shapes) -> Around:
+    before, behind = (_sizes(shapes.of(value)) for value in (site.activation, site.node.outputs[0]))
+    features = site.axis % max(len(before), 1)
+    others = [size for axis, size in enumerate(before) if axis != features]
+    rows = _ROWS if None in others else math.prod(size or 0 for size in others)
+    return Around(max(rows, 1), *(tuple(size or _PLACES for size in sizes[2:]) for sizes in (before, behind)))
+
+
+def _sizes(dims: Sequence[Polynomial | None] | None) -> list[int | None]:
+    return [None if dim is None else dim.constant for dim in dims or ()]
+
+
+def put(site: Site, network: Network, order: Plan) -> None:
+    """Let the site's node be computed by the network."""
+    node, tape = site.node, Tape()
+    dtype = ir.DataType.from_numpy(site.view.array().dtype)
+    x, lead = _lined(tape, site)
+    made = apply(tape, x, lead, network, order, dtype, site.weight.name or "weight")
+    bias = node.inputs[2] if node.op_type in ("Conv", "Gemm") and len(node.inputs) > 2 else None
+    if bias is not None:
+        made = _typed(tape("Add", made, _scaled(tape, site, bias)), dtype, [*lead, network.shape[1]])
+    turned = _last(site.output_axis, len(lead) + 1)
+    if turned is not None:
+        made = tape("Transpose", made, perm=[int(axis) for axis in np.argsort(turned)])
+    ones = len(site.view.shape) - 1 - max(len(lead), 1) if node.op_type == "MatMul" else 0
+    if ones > 0:
+        # leading ones of a weight make a product deeper than its activation
+        made = tape("Unsqueeze", made, tape.constant(list(range(ones)), "axes"))
+    mark(tape)
+    replace(tape, [node.outputs[0]], [made], matched=[node])
+
+
+def apply(
+    tape: Tape, x: ir.Value, lead: Sequence[Dim], network: Network, order: Plan, dtype: ir.DataType, name: str
+) -> ir.Value:
+    """x [*lead, in] times what the network stands for, [*lead, out]."""
+    (rows, columns), (every, wide) = network.shape, network.whole
+    if every > rows:
+        pads = [0] * len(lead) + [0] + [0] * len(lead) + [every - rows]
+        zero = tape.constant(np.zeros((), dtype.numpy()), "zero")
+        x = _typed(tape("Pad", x, tape.constant(pads, "pads"), zero), dtype, [*lead, every])
+    cores = (Held.of(factor, f"{name}_core{at}") for at, factor in enumerate(network.factors))
+    held = [Held((network.ins,), True, x), *cores]
+    made = Contraction(tape, lead, dtype, network.sizes).run(held, order.tree, network.outs)
+    if wide > columns:
+        bounds = (tape.constant([number], "bound") for number in (0, columns, -1))
+        made = _typed(tape("Slice", made, *bounds), dtype, [*lead, columns])
+    return made
+
+
+def _lined(tape: Tape, site: Site) -> tuple[ir.Value, list[Dim]]:
+    """The activation with its features last, and the sizes of the axes before."""
+    node = site.node
+    # another pass may have put another value in the place of the site's activation
+    x = node.inputs[int(node.op_type == "MatMul" and site.flipped)]
+    assert x is not None and x.shape is not None  # sites of unknown rank are left alone
+    dims: list[Dim] = list(x.shape)
+    strides = list(node.attributes["strides"].as_ints()) if "strides" in node.attributes else []
+    if any(stride != 1 for stride in strides):
+        last = np.full(len(strides), np.iinfo(np.int64).max)
+        axes = list(range(2, 2 + len(strides)))
+        ends = tape.constant(last, "ends")
+        x = tape("Slice", x, tape.constant([0] * len(axes), "starts"), ends, tape.constant(axes, "axes"),
+                 tape.constant(strides, "steps"))  # fmt: skip
+        out = node.outputs[0].shape
+        dims[2:] = [ir.SymbolicDim(None)] * len(axes) if out is None else list(out)[2:]
+        x = _typed(x, x.dtype, dims)
+    perm = _last(site.axis, len(dims))
+    if perm is not None:
+        dims = [dims[axis] for axis in perm]
+        x = _typed(tape("Transpose", x, perm=perm), x.dtype, dims)
+    return x, dims[:-1]
+
+
+def _last(axis: int, rank: int) -> list[int] | None:
+    """The order of axes in which the features, on `axis`, come last; None where they do."""
+    at = axis % max(rank, 1)
+    if rank < 2 or at == rank - 1:
+        return None
+    return [*(other for other in range(rank) if other != at), at]
+
+
+def _scaled(tape: Tape, site: Site, bias: ir.Value) -> ir.Value:
+    """What the node adds."""
+    if site.node.op_type == "Conv":
+        return bias
+    beta = site.node.attributes["beta"].as_float() if "beta" in site.node.attributes else 1.0
+    if beta == 1.0:
+        return bias
+    array = constant_of(bias)
+    if array is not None:
+        return tape.constant(np.multiply(array, np.asarray(beta, array.dtype)), "bias")
+    scale = np.asarray(beta, ir.DataType.from_numpy(site.view.array().dtype).numpy())
+    return tape("Mul", bias, tape.constant(scale, "beta"))
+
+
+def _typed(value: ir.Value, dtype: ir.DataType | None, dims: Sequence[Dim]) -> ir.Value:
+    value.type = None if dtype is None else ir.TensorType(dtype)
+    value.shape = ir.Shape(dims)
+    return value

@@ -1,0 +1,68 @@
+"""Through how many features weights are computed: what ranks cost and lose, and the best of them beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+
+from ..numerics.arrays import Floats
+from ..numerics.knapsack import knapsack
+
+#: Ranks that are weighed of a weight, ways of siblings beside each other, and entries of the table that those are of.
+_RANKS, _WAYS, _CELLS = 120, 120, 1 << 20
+#: Parts that costs are counted in where siblings are weighed against each other.
+_FINE = 1 << 12
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a group is computed.
+
+    ranks: one for all of it, or one for each of its parts; None for weights that stay as they are. cost: in the unit of
+    the budget. loss: what the answers are predicted to lose.
+    """
+
+    ranks: tuple[int | None, ...]
+    cost: float
+    loss: float
+
+    @property
+    def whole(self) -> bool:
+        """Whether all stays as it is."""
+        return all(rank is None for rank in self.ranks)
+
+
+def step_of(multiple: int, most: int) -> int:
+    """What ranks are multiples of: of a weight with few features no more than a quarter of them."""
+    return max(1, min(multiple, most // 4))
+
+
+def grid(multiple: int, most: int) -> list[int]:
+    """Ranks up to the full one, smallest first; evenly some of them where they are many."""
+    step = step_of(multiple, most)
+    every = np.arange(step, most + 1, step)
+    taken = np.linspace(0, len(every) - 1, min(len(every), _RANKS)).round().astype(np.int64)
+    return [int(rank) for rank in every[taken]]
+
+
+def ways(lost: Floats, ranks: Sequence[int], whole: float, cost: Callable[[int], float]) -> list[Way]:
+    """The weight as it is, and each of the ranks that costs less. lost: by rank, from 0 on."""
+    found = [Way((rank,), cost(rank), float(lost[rank])) for rank in ranks]
+    return [Way((None,), whole, 0.0), *(way for way in found if way.cost < whole)]
+
+
+def apart(members: Sequence[Sequence[Way]]) -> list[Way]:
+    """The best ways of members beside each other, from the least cost to the greatest."""
+    unit = sum(each[0].cost for each in members) / _FINE
+    sizes = [[round(way.cost / unit) for way in each] for each in members]
+    found = knapsack(sizes, [[way.loss for way in each] for each in members], cells=_CELLS)
+    drawn = found.columns[np.unique(np.linspace(0, len(found.columns) - 1, _WAYS).round().astype(np.int64))]
+    made = []
+    for column in drawn:
+        taken = [each[at] for each, at in zip(members, found.options(int(column)), strict=True)]
+        ranks = tuple(chain.from_iterable(way.ranks for way in taken))
+        made.append(Way(ranks, sum(way.cost for way in taken), sum(way.loss for way in taken)))
+    return made

@@ -1,0 +1,203 @@
+"""What of recurrent layers is factored together: the weights that multiply one state, or one input.
+
+states     h[t - 1] @ R of a layer, and x @ W of the layers whose x are these states
+inputs     x @ W, of all directions
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from ...ir.constants import STORED, tensor_of
+from ...ir.content import dimensions
+from ...ir.site import Kind, Site
+from ..edit import attribute, integers_of, is_op
+from ..numerics.arrays import Floats
+from ..numerics.bases import Bases, bases
+from ..placing import matrix
+from ..seen import Seen
+
+RECURRENT = ("LSTM", "GRU", "RNN")
+_VIEWS = ("Identity", "Squeeze", "Unsqueeze", "Transpose", "Reshape")
+
+
+@dataclass(frozen=True)
+class Item:
+    """Weights that read one projection P of what they multiply.
+
+    node: the layer. own: its weight, R or W, whichever. above: W of the layers that read its states, with R.
+    """
+
+    node: ir.Node
+    own: Site
+    above: tuple[Site, ...] = ()
+
+    @property
+    def ways(self) -> int:
+        """How many projections there are: one for each direction of states, one for inputs."""
+        return self.own.view.shape[0] if self.own.kind is Kind.RECURRENT_HIDDEN else 1
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The first site of each weight."""
+        return (self.own, *self.above)
+
+    @property
+    def features(self) -> int:
+        """Of a state, or of the input."""
+        return self.own.in_features
+
+    @property
+    def outputs(self) -> int:
+        """Columns of all that a projection is multiplied by."""
+        if self.own.kind is Kind.RECURRENT_INPUT:
+            return int(self.own.view.shape[0] * self.own.view.shape[1])
+        return sum(int(site.view.shape[0] * site.view.shape[1]) for site in self.above) + int(self.own.view.shape[1])
+
+    @property
+    def most(self) -> int:
+        """The rank from which on nothing is lost."""
+        return min(self.features, self.outputs)
+
+    @property
+    def whole(self) -> int:
+        """Numbers of the weights."""
+        return self.ways * self.features * self.outputs
+
+    def size(self, rank: int) -> int:
+        """Numbers of the factors."""
+        return self.ways * rank * (self.features + self.outputs)
+
+    def weights(self, way: int) -> list[Floats]:
+        """What is multiplied by a direction's state, or by the input, [features, out] each."""
+        if self.own.kind is Kind.RECURRENT_INPUT:
+            return [np.asarray(matrix(self.own), np.float64)]
+        rows = slice(way * self.features, (way + 1) * self.features)
+        own = np.asarray(self.own.view.array()[way], np.float64).T
+        return [own, *(np.asarray(matrix(site), np.float64)[rows] for site in self.above)]
+
+    def basis(self, way: int, seen: Mapping[ir.Value, Seen], *, leading: bool, damping: float) -> Bases:
+        """leading: the recurrent weight alone decides the projection."""
+        weights = self.weights(way)
+        if not seen:
+            return bases(weights, leading=int(leading))
+        grams = [seen[self.own.weight].parts[way].matrix]
+        rows = slice(way * self.features, (way + 1) * self.features)
+        grams += [seen[site.weight].gram[rows, rows] for site in self.above]
+        # sums over as many steps, so that each error counts as often as it is made
+        return bases(weights, inputs=grams, damping=damping, leading=int(leading))
+
+    def lost(self, seen: Mapping[ir.Value, Seen], *, leading: bool, damping: float) -> Floats:
+        """What each rank loses, from 0 on."""
+        found = [self.basis(way, seen, leading=leading, damping=damping).lost.sum(0) for way in range(self.ways)]
+        total: Floats = np.sum(found, axis=0)
+        return total
+
+
+def items(chosen: Sequence[Site], shared: bool) -> list[Item]:
+    """What is factored together, in graph order. chosen: the first site of each weight. shared: whether layers read
+    the projection of the states that they take."""
+    hidden = {site.node: site for site in chosen if site.kind is Kind.RECURRENT_HIDDEN}
+    above: dict[ir.Node, list[Site]] = {}
+    for site in chosen:
+        below = states_of(site.activation) if shared and site.kind is Kind.RECURRENT_INPUT else None
+        if below in hidden and below.graph is site.node.graph and _alike(hidden[below], site):
+            above.setdefault(below, []).append(site)
+    taken = {site.weight for sites in above.values() for site in sites}
+    return [
+        Item(site.node, site, tuple(above.get(site.node, ())) if site.kind is Kind.RECURRENT_HIDDEN else ())
+        for site in chosen
+        if site.weight not in taken
+    ]
+
+
+def _alike(one: Site, other: Site) -> bool:
+    return one.view.array().dtype == other.view.array().dtype
+
+
+def states_of(value: ir.Value) -> ir.Node | None:
+    """The recurrent node whose states the features of a value are, all directions side by side."""
+    steps: list[ir.Node] = []
+    node = value.producer()
+    while is_op(node, *_VIEWS) and node.inputs[0] is not None:
+        steps.append(node)
+        value = node.inputs[0]
+        node = value.producer()
+    if not is_op(node, *RECURRENT) or value is not node.outputs[0]:
+        return None
+    dims = dimensions(node.outputs[0])
+    weight = node.inputs[2]
+    if weight is None or weight.shape is None or (dims is not None and len(dims) != 4):
+        return None
+    ways, _, hidden = weight.shape
+    if not isinstance(ways, int) or not isinstance(hidden, int):
+        return None
+    axes = ["time", "batch", "way", "state"] if attribute(node, "layout", 0) else ["time", "way", "batch", "state"]
+    for step in reversed(steps):
+        found = _moved(step, axes, ways, hidden)
+        if found is None:
+            return None
+        axes = found
+    whole = axes[-1] == "states" or (ways == 1 and axes[-1] == "state")
+    return node if whole else None
+
+
+def _moved(node: ir.Node, axes: list[str], ways: int, hidden: int) -> list[str] | None:
+    """Which axes a view has, the features last; None where they are not."""
+    if node.op_type == "Identity":
+        return axes
+    if node.op_type == "Transpose":
+        perm = node.attributes["perm"].as_ints() if "perm" in node.attributes else range(len(axes))[::-1]
+        return [axes[at] for at in perm]
+    if node.op_type == "Reshape":
+        dims = dimensions(node.outputs[0])
+        if not dims or dims[-1] != ways * hidden or axes[-1] != "state":
+            return None
+        # what is cut last in memory stays together
+        together = ways == 1 or axes[-2] == "way"
+        return [*["any"] * (len(dims) - 1), "states"] if together else None
+    given = integers_of(node.inputs[1]) if len(node.inputs) > 1 else None
+    if given is None:
+        return None
+    if node.op_type == "Squeeze":
+        gone = {at % len(axes) for at in given}
+        kept = [axis for at, axis in enumerate(axes) if at not in gone]
+        return kept if axes[-1] == kept[-1] and (ways == 1 or "way" not in {axes[at] for at in gone}) else None
+    rank = len(axes) + len(given)
+    new, left = {at % rank for at in given}, iter(axes)
+    return ["any" if at in new else next(left) for at in range(rank)]
+
+
+def thin(value: ir.Value | None) -> list[ir.Value] | None:
+    """The projections that an input was narrowed by, [features, rank] each; None where it was not."""
+    node = None if value is None else value.producer()
+    if is_op(node, "Concat"):
+        parts = [thin(each) for each in node.inputs]
+        return None if any(part is None for part in parts) else [each for part in parts for each in part or ()]
+    right = node.inputs[1] if is_op(node, "MatMul") else None
+    if right is None or right.shape is None or len(right.shape) != 2 or not _stored(right):
+        return None
+    rows, columns = right.shape
+    return [right] if isinstance(rows, int) and isinstance(columns, int) and columns < rows else None
+
+
+def factors(value: ir.Value | None) -> tuple[ir.Value, ir.Value] | None:
+    """Z and P of a recurrent weight that is computed from them; None for others."""
+    node = None if value is None else value.producer()
+    if not is_op(node, "MatMul") or STORED not in node.metadata_props:
+        return None
+    left, right = node.inputs
+    turn = None if right is None else right.producer()
+    if left is None or not is_op(turn, "Transpose") or turn.inputs[0] is None:
+        return None
+    return left, turn.inputs[0]
+
+
+def _stored(value: ir.Value) -> bool:
+    """Whether a projection is stored, or a direction's out of those that are."""
+    node = value.producer()
+    return tensor_of(value) is not None or (node is not None and STORED in node.metadata_props)

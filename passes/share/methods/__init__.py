@@ -1,0 +1,1 @@
+"""How layers are compared, aligned and grouped: functions on arrays."""

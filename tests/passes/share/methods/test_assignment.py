@@ -1,0 +1,53 @@
+"""Linear assignment against scipy's, and against every permutation."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+from scipy.optimize import linear_sum_assignment
+from tersor.passes.share.methods.assignment import assign
+
+
+def total(cost: np.ndarray, order: np.ndarray) -> float:
+    return float(cost[np.arange(len(cost)), order].sum())
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 17, 60])
+@pytest.mark.parametrize("seed", range(5))
+def test_costs_least(size: int, seed: int) -> None:
+    cost = np.random.default_rng([size, seed]).standard_normal((size, size))
+    order = assign(cost)
+    assert sorted(order) == list(range(size))
+    assert total(cost, order) == pytest.approx(total(cost, linear_sum_assignment(cost)[1]), abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_equal_costs_and_rows(seed: int) -> None:
+    cost = np.random.default_rng(seed).integers(0, 3, (5, 5)).astype(float)
+    assert total(cost, assign(cost)) == min(total(cost, np.array(order)) for order in permutations(range(5)))
+
+
+def test_units_of_very_different_lengths() -> None:
+    rng = np.random.default_rng(0)
+    one, other = (rng.standard_normal((120, 30)) * rng.lognormal(0, 2, (120, 1)) for _ in range(2))
+    cost = -(one @ other.T)
+    assert total(cost, assign(cost)) == pytest.approx(total(cost, linear_sum_assignment(cost)[1]))
+
+
+def test_the_costs_stay_as_they_were() -> None:
+    cost = np.random.default_rng(1).standard_normal((9, 9))
+    before = cost.copy()
+    assign(cost)
+    assert (cost == before).all()
+
+
+def test_nothing_to_assign() -> None:
+    assert assign(np.zeros((0, 0))).tolist() == []
+
+
+@pytest.mark.parametrize("cost", [np.zeros((2, 3)), np.full((2, 2), np.nan), np.zeros(4)])
+def test_refuses(cost: np.ndarray) -> None:
+    with pytest.raises(ValueError):
+        assign(cost)
