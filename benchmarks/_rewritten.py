@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -33,11 +33,11 @@ class Rewritten(NamedTuple):
     flops: float
 
 
-def tables(description: str, rows: Mapping[str, str], name: str, done: str, *, paying: bool = False) -> None:
+def tables(description: str, rows: Mapping[str, str], name: str, done: str, *, paying: Collection[str] = ()) -> None:
     """One for each target and form that is asked for, of the passes by row.
 
-    name: of the files that are written. done: what was done to the model. paying: let passes leave alone what is slower
-    on the target then; each target has models of its own.
+    name: of the files that are written. done: what was done to the model. paying: rows whose passes leave alone what is
+    slower on the target, so that each target has models of its own.
     """
     parser = parser_of(description, rows)
     parser.add_argument("--targets", nargs="+", choices=list(INT8), default=["onnxruntime"])
@@ -51,8 +51,9 @@ def tables(description: str, rows: Mapping[str, str], name: str, done: str, *, p
     asked = {ORIGINAL: ""} | {row: rows[row] for row in given.rows}
     made: dict[str, Rewritten] = {}
     for target in given.targets:
-        if not made or paying:
-            made = _made(model, asked, data, target, given.threads, paying=paying)
+        again = {row: passes for row, passes in asked.items() if row not in made or row in paying}
+        made |= _made(model, again, data, target, given.threads, paying)
+        made = {row: made[row] for row in asked}
         for form in given.forms:
             with TemporaryDirectory(prefix="tersor-bench-") as folder:
                 contestants = _contestants(made, target, form, data, given.threads, Path(folder))
@@ -64,11 +65,11 @@ def tables(description: str, rows: Mapping[str, str], name: str, done: str, *, p
 
 
 def _made(
-    model: ir.Model, asked: Mapping[str, str], data: list[Feeds], target: str, threads: int, *, paying: bool
+    model: ir.Model, asked: Mapping[str, str], data: list[Feeds], target: str, threads: int, paying: Collection[str]
 ) -> dict[str, Rewritten]:
     whole, made = flops(model), dict[str, Rewritten]()
     for name, passes in asked.items():
-        rewritten, seconds = prune(model, passes, data, backend=target, threads=threads, paying=paying)
+        rewritten, seconds = prune(model, passes, data, backend=target, threads=threads, paying=name in paying)
         made[name] = Rewritten(rewritten, seconds, flops(rewritten) / whole)
         print(f"{name}: {seconds:.0f} s, {made[name].flops:.3f} of the FLOPs", flush=True)
     return made

@@ -38,7 +38,8 @@ ROWS = {
 
 
 def main() -> None:
-    tables(__doc__ or "", ROWS, "factorize", "factorised", paying=True)
+    defaults = [name for name in ROWS if name.startswith("default")]
+    tables(__doc__ or "", ROWS, "factorize", "factorised", paying=defaults)
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ class Pays:
             # what stores nothing is taken for its speed alone
             return None if isinstance(site, Site) else _UNTIMED
         self._watch(model, nodes)
-        fed = {value.name or "": self._seen.get(value.name or "") for node in nodes for value in _read(node)}
+        fed = {value.name or "": self._seen.get(value.name or "") for value in _fed(nodes)}
         known = {name: array for name, array in fed.items() if array is not None}
         if len(known) < len(fed):
             return None
@@ -96,7 +96,7 @@ class Pays:
 
     def _watch(self, model: ir.Model, asked: Sequence[ir.Node]) -> None:
         """Learn what reaches the sites of the model, unless it is known of these."""
-        if all(value.name in self._seen for node in asked for value in _read(node)):
+        if all(value.name in self._seen for value in _fed(asked)):
             return
         ops = {node.op_identifier() for node in asked}
         alike = (node for node in model.graph if node.op_identifier() in ops)
@@ -157,6 +157,12 @@ def _nodes(candidate: Candidate) -> tuple[ir.Node, ...]:
     return candidate.nodes if isinstance(candidate, Several) else (candidate.node,)
 
 
+def _fed(nodes: Sequence[ir.Node]) -> Iterator[ir.Value]:
+    """What nodes read that is no constant and that none of them gives."""
+    inner = {value for node in nodes for value in node.outputs}
+    return (value for value in dict.fromkeys(v for node in nodes for v in _read(node)) if value not in inner)
+
+
 def _alike(node: ir.Node, fed: Feeds) -> Iterator[object]:
     """What two nodes have in common where one timing serves both."""
     yield node.op_type
@@ -178,35 +184,34 @@ def _numbers(array: Array) -> Array:
 
 
 def _alone(model: ir.Model, nodes: Sequence[ir.Node], feeds: Feeds) -> ir.Model:
-    """A model of nodes that read none of each other, and their constants; what they read else are its inputs."""
-    made, inputs = dict[ir.Value, ir.Value](), list[ir.Value]()
+    """A model of nodes, in order, and their constants; what they read else are its inputs."""
+    made: dict[ir.Value, ir.Value] = {}
+    inputs: list[ir.Value] = []
+    for value in _fed(nodes):
+        array = feeds[value.name or ""]
+        dtype = ir.TensorType(ir.DataType.from_numpy(array.dtype))
+        shape = ir.Shape(array.shape) if value.shape is None else ir.Shape(list(value.shape))
+        made[value] = ir.Value(name=value.name, type=dtype, shape=shape)
+        inputs.append(made[value])
     for value in dict.fromkeys(value for node in nodes for value in node.inputs if value is not None):
         view = resolve(value)
-        if view is None:
-            array = feeds[value.name or ""]
-            dtype = ir.TensorType(ir.DataType.from_numpy(array.dtype))
-            shape = ir.Shape(array.shape) if value.shape is None else ir.Shape(list(value.shape))
-            made[value] = ir.Value(name=value.name, type=dtype, shape=shape)
-            inputs.append(made[value])
-        else:
+        if view is not None:
             array = view.array()
             held = ir.Value(name=value.name, const_value=ir.tensor(array, name=value.name))
             held.type, held.shape = ir.TensorType(ir.DataType.from_numpy(array.dtype)), ir.Shape(array.shape)
             made[value] = held
-    copied = [
-        ir.Node(
-            node.domain,
-            node.op_type,
-            [None if value is None else made[value] for value in node.inputs],
-            list(node.attributes.values()),
-            outputs=[ir.Value(name=value.name, type=value.type, shape=value.shape) for value in node.outputs],
-            name=node.name,
-        )
-        for node in nodes
-    ]
+    read = {value for node in nodes for value in node.inputs}
+    copied, outputs = list[ir.Node](), list[ir.Value]()
+    for node in nodes:
+        given = [ir.Value(name=value.name, type=value.type, shape=value.shape) for value in node.outputs]
+        outputs += [one for one, value in zip(given, node.outputs, strict=True) if value.name and value not in read]
+        taken = [None if value is None else made[value] for value in node.inputs]
+        attributes = list(node.attributes.values())
+        copied.append(ir.Node(node.domain, node.op_type, taken, attributes, outputs=given, name=node.name))
+        made |= dict(zip(node.outputs, given, strict=True))
     graph = ir.Graph(
         inputs,
-        [value for node in copied for value in node.outputs if value.name],
+        outputs,
         nodes=copied,
         initializers=[value for value in made.values() if value.const_value is not None],
         opset_imports=dict(model.opset_imports),

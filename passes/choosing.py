@@ -1,4 +1,4 @@
-"""Which weight sites a pass takes on, and why it leaves the others: options that every quantizing pass has."""
+"""Which weight sites a pass takes on, and why it leaves the others: options that passes over weights share."""
 
 from __future__ import annotations
 

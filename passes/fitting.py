@@ -1,4 +1,4 @@
-"""Closed-form repair: what reads pruned units is fitted so that the stream is again what it was in the original.
+"""Closed-form repair: what reads changed features is fitted so that the stream is again what it was in the original.
 
     s = r + X W + b       in the original: s*       minimises |s* - r - X' W' - b'|^2 + ridge |W' - W|^2
 

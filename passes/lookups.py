@@ -20,9 +20,10 @@ from ..ir.content import dimensions
 from ..ir.provenance import scope, sources
 from ..ir.site import Kind, Site, sites
 from ..ir.text import place
+from ..ir.walk import every_node, held_graphs
 from ..ir.weight import Weight, resolve
 from .accumulators import TokenCounts
-from .base import Context, Finding, Miss
+from .base import Context, Finding, Miss, Pass, Several
 from .choosing import Choice, left_out, names, sparing_nothing
 from .edit import Array, attribute, is_op
 from .placing import matrix
@@ -35,6 +36,8 @@ _ONWARD = (
     *("Add", "Sub", "Mul", "Div", "Neg", "Clip", "Tanh", "Where", "Softmax", "LogSoftmax", "Sigmoid"),
     *("ArgMax", "TopK", "ReduceMax"),
 )
+#: On nodes: what they read stands for a weight already.
+_STANDS = "tersor.stands"
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,11 +84,13 @@ class Table:
         return matrix(site, tensor.numpy()).T
 
     def verdict(self, *, smallest: int = 0, only: Sequence[str] = (), ignore: Sequence[str] = ()) -> Miss | None:
-        """Why it stays as it is: what `only`, `ignore` and `smallest` leave out, what is held, quantized, not finite.
+        """Why it stays as it is: what `only`, `ignore` and `smallest` leave out, what stands for another weight
+        already, what is held, quantized, not finite.
 
         smallest: fewest numbers. Reads the table, where it comes to that.
         """
-        left = left_out(self.names, only, ignore)
+        nodes = (self.node, *(site.node for site in self.sites))
+        left = left_out(self.names, only, ignore) or standing(self.name, nodes)
         if left is not None or not self.sites:
             return left or self.held
         choice = Choice(kinds=(Kind.EMBEDDING, Kind.LINEAR), smallest=smallest, tied=True)
@@ -136,6 +141,33 @@ def counts(model: ir.Model, among: Iterable[Table], context: Context) -> dict[Ta
     return made
 
 
+def slow(made: Pass, model: ir.Model, table: Table, every: Sequence[Table], context: Context) -> Miss | None:
+    """Why a table with a head stays as it is on the target. Lookups are a sliver of any run: nobody asks.
+
+    made: the pass; a head that is timed alone reads a matrix of its own. every: all tables, of which one with as many
+    rows is timed beside a head that is tied to none.
+    """
+    if context.pays is None or not table.heads:
+        return None
+    beside = [other.lookups[0].node for other in every if other.lookups and other.rows == table.rows]
+    nodes = tuple(dict.fromkeys([*(site.node for site in table.sites), *beside[: not table.lookups]]))
+    return context.pays(made, model, Several(table.name, nodes))
+
+
+def mark(nodes: Iterable[ir.Node]) -> None:
+    """Note on nodes, and on those inside of them, that what they read stands for a weight already."""
+    for node in nodes:
+        for each in (node, *(inner for held in held_graphs(node) for inner in every_node(held))):
+            each.metadata_props[_STANDS] = "weight"
+
+
+def standing(name: str, nodes: Iterable[ir.Node]) -> Miss | None:
+    """Why what some nodes read stays as it is: it stands for another weight already."""
+    if any(_STANDS in node.metadata_props for node in nodes):
+        return Miss("factored", name, "a weight that stands for no other")
+    return None
+
+
 @dataclass(frozen=True)
 class _FromZero:
     """Ids of a table of so many rows, counted from 0: other tables may be looked up by the same ids."""
@@ -184,8 +216,18 @@ def _reads_alike(lead: Site, site: Site) -> bool:
     tensor = lead.view.root.const_value
     if tensor is None:
         return False
-    numbers = np.arange(tensor.size, dtype=np.uint32).reshape(tensor.shape.numpy())
+    # views of memory that nobody reads tell by their strides which number is where
+    ghost = np.empty(tensor.shape.numpy(), np.uint8)
+    first, second = matrix(lead, ghost), matrix(site, ghost)
+    if np.may_share_memory(first, ghost) and np.may_share_memory(second, ghost):
+        return _steps(first) == _steps(second)
+    numbers = np.arange(tensor.size).reshape(ghost.shape)
     return np.array_equal(matrix(lead, numbers), matrix(site, numbers))
+
+
+def _steps(view: Array) -> list[tuple[int, int]]:
+    """The length of each axis, and how far its numbers lie apart."""
+    return [(size, step if size > 1 else 0) for size, step in zip(view.shape, view.strides, strict=True)]
 
 
 def _held(weight: ir.Value, its: Sequence[Site]) -> Miss | None:

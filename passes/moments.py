@@ -101,7 +101,7 @@ def moments(
     origins: Origins = SAME,
     trail: Trail | None = None,
 ) -> dict[Fitted, Moments]:
-    """What sites that read pruned units get and should give; the sites of one weight are added up.
+    """What sites get now and should give; the sites of one weight are added up.
 
     trail: where the runs for sites before these are remembered.
     """

@@ -24,7 +24,8 @@ def siblings(chosen: Iterable[Site]) -> list[tuple[Site, ...]]:
     found: dict[object, list[Site]] = {}
     for site in chosen:
         apart = site.flipped or site.axis != -1
-        found.setdefault(site.node if apart else (site.activation, site.view.dtype), []).append(site)
+        alike = (site.activation, site.view.dtype, site.node.graph)
+        found.setdefault(site.node if apart else alike, []).append(site)
     return [tuple(group) for group in found.values()]
 
 

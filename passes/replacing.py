@@ -15,10 +15,10 @@ from typing import Protocol
 import numpy as np
 import onnx_ir as ir
 
-from ..ir.content import dimensions
 from ..ir.site import Site
 from .edit import Array, Ledger, Tape, replace
-from .lookups import Table
+from .lined import lined, unlined
+from .lookups import Table, mark
 
 
 class Lookup(Protocol):
@@ -43,17 +43,16 @@ class Lookup(Protocol):
         """
 
     def scores(self, tape: Tape, x: ir.Value, name: str) -> ir.Value:
-        """Record the nodes that compute x @ table.T, [.., rows], for x [.., width].
+        """Record the nodes that compute x @ table.T, [.., rows], for x [.., width], typed as far as the activation is.
 
         Floats that the tape stores here are read in the type of x.
         """
 
 
-def put(table: Table, lookup: Lookup, *, heads: bool = True) -> None:
-    """Let `lookup` stand for a table that is not held; what nobody reads then goes.
+def put(table: Table, lookup: Lookup) -> None:
+    """Let `lookup` stand for a table that is not held, and note that it does; what nobody reads then goes.
 
-    heads: tied heads too; else they read the table as before. Types and shapes of what lies between are left to
-    `ir.shape_annotate.annotate`, once for a model.
+    Types and shapes of what lies between are left to `ir.shape_annotate.annotate`, once for a model.
     """
     home = table.weight.graph
     assert isinstance(home, ir.Graph)  # a table that is not held is an initializer
@@ -66,10 +65,13 @@ def put(table: Table, lookup: Lookup, *, heads: bool = True) -> None:
         read = _read(site)
         if read is not None and read != table.weight.dtype:
             found = tape("Cast", found, to=read)
+        mark(tape.nodes)
         replace(tape, [site.node.outputs[0]], [found], matched=[site.node])
-    for site in table.heads if heads else ():
+    for site in table.heads:
         tape = _Stored(shelf, site.activation.dtype)
-        replace(tape, [site.node.outputs[0]], [_scored(tape, site, lookup, name)], matched=[site.node])
+        found = _scored(tape, site, lookup, name)
+        mark(tape.nodes)
+        replace(tape, [site.node.outputs[0]], [found], matched=[site.node])
 
 
 def counted_from_zero(tape: Tape, ids: ir.Value, rows: int) -> ir.Value:
@@ -80,29 +82,11 @@ def counted_from_zero(tape: Tape, ids: ir.Value, rows: int) -> ir.Value:
 
 def _scored(tape: Tape, site: Site, lookup: Lookup, name: str) -> ir.Value:
     """What the node of a head computes, by the scores of what stands for the table."""
-    # an activation that was looked up is another value by now
-    x = site.node.inputs[site.axis == -2]
-    assert x is not None
-    node, rank = site.node, len(dimensions(x) or ())
-    found = lookup.scores(tape, _moved(tape, x, rank, site.axis, -1), name)
-    scalar = (site.activation.dtype or ir.DataType.FLOAT).numpy()
+    found = lookup.scores(tape, lined(tape, site), name)
     if site.alpha != 1:
+        scalar = (site.activation.dtype or ir.DataType.FLOAT).numpy()
         found = tape("Mul", found, tape.constant(np.array(site.alpha, scalar), "alpha"))
-    bias = node.inputs[2] if node.op_type in ("Gemm", "Conv") and len(node.inputs) > 2 else None
-    if bias is not None:
-        beta = site.beta
-        scaled = bias if beta == 1 else tape("Mul", bias, tape.constant(np.array(beta, scalar), "beta"))
-        found = tape("Add", found, scaled)
-    return _moved(tape, found, rank, -1, site.output_axis)
-
-
-def _moved(tape: Tape, value: ir.Value, rank: int, start: int, end: int) -> ir.Value:
-    """A value with one of its axes at another place."""
-    if start % max(rank, 1) == end % max(rank, 1):
-        return value
-    order = list(range(rank))
-    order.insert(end % rank, order.pop(start % rank))
-    return tape("Transpose", value, perm=order)
+    return unlined(tape, site, found)
 
 
 def _read(site: Site) -> ir.DataType | None:

@@ -65,19 +65,22 @@ def parse(text: str, *, opset: int = 23, functions: str = "") -> ir.Model:
     return ir.from_onnx_text(f"<ir_version: 10, opset_import: [{domains}]>\n{text}\n{functions}")
 
 
-def inside_if(model: ir.Model) -> ir.Model:
-    """The body of `model` in both branches of an If on a new input `cond`; initializers stay outside."""
-    whole = ir.to_proto(model)
+def inside_if(model: ir.Model, other: ir.Model | None = None) -> ir.Model:
+    """The body of `model` in both branches of an If on a new input `cond`, or that of `other` in the second one;
+    initializers stay outside.
+    """
+    whole, second = ir.to_proto(model), ir.to_proto(other or model).graph
     body = whole.graph
+    held = [*body.initializer, *(second.initializer if other is not None else ())]
     chosen = onnx.helper.make_node(
         "If",
         ["cond"],
         [value.name for value in body.output],
         then_branch=_renamed(body, "_then"),
-        else_branch=_renamed(body, "_else"),
+        else_branch=_renamed(second, "_else"),
     )
     inputs = [onnx.helper.make_tensor_value_info("cond", onnx.TensorProto.BOOL, []), *body.input]
-    outer = onnx.helper.make_graph([chosen], body.name, inputs, body.output, body.initializer)
+    outer = onnx.helper.make_graph([chosen], body.name, inputs, body.output, held)
     made = onnx.helper.make_model(outer, opset_imports=whole.opset_import, ir_version=whole.ir_version)
     return ir.from_proto(made)
 

@@ -39,12 +39,13 @@ def place_bytes(words: int, count: int) -> int:
 class Blocked:
     """place: for each word where it lies among the rows of all blocks, [words], less `least`; None for one block, whose
     rows are the words. lefts: [words of the block + 2, rank], those of a block that stays as it is [.., width]. right:
-    the right sides of the others, one below the other, [ranks, width].
+    the right sides of the others, one below the other, [ranks, width]. whole: which blocks stay as they are.
     """
 
     place: Array | None
     lefts: tuple[Array, ...]
     right: Array
+    whole: tuple[bool, ...]
 
     @classmethod
     def of(cls, parts: Sequence[Part], words: int, dtype: np.dtype[np.generic]) -> Blocked:
@@ -55,7 +56,7 @@ class Blocked:
         if len(parts) == 1 and rights:
             left = np.empty_like(parts[0].left)
             left[parts[0].members] = parts[0].left
-            return cls(None, (left.astype(dtype),), right.astype(dtype))
+            return cls(None, (left.astype(dtype),), right.astype(dtype), (False,))
         lefts = [np.pad(part.left, ((1, 1), (0, 0))).astype(dtype) for part in parts]
         place = np.zeros(words, np.int64)
         start = 1
@@ -63,7 +64,8 @@ class Blocked:
             place[part.members] = start + np.arange(len(part.members))
             start += len(part.members) + BESIDE
         kind = np.int16 if place_bytes(words, len(parts)) == 2 else np.int32
-        return cls((place + np.iinfo(kind).min * (kind is np.int16)).astype(kind), tuple(lefts), right.astype(dtype))
+        places = (place + np.iinfo(kind).min * (kind is np.int16)).astype(kind)
+        return cls(places, tuple(lefts), right.astype(dtype), tuple(part.right is None for part in parts))
 
     @property
     def least(self) -> int:
@@ -75,8 +77,8 @@ class Blocked:
         if self.place is None:
             return _product(self.lefts[0], self.right)
         made, at = list[Array](), 0
-        for left in self.lefts:
-            if self._whole(left):
+        for left, whole in zip(self.lefts, self.whole, strict=True):
+            if whole:
                 made.append(left)
                 continue
             made.append(_product(left, self.right[at : at + left.shape[1]]))
@@ -106,8 +108,8 @@ class Blocked:
             at = tape("Clip", tape("Sub", place, begin), none, last)
             found.append(tape("Gather", left, at, axis=0))
             start += len(array)
-        thin = [value for value, array in zip(found, self.lefts, strict=True) if not self._whole(array)]
-        sums = [value for value, array in zip(found, self.lefts, strict=True) if self._whole(array)]
+        thin = [value for value, whole in zip(found, self.whole, strict=True) if not whole]
+        sums = [value for value, whole in zip(found, self.whole, strict=True) if whole]
         if thin:
             joined = thin[0] if len(thin) == 1 else tape("Concat", *thin, axis=-1)
             sums.insert(0, tape("MatMul", joined, self._right(tape, name)))
@@ -119,15 +121,15 @@ class Blocked:
     def scores(self, tape: Tape, x: ir.Value, name: str) -> ir.Value:
         """Scores of each block, in the order of the words."""
         turned = [tape("Transpose", left, perm=[1, 0]) for left in self._lefts(tape, name)]
-        thin = [array.shape[1] for array in self.lefts if not self._whole(array)]
+        thin = [array.shape[1] for array, whole in zip(self.lefts, self.whole, strict=True) if not whole]
         features = list[ir.Value]()
         if thin:
             narrow = tape("MatMul", x, tape("Transpose", self._right(tape, name), perm=[1, 0]))
             features = [narrow] if len(thin) == 1 else self._split(tape, narrow, thin)
         left_over = iter(features)
         found = [
-            tape("MatMul", x if self._whole(array) else next(left_over), side)
-            for array, side in zip(self.lefts, turned, strict=True)
+            tape("MatMul", x if whole else next(left_over), side)
+            for whole, side in zip(self.whole, turned, strict=True)
         ]
         if self.place is None:
             return found[0]
@@ -137,10 +139,6 @@ class Blocked:
             place = tape("Sub", tape("Cast", place, to=ir.DataType.INT32), first)
         joined = found[0] if len(found) == 1 else tape("Concat", *found, axis=-1)
         return tape("Gather", joined, place, axis=-1)
-
-    def _whole(self, left: Array) -> bool:
-        """Whether the numbers of a block are its rows."""
-        return self.place is not None and left.shape[1] == self.right.shape[1]
 
     def _lefts(self, tape: Tape, name: str) -> list[ir.Value]:
         several = len(self.lefts) > 1

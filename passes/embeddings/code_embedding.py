@@ -33,7 +33,7 @@ from ...ir.errors import OptionError
 from ..base import Miss
 from ..edit import Array
 from ..numerics.arrays import Floats
-from .embedding_pass import EmbeddingPass, Stand
+from .embedding_pass import Stand, WordsPass
 from .methods.compositional import compose, trial
 from .methods.sparse import learn
 from .sizes import Size, combination, composition
@@ -49,13 +49,14 @@ _ENTRIES, _STAGES = (256, 128, 64, 32, 16, 4), (2, 3, 4)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CodeEmbedding(EmbeddingPass):
+class CodeEmbedding(WordsPass):
     """embedding tables by codes into books of vectors
 
     method: `product`, vectors of a few columns side by side; `residual`, of vectors that add up; `sparse`, sums of few
         atoms of a dictionary with a coefficient each.
     ratio: the share of a table's bytes that may stay, 1/8 unless told; of the sizes that fit into it, those that
-        lose the least of some columns.
+        lose the least of some columns. Without a ratio `width`, or `atoms` and `nonzeros` together, may come to any
+        number of bytes that is fewer than before.
     entries: product, residual: vectors of a book, up to 65536; 256 or fewer by the ratio.
     width: product, residual: columns of a vector; by the ratio, 0 for all.
     stages: residual: vectors that add up, 2 to 4 by the ratio. beam: residual: sums that the search for codes keeps, 4.

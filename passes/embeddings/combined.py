@@ -64,6 +64,8 @@ class Combined:
         codes = narrow(self.index)
         index = tape("Transpose", tape.weight(codes, f"{name}_codes"), perm=[1, 0])
         index.type = ir.TensorType(ir.DataType.from_numpy(codes.dtype))
-        shares = tape("Transpose", tape.weight(self.shares, f"{name}_shares"), perm=[1, 0])
-        shares.type = ir.TensorType(dtype)
+        kept = tape.weight(self.shares, f"{name}_shares")
+        shares = tape("Transpose", kept, perm=[1, 0])
+        # what the tape casts is in the type of x
+        shares.type = ir.TensorType(kept.dtype or dtype)
         return unflat(tape, x, summed(tape, x, products, index, words, name, dtype=dtype, shares=shares), words)

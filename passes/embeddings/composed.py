@@ -23,7 +23,8 @@ _PACKED = (1, 2, 4)
 
 @dataclass(frozen=True)
 class Composed:
-    """codes: [words, stages, runs]. books: [stages * runs, entries, width], or [1, entries, width] where all share one.
+    """codes: [words, stages, runs]. books: [stages * runs, entries, width], or of one stage [1, entries, width] where
+    all runs share one.
 
     columns: of the table; runs * width less what fills up the last run.
     """
@@ -88,21 +89,16 @@ class Composed:
             ends = tape.constant([0, 0, runs * width - self.columns, 0], "pads")
             turned = tape("Pad", turned, ends)
         turned = tape("Reshape", turned, tape.constant([runs, width, -1], "shape"))
+        if stages > 1:
+            turned = tape("Concat", *([turned] * stages), axis=0)
+        stored, book, own = self._stored(tape, name), self._book(tape, name), None
         if tables > 1:
-            shape = [stages, runs, entries, width]
-            apart = tape("Reshape", self._book(tape, name), tape.constant(shape, "shape"))
-            products = tape("MatMul", apart, turned)
-            products = tape("Reshape", products, tape.constant([stages * runs, entries, -1], "shape"))
-        else:
-            products = tape("MatMul", self._book(tape, name), turned)
-            if stages > 1:
-                parts = [products] * stages
-                products = tape("Concat", *parts, axis=0)
-        stored = self._stored(tape, name)
+            book, own = tape("Reshape", book, tape.constant([tables, entries, width], "shape")), entries
         codes = tape("Transpose", self._unpacked(tape, stored, None), perm=[1, 0])
         codes.type = stored.type
         dtype = x.dtype or ir.DataType.from_numpy(self.books.dtype)
-        return unflat(tape, x, summed(tape, x, products, codes, words, name, dtype=dtype, entries=entries), words)
+        found = summed(tape, x, book, codes, words, name, dtype=dtype, entries=own, columns=turned)
+        return unflat(tape, x, found, words)
 
     @property
     def _lanes(self) -> int:

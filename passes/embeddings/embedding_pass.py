@@ -12,17 +12,13 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ...ir.constants import tensor_of
 from ...ir.errors import OptionError
 from ...ir.shape_annotate import annotate
-from ..base import Context, Contract, Lossy, Miss, Outcome, Pass, Several
-from ..edit import Array, is_op
-from ..lookups import Table, counts, findings, tables
+from ..base import Context, Contract, Lossy, Miss, Outcome, Pass
+from ..edit import Array
+from ..lookups import Table, counts, findings, slow, tables
 from ..numerics.arrays import Floats
 from ..replacing import Lookup, put
-
-#: What ids and codes go through on their way to a lookup.
-_ONWARD = ("Cast", "Add", "Sub", "Min", "Clip", "Slice", "Reshape", "Squeeze", "Unsqueeze", "BitShift", "BitwiseAnd")
 
 
 @dataclass(frozen=True)
@@ -35,7 +31,7 @@ class Stand:
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingPass(Pass):
-    """ratio: the share of a table's bytes that may stay, 1/8 unless sizes are given.
+    """ratio: the share of a table's bytes that may stay.
 
     weight: words count as often as calibration data have them (`frequency`), all the same (`none`), or by frequency
         where there are data (`auto`). smoothing: how often each word counts beside that. power: of the sum, by which an
@@ -57,15 +53,14 @@ class EmbeddingPass(Pass):
     ignore: tuple[str, ...] = ()
 
     @abstractmethod
-    def stand(self, table: Array, seen: NDArray[np.int64] | None, weights: Floats | None, seed: int) -> Stand | Miss:
-        """What stands for a table [words, width], or why nothing does.
-
-        seen: how often each word is looked up. weights: by which its error counts; None where all count the same.
-        """
+    def maker(
+        self, model: ir.Model, chosen: Sequence[Table], context: Context
+    ) -> Callable[[Table, NDArray[np.int64] | None], Stand | Miss]:
+        """What makes a stand of one of the chosen tables, given how often each word is looked up."""
 
     def apply(self, model: ir.Model, context: Context) -> Outcome:
         verdicts, chosen = list[tuple[Table, Miss | None]](), dict[Table, str]()
-        for table, made in self._planned(model, context):
+        for table, made in self.planned(model, context):
             verdicts.append((table, made if isinstance(made, Miss) else None))
             if isinstance(made, Stand):
                 chosen[table] = made.told
@@ -78,20 +73,27 @@ class EmbeddingPass(Pass):
         """The verdict at every table, leaving `model` as it is; takes as long as `apply` where there are data."""
         if self.weight == "frequency" and context.calibration is None:
             return Outcome(findings([(table, self._verdict(table)) for table in self._tables(model)], {}, self.ignore))
-        planned = list(self._planned(model, context))
+        planned = list(self.planned(model, context))
         verdicts = [(table, made if isinstance(made, Miss) else None) for table, made in planned]
         told = {table: made.told for table, made in planned if isinstance(made, Stand)}
         return Outcome(findings(verdicts, told, self.ignore))
 
-    def maker(
-        self, model: ir.Model, chosen: Sequence[Table], context: Context
-    ) -> Callable[[Table, NDArray[np.int64] | None], Stand | Miss]:
-        """What makes a stand of one of the chosen tables, given how often each word is looked up."""
-        return lambda table, seen: self._stand(table, seen, context.seed)
-
-    def room(self, table: Array) -> int:
-        """Bytes that may stand for a table."""
-        return int((0.125 if self.ratio is None else self.ratio) * table.nbytes)
+    def planned(self, model: ir.Model, context: Context) -> Iterator[tuple[Table, Stand | Miss]]:
+        """Each table, and what stands for it from now on or why it stays as it is."""
+        verdicts = [(table, self._verdict(table)) for table in self._tables(model)]
+        chosen = [table for table, miss in verdicts if miss is None]
+        data = self.weight == "frequency" or (self.weight == "auto" and context.calibration is not None)
+        if data and chosen:
+            # says what is missing where there are no data
+            context.statistics(model, [])
+        every = [table for table, _ in verdicts if table.lookups and table.held is None]
+        seen = counts(model, [*dict.fromkeys([*every, *chosen])], context) if data and chosen else {}
+        # timed alone, a head reads a matrix of its own
+        timed, listed = dataclasses.replace(self, heads="all"), [table for table, _ in verdicts]
+        late = {table: slow(timed, model, table, listed, context) for table in chosen}
+        make = self.maker(model, chosen, context)
+        for table, miss in verdicts:
+            yield table, miss or late[table] or make(table, seen.get(table))
 
     def check(self, sizes: dict[str, int | None], least: dict[str, int]) -> None:
         """Raises OptionError for options that are out of their range. sizes: those of the method that are given."""
@@ -108,42 +110,41 @@ class EmbeddingPass(Pass):
     def _tables(self, model: ir.Model) -> list[Table]:
         return tables(model, heads=self.heads == "all")
 
-    def _planned(self, model: ir.Model, context: Context) -> Iterator[tuple[Table, Stand | Miss]]:
-        """Each table, and what stands for it from now on or why it stays as it is."""
-        verdicts = [(table, self._verdict(table)) for table in self._tables(model)]
-        chosen = [table for table, miss in verdicts if miss is None]
-        data = self.weight == "frequency" or (self.weight == "auto" and context.calibration is not None)
-        if data and chosen:
-            # says what is missing where there are no data
-            context.statistics(model, [])
-        every = [table for table, _ in verdicts if table.lookups and table.held is None]
-        seen = counts(model, [*dict.fromkeys([*every, *chosen])], context) if data and chosen else {}
-        slow = {table: self._slow(table, verdicts, model, context) for table in chosen}
-        make = self.maker(model, chosen, context)
-        for table, miss in verdicts:
-            yield table, miss or slow[table] or make(table, seen.get(table))
+    def _verdict(self, table: Table) -> Miss | None:
+        miss = table.verdict(smallest=self.smallest, only=self.only, ignore=self.ignore)
+        if miss is None and self.heads == "none" and table.heads:
+            return Miss("heads", table.heads[0].name, "heads=tied, or the table is stored for its head anyway")
+        return miss
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordsPass(EmbeddingPass):
+    """A pass to which a table is its numbers, and how much each word counts.
+
+    ratio: 1/8 unless sizes are given.
+    """
+
+    @abstractmethod
+    def stand(self, table: Array, seen: NDArray[np.int64] | None, weights: Floats | None, seed: int) -> Stand | Miss:
+        """What stands for a table [words, width], or why nothing does.
+
+        seen: how often each word is looked up. weights: by which its error counts; None where all count the same.
+        """
+
+    def maker(
+        self, model: ir.Model, chosen: Sequence[Table], context: Context
+    ) -> Callable[[Table, NDArray[np.int64] | None], Stand | Miss]:
+        """What makes a stand of one of the chosen tables, given how often each word is looked up."""
+        return lambda table, seen: self._stand(table, seen, context.seed)
+
+    def room(self, table: Array) -> int:
+        """Bytes that may stand for a table."""
+        return int((0.125 if self.ratio is None else self.ratio) * table.nbytes)
 
     def _stand(self, table: Table, seen: NDArray[np.int64] | None, seed: int) -> Stand | Miss:
         dense, power = table.dense(), 0.5 if self.power is None else self.power
         weights = None if seen is None else np.asarray((seen + self.smoothing) ** power, np.float64)
         return smaller(table, dense, self.stand(dense, seen, weights, seed), weights)
-
-    def _verdict(self, table: Table) -> Miss | None:
-        miss = _coded(table) or table.verdict(smallest=self.smallest, only=self.only, ignore=self.ignore)
-        if miss is None and self.heads == "none" and table.heads:
-            return Miss("heads", table.heads[0].name, "heads=tied, or the table is stored for its head anyway")
-        return miss
-
-    def _slow(
-        self, table: Table, verdicts: list[tuple[Table, Miss | None]], model: ir.Model, context: Context
-    ) -> Miss | None:
-        """Why a table with a head stays as it is on the target. Lookups are a sliver of any run: nobody asks."""
-        if context.pays is None or not table.heads:
-            return None
-        beside = [other.lookups[0].node for other, _ in verdicts if other.lookups and other.rows == table.rows]
-        nodes = tuple(dict.fromkeys([*(site.node for site in table.sites), *beside[: not table.lookups]]))
-        # timed alone, a head reads a matrix of its own
-        return context.pays(dataclasses.replace(self, heads="all"), model, Several(table.name, nodes))
 
 
 def smaller(table: Table, dense: Array, made: Stand | Miss, weights: Floats | None) -> Stand | Miss:
@@ -163,25 +164,3 @@ def _lost(table: Array, made: Array, weights: Floats | None) -> float:
     errors, squares = np.square(wide - made.astype(np.float64)).sum(1), np.square(wide).sum(1)
     each = np.ones(len(wide)) if weights is None else weights
     return float(errors @ each / max(squares @ each, np.finfo(np.float64).tiny))
-
-
-def _coded(table: Table) -> Miss | None:
-    """Why a table is a book of codes already, or numbers that stand beside codes: words are found in it by codes."""
-    for site in table.lookups:
-        ids: ir.Value | None = site.activation
-        while ids is not None and is_op(ids.producer(), *_ONWARD):
-            node = ids.producer()
-            ids = None if node is None else node.inputs[0]
-        node = None if ids is None else ids.producer()
-        beside = [] if site.activation is None else site.activation.consumers()
-        if any(_codes(each) for each in (node, *beside)):
-            return Miss("coded", site.name, "a table that no codes look up yet")
-    return None
-
-
-def _codes(node: ir.Node | None) -> bool:
-    """Whether a node looks up codes: rows of several integers."""
-    if not is_op(node, "Gather"):
-        return False
-    tensor = tensor_of(node.inputs[0])
-    return tensor is not None and len(tensor.shape) == 2 and tensor.dtype.is_integer()

@@ -22,7 +22,7 @@ already; that would not be smaller; and on a target where their output head woul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -100,11 +100,6 @@ class FactorizeEmbedding(EmbeddingPass):
 
         return make
 
-    def stand(self, table: Array, seen: NDArray[np.int64] | None, weights: Floats | None, seed: int) -> Stand | Miss:
-        """Factors by what words have in each direction."""
-        often = self._often(table, seen)
-        return self._factors(table, self._weights(often), self._metric(table, often, None, looked_up=True))
-
     def _often(self, table: Array, seen: NDArray[np.int64] | None) -> Floats:
         return np.full(len(table), self.smoothing) if seen is None else seen + np.float64(self.smoothing)
 
@@ -179,34 +174,13 @@ class FactorizeEmbedding(EmbeddingPass):
 
 def _factored(site: Site) -> Miss | None:
     """Why a site is a factor already: its other side is right beside it."""
-    if site.kind is Kind.EMBEDDING and (_clipped(site) or _widened(site)):
+    if site.kind is Kind.EMBEDDING and _widened(site):
         return Miss("factored", site.name, "a table that is no factor of another yet")
     if site.kind is Kind.LINEAR and site.axis == -1:
         before = site.activation.producer()
         if is_op(before, "MatMul") and _constant_rows(before) > site.in_features:
             return Miss("factored", site.name, "a head that is no factor of another yet")
     return None
-
-
-def _clipped(site: Site) -> bool:
-    """Whether a table has some words of another: Gather(place, ids), moved and clipped."""
-    node = site.activation.producer()
-    if not is_op(node, "Clip"):
-        return False
-    for value in _before(node):
-        if is_op(value.producer(), "Gather"):
-            place = value.producer()
-            return place is not None and tensor_of(place.inputs[0]) is not None
-    return False
-
-
-def _before(node: ir.Node) -> Iterator[ir.Value]:
-    """What a number was before it was moved, clipped and cast."""
-    value = node.inputs[0]
-    while value is not None:
-        yield value
-        producer = value.producer()
-        value = producer.inputs[0] if is_op(producer, "Sub", "Clip", "Cast") else None
 
 
 def _widened(site: Site) -> bool:

@@ -2,7 +2,11 @@
 
     scores[v, n] = sum_i shares[i, v] products[i, codes[i, v], n]
 
-A Scan; its steps read the codes [words] of one part, and its products [entries, tokens] where each part has its own.
+    products[i] = books[i] @ columns[i]         or the same for all parts
+
+A Scan; its steps read the codes [words] of one part, and make its products [entries, tokens]: those of all parts at
+once would be larger than the scores where books have many entries.
+Sums are those of float32 where scores are in half precision: there may be hundreds of parts.
 """
 
 from __future__ import annotations
@@ -11,6 +15,8 @@ import numpy as np
 import onnx_ir as ir
 
 from ..edit import Array, Ledger, Tape
+
+_HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
 def flat(tape: Tape, x: ir.Value, columns: int) -> ir.Value:
@@ -37,19 +43,28 @@ def summed(
     dtype: ir.DataType,
     entries: int | None = None,
     shares: ir.Value | None = None,
+    columns: ir.Value | None = None,
 ) -> ir.Value:
     """The sums, [words, tokens].
 
     x: the activation that is scored; the body of the Scan is named after it.
-    products: [parts, entries, tokens], or [entries, tokens] where all parts take of the same and `entries` is None.
-    codes, shares: [parts, words]; shares are one unless given. dtype: of products and sums.
+    products: [entries, tokens], of which all parts take; or with `columns`, [parts, width, tokens], the book of all,
+    [entries, width], or where there is `entries` one of each, [parts, entries, width]. codes, shares: [parts, words];
+    shares are one unless given. dtype: of products, columns and what is returned.
     """
     inside, own, name = Tape(), entries is not None, _apart(x, name)
+    given, dtype = dtype, ir.DataType.FLOAT if dtype in _HALF else dtype
+    if dtype is not given:
+        products = tape("Cast", products, to=dtype)
+        columns = None if columns is None else tape("Cast", columns, to=dtype)
     total = _value(f"{name}/sum", dtype, [words, "tokens"])
-    held = _value(f"{name}/products", dtype, ["entries" if entries is None else entries, "tokens"])
+    across = "tokens" if columns is None else "width"
+    held = _value(f"{name}/products", dtype, ["entries" if entries is None else entries, across])
+    part = _value(f"{name}/columns", dtype, ["width", "tokens"])
     index = _value(f"{name}/codes", codes.dtype, [words])
     share = _value(f"{name}/shares", None if shares is None else shares.dtype, [words])
-    found = inside("Gather", held, inside("Cast", index, to=ir.DataType.INT32), axis=0)
+    made = held if columns is None else inside("MatMul", held, part)
+    found = inside("Gather", made, inside("Cast", index, to=ir.DataType.INT32), axis=0)
     if shares is not None:
         as_read = share if shares.dtype is dtype else inside("Cast", share, to=dtype)
         found = inside("Mul", found, inside("Unsqueeze", as_read, inside.constant([1], "axes")))
@@ -61,21 +76,22 @@ def summed(
     for value, like in zip([more, *onward], [total, held], strict=False):
         value.type, value.shape = like.type, like.shape
     states = [total, *([] if own else [held])]
-    steps = [*([held] if own else []), index, *([] if shares is None else [share])]
+    optional = [(each, value) for each, value in ((shares, share), (columns, part)) if each is not None]
+    steps = [*([held] if own else []), index, *(value for _, value in optional)]
     body = ir.Graph(
         [*states, *steps], [more, *onward], nodes=inside.nodes, initializers=inside.constants, name=f"{name}/step"
     )
-    sizes = tape("Concat", tape.constant([words], "words"), tape("Shape", products, start=-1), axis=0)
+    tokens = tape("Shape", products if columns is None else columns, start=-1)
+    sizes = tape("Concat", tape.constant([words], "words"), tokens, axis=0)
     empty = tape("ConstantOfShape", sizes, value=ir.Tensor(np.zeros(1, dtype.numpy()), dtype=dtype))
     # states before what is scanned: sum, products where every step reads them all
-    given = [empty, products, codes, *([] if shares is None else [shares])]
     node = tape.node(
         "Scan",
-        given,
+        [empty, products, codes, *(each for each, _ in optional)],
         {"body": ir.AttrGraph("body", body), "num_scan_inputs": len(steps)},
         outputs=len(states),
     )
-    return node.outputs[0]
+    return node.outputs[0] if dtype is given else tape("Cast", node.outputs[0], to=given)
 
 
 def narrow(codes: Array) -> Array:

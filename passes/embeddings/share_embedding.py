@@ -43,7 +43,7 @@ from ...ir.errors import OptionError
 from ..base import Miss
 from ..edit import Array
 from ..numerics.arrays import Floats
-from .embedding_pass import EmbeddingPass, Stand
+from .embedding_pass import Stand, WordsPass
 from .methods.cells import cells
 from .methods.compositional import compose, trial
 from .methods.pools import central, drawn, referenced
@@ -64,13 +64,14 @@ _OWN = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShareEmbedding(EmbeddingPass):
+class ShareEmbedding(WordsPass):
     """embedding tables whose words share vectors
 
     method: `slim`, sub-vectors out of one pool; `lightrnn`, vectors of the rows and columns of a table of words;
         `sparse`, sums of few common words; `reference`, blocks that are one of few reference vectors each.
     ratio: the share of a table's bytes that may stay, 1/8 unless told; of the sizes that fit into it, those that
-        lose the least of some columns, or say most of a word (slim).
+        lose the least of some columns, or say most of a word (slim). Without a ratio `width`, or for sparse `common`
+        and `nonzeros` together, may come to any number of bytes that is fewer than before.
     pool: slim, reference: vectors of the pool, 4096 or fewer by the ratio, or of each block, 256 or fewer.
     width: slim, reference: columns of a vector. lightrnn: of a run with a table of words of its own, 0 for all. By the
         ratio.
@@ -175,7 +176,8 @@ class ShareEmbedding(EmbeddingPass):
         if isinstance(width, Miss):
             return width
         made = cells(table, join=join, width=width, weights=weights, iterations=self.iterations, seed=seed)
-        runs = -(-columns // (width or columns))
+        # a row and a column for each table of words
+        runs = made.codes[0].size // 2
         tables = "1 table" if runs == 1 else f"{runs} tables"
         return Stand(made, f"{tables} of words, {made.books.shape[1]} rows and as many columns")
 
@@ -209,9 +211,11 @@ class ShareEmbedding(EmbeddingPass):
         sizes = composition(
             (words, columns),
             table.itemsize,
-            room - own * each - words * (2 if own < 1 << 16 else 4),
+            room,
             entries=_REFERENCES if self.pool is None else (self.pool,),
             widths=None if self.width is None else (self.width,),
+            # where the vector of a word is stands beside it
+            beside=own * each + words * (0 if not own else 1 if own < 1 << 8 else 2 if own < 1 << 16 else 4),
             rule=self._rule(self.width),
         )
         if isinstance(sizes, Miss):

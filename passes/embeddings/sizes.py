@@ -13,6 +13,8 @@ from .composed import code_bytes
 _ATOMS = 0.4
 #: Bytes of a coefficient.
 _SHARE = 2
+#: Atoms up to which an index takes one byte, two, or four.
+_LIMITS = (1 << 8, 1 << 16, 1 << 32)
 #: Sizes of fewer bits than this share of the most are worse whatever else.
 _CLOSE = 0.6
 
@@ -42,11 +44,13 @@ def composition(
     widths: Iterable[int] | None = None,
     stages: Sequence[int] = (1,),
     shared: bool = False,
+    beside: int = 0,
     rule: str = "ratio",
 ) -> list[Size] | Miss:
     """Of each number of entries and stages the narrowest size that fits into `room` bytes, those of most bits first.
 
-    item: bytes of a number. shared: one book for all runs. rule: what a miss is called where nothing fits.
+    item: bytes of a number. shared: one book for all runs. beside: bytes of what is stored too. rule: what a
+    miss is called where nothing fits.
     """
     words, columns = shape
     found = []
@@ -55,7 +59,9 @@ def composition(
         for number in (number for number in entries if number <= words * (runs if shared else 1)):
             for stage in stages:
                 books = number * width * item * (1 if shared else runs * stage)
-                found.append(Size(number, width, stage, runs, words * code_bytes(runs * stage, number) + books))
+                found.append(
+                    Size(number, width, stage, runs, words * code_bytes(runs * stage, number) + books + beside)
+                )
     if not found:
         return Miss("words", f"{words}", f"at least the {min(entries)} entries of a book")
     fits = [size for size in found if size.bytes <= room]
@@ -74,21 +80,32 @@ def combination(
 ) -> tuple[int, int] | Miss:
     """Atoms, and how many of them a word has, in `room` bytes."""
     words, columns = shape
-    if atoms is None and nonzeros is not None:
-        each = max(room - words * nonzeros * (_SHARE + 2), 0)
-        atoms = each // (columns * item)
-    elif atoms is None:
-        atoms = int(_ATOMS * room) // (columns * item)
-    atoms = min(atoms, words)
-    index = 1 if atoms <= 1 << 8 else 2 if atoms <= 1 << 16 else 4
-    if nonzeros is None:
-        nonzeros = min((room - atoms * columns * item) // (words * (index + _SHARE)), atoms, columns)
-    if atoms < 1 or nonzeros < 1:
-        least = columns * item + words * (1 + _SHARE)
+
+    def taken(atoms: int, nonzeros: int) -> int:
+        return atoms * columns * item + words * nonzeros * (_index(atoms) + _SHARE)
+
+    most = words if atoms is None else atoms
+    if nonzeros is not None and nonzeros > most:
+        return Miss("nonzeros", f"{nonzeros}", f"at most the {most} atoms")
+    least = taken(atoms or nonzeros or 1, nonzeros or 1)
+    if least > room:
         return Miss(rule, f"{room:,} bytes", f"at least {least:,} for atoms and sums of a table {list(shape)}")
-    if nonzeros > atoms:
-        return Miss("nonzeros", f"{nonzeros}", f"at most the {atoms} atoms")
+    if atoms is None:
+        part = int(_ATOMS * room) if nonzeros is None else room
+        # indices of more bits leave room for fewer atoms
+        fits = [
+            min((part - words * (nonzeros or 0) * (_index(limit) + _SHARE)) // (columns * item), limit, words)
+            for limit in _LIMITS
+        ]
+        atoms = max(*fits, nonzeros or 1)
+    if nonzeros is None:
+        nonzeros = min((room - atoms * columns * item) // (words * (_index(atoms) + _SHARE)), atoms, columns)
     return atoms, nonzeros
+
+
+def _index(atoms: int) -> int:
+    """Bytes of the index of an atom."""
+    return 1 if atoms <= 1 << 8 else 2 if atoms <= 1 << 16 else 4
 
 
 def rows_and_columns(
@@ -102,9 +119,11 @@ def rows_and_columns(
     high = math.isqrt(max(words - 1, 0)) + 1
     found = []
     for each in range(1 + halves, columns + 1, 1 + halves) if width is None else (width or columns,):
-        runs = -(-columns // each)
-        books = 2 * high * runs * each * item // (1 + halves)
-        found.append((words * 2 * runs * (1 if high <= 1 << 8 else 2) + books, each))
+        # two halves are alike
+        stored = each + each % (1 + halves)
+        runs = -(-columns // stored)
+        books = 2 * high * runs * stored * item // (1 + halves)
+        found.append((words * code_bytes(2 * runs, high) + books, each))
     fits = [each for size, each in found if size <= room]
     if not fits:
         return Miss(rule, f"{room:,} bytes", f"at least {min(found)[0]:,} for {high} rows and columns of words")

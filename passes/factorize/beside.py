@@ -35,10 +35,13 @@ class Beside:
         """Whether the weight is added up where the model is loaded, so that what it computes is as before."""
         return self.residual in ("sparse", "quantized")
 
-    def numbers(self, rows: int, columns: int, width: int) -> float:
-        """How many numbers of `width` bits a residual [rows, columns] takes."""
+    def numbers(self, rows: int, columns: int, width: int, *, straight: bool) -> float:
+        """How many numbers of `width` bits a residual [rows, columns] takes. straight: whether it may be a diagonal."""
+        if self.residual == "diagonal":
+            return rows if straight else 0.0
         if self.residual == "sparse":
-            return round(self.keep * rows * columns) + rows * columns / width
+            # a zero before the entries, and a bit for each place
+            return max(1, round(self.keep * rows * columns)) + 1 + 8 * -(-rows * columns // 8) / width
         if self.residual == "quantized":
             return rows * columns * self.bits / width + -(-rows // (self.block or rows)) * columns
         return 0.0

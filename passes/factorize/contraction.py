@@ -20,17 +20,13 @@ import numpy as np
 import onnx_ir as ir
 
 from ...ir.constants import STORED
-from ...ir.site import Site
-from ..base import Miss
 from ..edit import Array, Tape
+from ..lined import Dim
 from .methods.network import Factor, Labels
 
 #: An operand by its number, or two that are contracted.
 Tree = int | tuple["Tree", "Tree"]
 Group = tuple[str, ...]
-Dim = int | ir.SymbolicDim
-#: On nodes: what they read are factors of a weight already.
-FACTORED = "tersor.factored"
 
 
 @dataclass(frozen=True)
@@ -221,16 +217,3 @@ def producer(value: ir.Value) -> ir.Node:
     node = value.producer()
     assert node is not None  # recorded values are outputs
     return node
-
-
-def mark(tape: Tape) -> None:
-    """Note on all that was recorded that it computes with factors, which are not factorised again."""
-    for node in tape.nodes:
-        node.metadata_props[FACTORED] = "tensor"
-
-
-def factored(site: Site) -> Miss | None:
-    """Why what reads factors stays as it is."""
-    if FACTORED not in site.node.metadata_props:
-        return None
-    return Miss("factored", site.name, "a weight that is whole")

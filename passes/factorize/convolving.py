@@ -24,9 +24,9 @@ import onnx_ir as ir
 from ...ir.site import Site
 from ..base import Miss
 from ..edit import Array, Tape, attribute, replace
+from ..lookups import mark
 from ..numerics.arrays import Floats
 from ..seen import Seen
-from .contraction import mark
 from .fitted import nbytes
 from .methods import block_term, cp, tensor_train, tucker
 from .networks import Around
@@ -174,7 +174,7 @@ def put(site: Site, made: Chain) -> None:
         given = _attributes(node, stage.axes, count, split) if stage.axes else {}
         op = node.op_type if stage.axes else "Conv"
         value = tape.node(op, inputs, {**given, "group": stage.groups if stage.groups > 1 else None}).outputs[0]
-    mark(tape)
+    mark(tape.nodes)
     replace(tape, [node.outputs[0]], [value], matched=[node])
 
 

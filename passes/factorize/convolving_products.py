@@ -21,13 +21,14 @@ import onnx_ir as ir
 from ...ir.site import Site
 from ..base import Miss
 from ..edit import Tape, attribute, replace
+from ..lookups import mark
 from ..numerics.arrays import Floats
+from ..numerics.low_rank import tails
 from ..seen import Seen
-from .contraction import mark
 from .fitted import nbytes
 from .methods.kronecker import kronecker, rearranged
 from .methods.network import folded
-from .methods.spectra import squares, tails
+from .methods.spectra import squares
 from .networks import Around
 from .tensor_forms import Modes, Size, modes_of
 from .weighing import Weighing
@@ -71,9 +72,13 @@ def fit(site: Site, size: Size, seen: Seen | None, around: Around) -> tuple[Prod
     out, channels, *taps = array.shape
     count = math.prod(taps)
     matrix = np.moveaxis(array, 0, 1).reshape(channels, out * count)
-    ways = [way for way in _ways(channels, out, count, size, around) if way.held * stored.itemsize < nbytes(site)]
-    if not ways:
+    every = list(_ways(channels, out, count, size, around))
+    if not every:
         return _none(size, array.size)
+    ways = [way for way in every if way.held * stored.itemsize < nbytes(site)]
+    if not ways:
+        least = min(way.held for way in every) * stored.itemsize
+        return Miss("bytes", str(least), f"fewer than the weight's {nbytes(site)}")
     before = array.size * math.prod(around.behind)
     cheap = [way for way in ways if way.cost <= before]
     if not cheap:
@@ -134,7 +139,7 @@ def put(site: Site, made: Products) -> None:
     value = seen_as(value, batch, o1 * o2, last)
     if bias is not None:
         value = tape("Add", value, tape("Reshape", bias, tape.constant([-1, *(1 for _ in taps)], "shape")))
-    mark(tape)
+    mark(tape.nodes)
     replace(tape, [node.outputs[0]], [value], matched=[node])
 
 
@@ -173,5 +178,5 @@ def _channels(seen: Seen | None, channels: int, count: int) -> Floats | None:
 
 def _none(size: Size, whole: int) -> Miss:
     if size.share is None:
-        return Miss("rank", str(size.terms), "terms that hold fewer numbers than the weight, no more than all")
+        return Miss("terms", str(size.terms), "no more than the smaller factor has numbers")
     return Miss("ratio", f"{size.share:g}", f"a share of the {whole} numbers that one product fits into")

@@ -12,18 +12,20 @@ import onnx_ir as ir
 from ...ir.errors import OptionError
 from ...ir.feeds import Array, Feeds
 from ...ir.runner import watch
-from ...ir.site import Site
+from ...ir.site import Site, sites
+from ...ir.walk import every_node
 from ..base import Context, Pass
 from ..budget import Unit, costs_by_name
 from ..pairs import Pair
 from ..trail import cut_out
 from .beside import Beside
-from .groups import Group
+from .groups import Group, groups, taken_apart
 
 #: Ranks that are timed of each shape; what lies between them is interpolated.
 _TIMED = 6
-#: In the metadata of a model: the nanoseconds that a latency's share is of.
-_FIRST = "tersor.factorize.nanoseconds"
+#: In the metadata of what stands for a weight: what that cost, in the unit of the pass that factored it, and of a sum
+#: that is stored what it costs now.
+_NANOSECONDS, _STORED = "tersor.factored.nanoseconds", "tersor.factored.numbers"
 
 
 class Costs(ABC):
@@ -60,25 +62,28 @@ class Counted(Costs):
         """unit: `weights`, of which the groups and pairs alone count; `flops`; `bytes`."""
         if unit == "weights":
             prices = dict.fromkeys((group.key for group in every), 1.0)
-            held = sum(pair.numbers for pair in pairs), sum(pair.whole for pair in pairs)
-            return cls(prices, held, None, beside)
+            noted = [(now, then) for now, then, _ in _sums(model)]
+            noted += [(float(pair.numbers), float(pair.whole)) for pair in pairs]
+            return cls(prices, (sum(now for now, _ in noted), sum(then for _, then in noted)), None, beside)
         known = costs_by_name(model, unit)
 
         def spent(sites: Sequence[Site]) -> float:
             names = ((site.weight.name if unit == "bytes" else site.node.name) or "" for site in sites)
-            return sum(known[name] for name in dict.fromkeys(names))
+            # what only one of several branches costs is counted of the dearest
+            return sum(known.get(name, 0.0) for name in dict.fromkeys(names))
 
-        costs = [spent(pair.sites) for pair in pairs]
-        then = sum(now * pair.whole / pair.numbers for now, pair in zip(costs, pairs, strict=True))
+        costs = [(spent(pair.sites), spent(pair.sites) * pair.whole / pair.numbers) for pair in pairs]
+        costs += [(now * width, then * width) for now, then, width in _sums(model) if unit == "bytes"]
+        held = sum(now for now, _ in costs), sum(then for _, then in costs)
         prices = {group.key: spent(group.sites) / group.numbers for group in every}
-        return cls(prices, (sum(costs), then), sum(known.values()), beside)
+        return cls(prices, held, sum(known.values()), beside)
 
     def whole(self, group: Group, part: slice | None) -> float:
         return self.prices[group.key] * group.inputs * group.width(part)
 
     def of(self, group: Group, part: slice | None, rank: int) -> float:
         rows, columns = group.inputs, group.width(part)
-        beside = self.beside.numbers(rows, columns, 8 * group.first.view.array().itemsize)
+        beside = self.beside.numbers(rows, columns, group.bits, straight=group.straight(part))
         return self.prices[group.key] * (rank * (rows + columns) + beside)
 
     def around(self, taken: Sequence[Group]) -> tuple[float, float]:
@@ -91,19 +96,24 @@ class Counted(Costs):
 class Timed(Costs):
     """Nanoseconds on the target, each group alone, on what it reads on the middle batch of the data.
 
-    factored: a pass that factors at one rank, whatever it loses; `at` makes it.
+    at: makes a pass that factors at one rank, whatever it loses, all together or apart.
     """
 
     model: ir.Model
     context: Context
     pairs: Sequence[Pair]
-    at: Callable[[int], Pass]
+    at: Callable[[int, bool], Pass]
     _feeds: dict[str, Array] = field(default_factory=dict)
     _known: dict[tuple[object, ...], tuple[float, list[int], list[float]]] = field(default_factory=dict)
 
     @classmethod
     def of_model(
-        cls, model: ir.Model, every: Sequence[Group], pairs: Sequence[Pair], context: Context, at: Callable[[int], Pass]
+        cls,
+        model: ir.Model,
+        every: Sequence[Group],
+        pairs: Sequence[Pair],
+        context: Context,
+        at: Callable[[int, bool], Pass],
     ) -> Timed:
         """Raises OptionError where there is no target or no data."""
         if context.calibration is None or context.latency is None:
@@ -124,31 +134,40 @@ class Timed(Costs):
         return float(np.interp(rank, ranks, times))
 
     def around(self, taken: Sequence[Group]) -> tuple[float, float]:
-        rest = sum(self._time(pair.sites, cut_out(self.model, [pair.left.activation], _given(pair.rights)))
-                   for pair in self.pairs)  # fmt: skip
-        here = rest + sum(self.whole(group, None) for group in taken)
-        # a second timing is never quite the first
-        first = float(self.model.metadata_props.setdefault(_FIRST, repr(here)))
-        return rest, first
+        parts = [cut_out(self.model, [pair.left.activation], _given(pair.rights)) for pair in self.pairs]
+        times = [self._time(pair.left, part) for pair, part in zip(self.pairs, parts, strict=True)]
+        noted = [pair.left.node.metadata_props.get(_NANOSECONDS) for pair in self.pairs]
+        then = [float(text or time) for text, time in zip(noted, times, strict=True)]
+        rest = sum(times)
+        return rest, sum(then) + sum(self.whole(group, None) for group in taken)
 
     def _times(self, group: Group, part: slice | None) -> tuple[float, list[int], list[float]]:
-        sites = group.of(part)
-        key = (*(_alike(site) for site in sites), self._feeds[group.first.activation.name or ""].shape, part is None)
+        sites, width = group.of(part), group.width(part)
+        key = (*(_alike(site) for site in sites), self._feeds[group.first.activation.name or ""].shape, width)
         if key not in self._known:
-            alone = cut_out(self.model, [group.first.activation], _given(sites))
-            most = min(group.inputs, group.width(part))
+            alone = self._alone(group, part)
+            most = min(group.inputs, width)
             ranks = sorted({max(1, round(most * share)) for share in np.linspace(0, 1, _TIMED)})
             times = []
             for rank in ranks:
                 factored = alone.clone()
-                self.at(rank).apply(factored, Context())
-                times.append(self._time(sites, factored))
-            self._known[key] = self._time(sites, alone), ranks, times
+                self.at(rank, part is None).apply(factored, Context())
+                times.append(self._time(group.first, factored))
+            self._known[key] = self._time(group.first, alone), ranks, times
         return self._known[key]
 
-    def _time(self, sites: Sequence[Site], model: ir.Model) -> float:
+    def _alone(self, group: Group, part: slice | None) -> ir.Model:
+        """A model of the sites of a part; of one that is split, of that part alone."""
+        if part is None or group.cut is None:
+            return cut_out(self.model, [group.first.activation], _given(group.of(part)))
+        model = cut_out(self.model, [group.first.activation], list(group.cut.outputs))
+        (same,) = groups(sites(model))
+        made = taken_apart(model, same, same.first, same.weight(), None)
+        return cut_out(model, list(model.graph.inputs), _given([made[group.parts.index(part)]]))
+
+    def _time(self, site: Site, model: ir.Model) -> float:
         assert self.context.latency is not None
-        name = sites[0].activation.name or ""
+        name = site.activation.name or ""
         return 1e9 * self.context.latency(model, {name: self._feeds[name]})
 
     def _watch(self, read: Sequence[Site], feeds: Feeds) -> None:
@@ -173,3 +192,22 @@ def _alike(site: Site) -> tuple[object, ...]:
     """What sites have in common where one timing serves all."""
     attributes = sorted((name, str(attr.value)) for name, attr in site.node.attributes.items())
     return site.node.op_type, site.view.shape, site.view.dtype, tuple(attributes)
+
+
+def remember(
+    node: ir.Node, *, nanoseconds: float | None = None, stored: tuple[float, float, float] | None = None
+) -> None:
+    """Note at what stands for a weight what that cost: the time that it took, or the numbers that a sum takes now and
+    took then, and the bytes of one.
+    """
+    if nanoseconds is not None:
+        node.metadata_props[_NANOSECONDS] = repr(nanoseconds)
+    if stored is not None:
+        node.metadata_props[_STORED] = " ".join(map(repr, stored))
+
+
+def _sums(model: ir.Model) -> list[tuple[float, float, float]]:
+    """What weights cost that are added up when the model is loaded: numbers now and then, and bytes of one."""
+    noted = (node.metadata_props.get(_STORED) for node in every_node(model.graph))
+    found = [tuple(map(float, text.split())) for text in noted if text]
+    return [(now, then, width) for now, then, width in found]

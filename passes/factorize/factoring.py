@@ -4,27 +4,29 @@ factored under the inputs that it has by then.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
 
 from ...ir.site import Site
-from ..edit import Array
+from ..edit import Array, declare_functions
 from ..fitting import Fit, again, write, write_bias
 from ..moments import biased, key_of, moments
 from ..numerics.arrays import Floats
+from ..numerics.gram import centred
 from ..pairs import split
 from ..placing import put
+from ..ranks import Way
 from ..statistics import Calibration
 from ..trail import Trail
 from ..weights import Corrected, Masked, Quantized
 from .beside import Beside
+from .costs import remember
 from .groups import Group, now, taken_apart
 from .measure import Measure
 from .methods.residual import Sum
-from .ranks import Way
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,14 @@ class _Wanted:
 
 @dataclass(eq=False)
 class Factoring:
-    """original: to whose stream weights are fitted; None where they are factored as they are."""
+    """whole: what parts took as they were, to be noted. original: to whose stream weights are fitted; None where they
+    are factored as they are.
+    """
 
     model: ir.Model
     measure: Measure
     beside: Beside
+    whole: Callable[[Group, slice | None], float] | None = None
     original: ir.Model | None = None
     calibration: Calibration | None = None
     _trail: Trail = field(default_factory=Trail)
@@ -64,7 +69,7 @@ class Factoring:
                 assert rank is not None  # it is not whole
                 found = self.beside.of(self.measure, group, None, wanted.weight, rank, wanted.gram)
                 self._bias(sites, group, wanted, found.dense())
-                _put(sites, found)
+                self._put(sites, found, group, None)
             else:
                 self._apart(sites, group, way, wanted)
 
@@ -79,16 +84,35 @@ class Factoring:
             factors.append(found)
         self._bias(sites, group, wanted, weight)
         if group.cut is not None:
-            bias = now(self.model, [group.first.node])[0].bias_array()
-            sites = taken_apart(self.model, group, weight, None if bias is None else np.asarray(bias, np.float64))
+            (site,) = now(self.model, [group.key])
+            bias = site.bias_array()
+            sites = taken_apart(self.model, group, site, weight, None if bias is None else np.asarray(bias, np.float64))
         elif self.original is not None:
             for site, part, found in zip(sites, group.parts, factors, strict=True):
                 if found is None:
                     write(site, Fit(weight[:, part], None, None))
         nodes = [site.node for site in sites]
-        for node, found in zip(nodes, factors, strict=True):
+        for node, part, found in zip(nodes, group.parts, factors, strict=True):
             if found is not None:
-                _put(now(self.model, [node]), found)
+                self._put(now(self.model, [node]), found, group, part)
+
+    def _put(self, sites: Sequence[Site], found: Sum, group: Group, part: slice | None) -> None:
+        """Let sites, side by side, be computed so, and note what they cost."""
+        left, right, rest = found.factors.left, found.factors.right, found.rest
+        if rest is None or isinstance(rest, np.ndarray):
+            held = split(sites, left, right, rest)
+            if self.whole is not None:
+                remember(next(iter(held.consumers())), nanoseconds=self.whole(group, part))
+            return
+        (site,) = sites
+        dtype, rows, columns = site.view.array().dtype, site.in_features, site.out_features
+        # the node goes on scaling what it reads
+        scale = 1 / site.alpha
+        made = Corrected(_scaled(rest, scale), (scale * left).astype(dtype), right.astype(dtype))
+        put(site, made)
+        # the next layers are fitted on runs of the model as it is
+        declare_functions(self.model)
+        remember(site.node, stored=(made.bytes / dtype.itemsize, rows * columns, dtype.itemsize))
 
     def _fitted(self, sites: Sequence[Site]) -> _Wanted:
         """The weights and biases that are the best in front of the original's stream."""
@@ -98,7 +122,7 @@ class Factoring:
         one = seen[key_of(sites[0])]
         # a bias makes up for the mean, where all have one
         free = all(fit.bias is not None for fit in fits)
-        gram = one.gram - one.count * np.outer(one.inputs, one.inputs) if free else one.gram
+        gram = centred(one.gram, one.count, one.inputs) if free else one.gram
         biases = tuple(fit.bias for fit in fits)
         return _Wanted(np.concatenate([fit.weight for fit in fits], axis=1), biases, gram, one.inputs)
 
@@ -117,19 +141,6 @@ class Factoring:
         for site, part, bias in zip(sites, group.columns, wanted.biases, strict=True):
             if bias is not None and biased(site):
                 write_bias(site, bias + moved[part])
-
-
-def _put(sites: Sequence[Site], found: Sum) -> None:
-    """Let sites, side by side, be computed so."""
-    left, right, rest = found.factors.left, found.factors.right, found.rest
-    if rest is None or isinstance(rest, np.ndarray):
-        split(sites, left, right, rest)
-        return
-    (site,) = sites
-    dtype = site.view.array().dtype
-    # the node goes on scaling what it reads
-    scale = 1 / site.alpha
-    put(site, Corrected(_scaled(rest, scale), (scale * left).astype(dtype), right.astype(dtype)))
 
 
 def _as_it_is(sites: Sequence[Site]) -> _Wanted:

@@ -30,9 +30,9 @@ from ..base import Context, Contract, Lossy, Miss, Outcome, Pass
 from ..budget import Budget
 from ..choosing import Choice, Verdict, outcome
 from ..drop import Form
-from ..edit import declare_functions
 from ..fitting import repairable
 from ..pairs import paired, pairs
+from ..ranks import Way
 from ..seen import inputs
 from .beside import Beside, Residual
 from .costs import Costs, Counted, Timed
@@ -40,7 +40,9 @@ from .factoring import Factoring
 from .groups import Group, groups
 from .measure import Algorithm, Measure
 from .planning import Plan, Planning
-from .ranks import Way
+
+#: Of the numbers of weights, what stays unless anything is told.
+_RATIO = 0.7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +52,7 @@ class FactorizeLinear(Pass):
     algorithm: what the factors are the best for. `svd`: the weight itself; `scaled`: its rows times the mean magnitude
         of their inputs; `fisher`: times how much the answers hang on them; `whitened`: its outputs on the data;
         `kronecker`: the answers, as far as they hang on these outputs. `auto` is kronecker with data, svd without.
-    ratio: the share of the numbers of these weights that stays, above 0 and at most 1.
+    ratio: the share of the numbers of these weights that stays, above 0 and at most 1; 0.7 unless anything is told.
     budget: instead, `0.6 flops`, of the multiply-adds with weights; `0.6 bytes`, of all weights; or `0.6 latency`, of
         the seconds that these weights take on the target.
     rank, energy: instead, one rank for all; or the least that keeps this share of the sum of squared singular values.
@@ -63,8 +65,8 @@ class FactorizeLinear(Pass):
     residual: what stays beside the factors. `diagonal`: x * d, of square weights that are factored apart; `sparse`: the
         entries that cost the most; `quantized`: all in few bits. The last two are stored beside the factors and added
         up where the model is loaded: the file is smaller, what is computed is as much as before.
-    keep: the share of the entries of a sparse residual. bits, block: of a quantized one, and how many inputs share a
-        scale; 0 for all.
+    keep: the share of the entries of a sparse residual, 0.02. bits, block: of a quantized one, 4, and how many inputs
+        share a scale, 32; 0 for all.
     smallest: sites with fewer weights than this stay as they are.
     only, ignore: glob patterns over site names and `block:..` (`tersor explain` lists them).
     """
@@ -72,7 +74,7 @@ class FactorizeLinear(Pass):
     name: ClassVar[str] = "factorize-linear"
     contract: ClassVar[Contract] = Lossy(metric="cosine", budget=0.2)
     algorithm: Algorithm = "auto"
-    ratio: float = 0.7
+    ratio: float | None = None
     budget: str = ""
     rank: int | None = None
     energy: float | None = None
@@ -83,27 +85,39 @@ class FactorizeLinear(Pass):
     probes: int = 64
     repair: bool = True
     residual: Residual = "none"
-    keep: float = 0.02
-    bits: int = 4
-    block: int = 32
+    keep: float | None = None
+    bits: int | None = None
+    block: int | None = None
     smallest: int = 1024
     only: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 0 < self.ratio <= 1:
-            raise OptionError(f"{self.name}: expected a ratio above 0 and at most 1, found {self.ratio:g}")
-        if sum(bool(each) for each in (self.budget, self.rank is not None, self.energy is not None)) > 1:
-            raise OptionError(f"{self.name}: expected one of budget, rank and energy, found several")
+        told = [name for name in ("ratio", "rank", "energy") if getattr(self, name) is not None]
+        told += ["budget"] if self.budget else []
+        if len(told) > 1:
+            raise OptionError(
+                f"{self.name}: expected one of ratio, budget, rank and energy, found {' and '.join(told)}"
+            )
+        for name in ("ratio", "energy"):
+            share = getattr(self, name)
+            if share is not None and not 0 < share <= 1:
+                raise OptionError(f"{self.name}: expected a {name} above 0 and at most 1, found {share:g}")
         if self.rank is not None and self.rank < 1:
             raise OptionError(f"{self.name}: expected a rank of at least 1, found {self.rank}")
-        if self.energy is not None and not 0 < self.energy <= 1:
-            raise OptionError(f"{self.name}: expected an energy above 0 and at most 1, found {self.energy:g}")
+        if self.scope == "layer" and told not in ([], ["ratio"]):
+            raise OptionError(f"{self.name}: scope=layer is of a ratio, found {told[0]}")
         if self.multiple < 1 or self.probes < 1:
             raise OptionError(f"{self.name}: expected a multiple and probes of at least 1")
-        if not 0 < self.keep < 1:
-            raise OptionError(f"{self.name}: expected to keep a share above 0 and below 1, found {self.keep:g}")
-        if not 2 <= self.bits <= 8 or self.block < 0:
+        self._check_residual()
+
+    def _check_residual(self) -> None:
+        for name, residual in (("keep", "sparse"), ("bits", "quantized"), ("block", "quantized")):
+            if getattr(self, name) is not None and self.residual != residual:
+                raise OptionError(f"{self.name}: {name} is of residual={residual}, found residual={self.residual}")
+        if not 0 < self.beside.keep < 1:
+            raise OptionError(f"{self.name}: expected to keep a share above 0 and below 1, found {self.keep}")
+        if not 2 <= self.beside.bits <= 8 or self.beside.block < 0:
             raise OptionError(f"{self.name}: expected 2 to 8 bits and a block of at least 0")
         if self.budget and Budget.parse(self.budget).unit != "bytes" and self.beside.stored:
             raise OptionError(f"{self.name}: residual={self.residual} saves bytes alone: give the budget in bytes")
@@ -112,8 +126,7 @@ class FactorizeLinear(Pass):
         verdicts, plan, measure = self._plan(model, context)
         repaired = self.repair and context.calibration is not None
         original = model.clone() if repaired else None
-        Factoring(model, measure, self.beside, original, context.calibration).run(plan.taken)
-        declare_functions(model)
+        Factoring(model, measure, self.beside, plan.whole, original, context.calibration).run(plan.taken)
         return _told(verdicts, plan, self.ignore)
 
     def explain(self, model: ir.Model, context: Context) -> Outcome:
@@ -125,22 +138,25 @@ class FactorizeLinear(Pass):
         verdicts, plan, _ = self._plan(model, context)
         return _told(verdicts, plan, self.ignore)
 
-    def at(self, rank: int) -> FactorizeLinear:
+    def at(self, rank: int, together: bool) -> FactorizeLinear:
         """The same of all weights at one rank, whatever it loses: what is timed."""
-        return replace(
-            self, algorithm="svd", rank=rank, energy=None, budget="", repair=False, only=(), ignore=(), smallest=1
-        )
+        joint: Literal["together", "apart"] = "together" if together else "apart"
+        plain = replace(self, algorithm="svd", scope="global", ratio=None, energy=None, budget="", repair=False)
+        return replace(plain, rank=rank, joint=joint, only=(), ignore=(), smallest=1)
 
     @property
     def beside(self) -> Beside:
         """What stays beside factors."""
-        return Beside(self.residual, self.keep, self.bits, self.block)
+        plain = Beside(self.residual)
+        keep = plain.keep if self.keep is None else self.keep
+        bits = plain.bits if self.bits is None else self.bits
+        return Beside(self.residual, keep, bits, plain.block if self.block is None else self.block)
 
     def limit(self) -> Budget | None:
         """What all together may cost; None where each rank is told."""
         if self.rank is not None or self.energy is not None:
             return None
-        return Budget.parse(self.budget) if self.budget else Budget(self.ratio, "weights")
+        return Budget.parse(self.budget) if self.budget else Budget(self.ratio or _RATIO, "weights")
 
     def _plan(self, model: ir.Model, context: Context) -> tuple[list[Verdict], Plan, Measure]:
         algorithm = self.algorithm

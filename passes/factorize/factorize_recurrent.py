@@ -10,8 +10,9 @@ fall and speed stays; as `recurrent=loop` the steps are written out with both th
 LSTM then being Sak's LSTM with a recurrent projection. Ranks are chosen for all layers together, so that what is
 lost is least (`numerics.knapsack`).
 
-Left alone: weights that are tied, small, not finite, computed or factored already, those that keep all their numbers,
-and sites that the options leave out. What `ratio` is of is what there was at first. Factors of R are numbers that the
+Left alone: weights that are tied, small, not finite, computed or factored already, those that keep all their numbers or
+would be slower on the target, and sites that the options leave out. What `ratio` is of is what there was at first.
+Factors of R are numbers that the
 op never reads: passes that store weights in fewer bits leave them as they are.
 
 Sources: Prabhavalkar, Alsharif, Bruguier and McGraw, On the Compression of Recurrent Neural Networks with an
@@ -22,7 +23,7 @@ Senior and Beaufays, 2014 (`factorize.projected`); whitening: SVD-LLM, Wang et a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -31,33 +32,37 @@ import onnx_ir as ir
 from ...ir.errors import OptionError
 from ...ir.site import Kind, Site, computed_sites, sites
 from ..base import Context, Contract, Curve, Lossy, Miss, Outcome, Pass, Several
-from ..choosing import Choice, Verdict, outcome, paying
+from ..budget import Budget, chosen, costs_by_name
+from ..choosing import Choice, Verdict, outcome
 from ..edit import declare_functions
 from ..importance import DAMPING
 from ..numerics.arrays import Floats
-from ..numerics.knapsack import knapsack
+from ..ranks import Way, fastest, grid, ways
 from ..seen import Seen, inputs
 from .projected import unprojected
-from .projecting import Projecting
-from .recurrences import RECURRENT, Item, factors, items, thin
+from .projecting import Projecting, told
+from .recurrences import Item, factors, held, items, thin
+from .timing import Thin
 
 _KINDS = (Kind.RECURRENT_INPUT, Kind.RECURRENT_HIDDEN)
-#: Ranks of an item that are weighed, and points of the curve that a report draws.
-_RANKS, _DRAWN = 128, 64
+#: Of the numbers of weights, what stays unless anything is told.
+_RATIO = 0.7
+_ADVICE = "Let fewer be a multiple, or a larger share stay"
 
 
 @dataclass(frozen=True, kw_only=True)
 class FactorizeRecurrent(Pass):
     """weights of LSTM, GRU and RNN as products of thinner ones, with one projection for all that reads a state
 
-    ratio: the share of the numbers of these weights that stays, above 0 and at most 1; ranks are chosen for all layers
-        together.
+    ratio: the share of the numbers of these weights that stays, above 0 and at most 1; 0.7 unless anything is told.
+        Ranks are chosen for all layers together.
+    budget: instead, `0.6 bytes`, of all weights of the model.
     rank: of every projection, instead. energy: instead, the share of what each item's products carry that stays.
     algorithm: what the factors are the best for. `svd`: the projection is that of R alone, and W above is fitted to it
         (the paper's way); `joint`: both weights; `whitened`: what both make of the states and inputs in the data.
         `auto` is whitened with data, joint without.
     shared: whether W reads the projection of the states of the layer below: `always`, `never`, or where all together
-        lose less (`auto`).
+        lose less, of an energy where they have fewer numbers (`auto`).
     recurrent: `weight` stores the factors of R and lets runtimes multiply them once; `loop` writes the steps out with
         both products. `auto` is loop where that is no slower on the target than the float op, weight elsewhere.
     multiple: ranks are multiples of so many.
@@ -67,7 +72,8 @@ class FactorizeRecurrent(Pass):
 
     name: ClassVar[str] = "factorize-recurrent"
     contract: ClassVar[Contract] = Lossy(metric="cosine", budget=0.2)
-    ratio: float = 0.7
+    ratio: float | None = None
+    budget: str = ""
     rank: int | None = None
     energy: float | None = None
     algorithm: Literal["auto", "svd", "joint", "whitened"] = "auto"
@@ -79,77 +85,102 @@ class FactorizeRecurrent(Pass):
     ignore: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 0 < self.ratio <= 1:
-            raise OptionError(f"{self.name}: expected a ratio above 0 and at most 1, found {self.ratio:g}")
-        if self.rank is not None and self.energy is not None:
-            raise OptionError(f"{self.name}: expected a rank or an energy, found both")
+        given = [name for name in ("ratio", "rank", "energy") if getattr(self, name) is not None]
+        given += ["budget"] if self.budget else []
+        if len(given) > 1:
+            raise OptionError(
+                f"{self.name}: expected one of ratio, budget, rank and energy, found {' and '.join(given)}"
+            )
+        for name in ("ratio", "energy"):
+            share = getattr(self, name)
+            if share is not None and not 0 < share <= 1:
+                raise OptionError(f"{self.name}: expected a {name} above 0 and at most 1, found {share:g}")
         if self.rank is not None and self.rank < 1:
             raise OptionError(f"{self.name}: expected a rank of at least 1, found {self.rank}")
-        if self.energy is not None and not 0 < self.energy <= 1:
-            raise OptionError(f"{self.name}: expected an energy above 0 and at most 1, found {self.energy:g}")
+        if self.budget and Budget.parse(self.budget).unit != "bytes":
+            raise OptionError(f"{self.name}: expected a budget of bytes, found {self.budget!r}")
         if self.multiple < 1:
             raise OptionError(f"{self.name}: expected a multiple of at least 1, found {self.multiple}")
 
     def explain(self, model: ir.Model, context: Context) -> Outcome:
-        """The verdict at every weight site, leaving `model` as it is; what it loses is not asked."""
-        return outcome(self._verdicts(model, context), ignore=self.ignore)
+        """The verdict at every weight site and the ranks that `apply` would take, leaving `model` as it is. Without
+        data, for an algorithm that needs them, the verdicts alone.
+        """
+        if context.calibration is None and self.algorithm == "whitened":
+            return outcome(self._verdicts(model), ignore=self.ignore)
+        plan = self._plan(model, context)
+        return plan.outcome(self._stepped(model, plan, context), self.ignore)
 
     def apply(self, model: ir.Model, context: Context) -> Outcome:
-        verdicts = self._verdicts(model, context)
-        chosen = list({site.weight: site for site, miss in reversed(verdicts) if miss is None}.values())[::-1]
-        whitened = self.algorithm == "whitened" or (self.algorithm == "auto" and context.calibration is not None)
-        seen = inputs(model, chosen, context) if whitened and chosen else {}
-        unseen = Miss("inputs", "a weight in a subgraph", "inputs that calibration sees; algorithm=joint needs none")
-        left = {site.weight: unseen for site in chosen if whitened and site.weight not in seen}
-        chosen = [site for site in chosen if site.weight not in left]
-        told: dict[ir.Value, str] = {}
-        curve = None
-        if chosen:
-            plan, curve = self._plan(model, chosen, seen)
-            need = "a rank at which the factors have fewer numbers, or a smaller ratio"
-            for item, rank in plan:
-                if rank is None:
-                    found = Miss("rank", str(self.rank or "all of it"), need)
-                    left |= {site.weight: found for site in item.sites}
-            taken = [(item, rank) for item, rank in plan if rank is not None]
-            stepped = {item.node for item, _ in taken if self._steps(model, item, context)}
-            surgery = Projecting(seen, leading=self.algorithm == "svd", damping=DAMPING, stepped=stepped)
-            told = surgery.run(taken)
-            declare_functions(model)
-        final: list[Verdict] = [(site, miss or left.get(site.weight)) for site, miss in verdicts]
-        return outcome(final, told, curve, ignore=self.ignore)
+        plan = self._plan(model, context)
+        stepped = self._stepped(model, plan, context)
+        found = plan.outcome(stepped, self.ignore)
+        surgery = Projecting(plan.seen, leading=self.algorithm == "svd", damping=DAMPING, stepped=stepped)
+        surgery.run(plan.taken)
+        declare_functions(model)
+        return found
 
-    def _verdicts(self, model: ir.Model, context: Context) -> list[Verdict]:
+    def _plan(self, model: ir.Model, context: Context) -> _Plan:
+        verdicts = self._verdicts(model)
+        able = list({site.weight: site for site, miss in reversed(verdicts) if miss is None}.values())[::-1]
+        whitened = self.algorithm == "whitened" or (self.algorithm == "auto" and context.calibration is not None)
+        seen = inputs(model, able, context) if whitened and able else {}
+        unseen = Miss("inputs", "a weight in a subgraph", "inputs that calibration sees; algorithm=joint needs none")
+        left = {site.weight: unseen for site in able if whitened and site.weight not in seen}
+        able = [site for site in able if site.weight not in left]
+        if not able:
+            return _Plan(verdicts, (), left, seen)
+        ranks, missed, curve = self._ranks(model, able, seen, context)
+        taken = [(item, rank) for item, rank in ranks.items() if rank is not None]
+        need = "a smaller share to stay: others lose less by a lower rank"
+        for item in ranks.keys() - dict(taken).keys():
+            left |= dict.fromkeys(
+                (site.weight for site in item.sites), missed.get(item) or Miss("rank", "all of it", need)
+            )
+        return _Plan(verdicts, taken, left, seen, curve)
+
+    def _verdicts(self, model: ir.Model) -> list[Verdict]:
         choice = Choice(kinds=_KINDS, smallest=self.smallest, only=self.only, ignore=self.ignore)
         found: list[Verdict] = [(site, choice.verdict(site) or self._unfit(site)) for site in sites(model)]
-        stored: list[Verdict] = []
         for site in computed_sites(model):
             of_factors = site.kind is Kind.RECURRENT_HIDDEN and factors(site.node.inputs[2]) is not None
-            stored.append((site, _FACTORED if of_factors else choice.computed(site)))
-        return [*paying(self, model, found, context), *stored]
+            found.append((site, _factored(site) if of_factors else choice.computed(site)))
+        return found
 
     def _unfit(self, site: Site) -> Miss | None:
         if site.kind is Kind.RECURRENT_INPUT and thin(site.activation) is not None:
-            return _FACTORED
+            return _factored(site)
         if site.kind is Kind.RECURRENT_HIDDEN and self.recurrent == "loop":
             return unprojected(site.node)
         return None
 
-    def _steps(self, model: ir.Model, item: Item, context: Context) -> bool:
-        """Whether the steps of a layer are written out."""
+    def _stepped(self, model: ir.Model, plan: _Plan, context: Context) -> set[ir.Node]:
+        """The layers of which the steps are written out."""
+        return {item.node for item, rank in plan.taken if self._steps(model, item, rank, context)}
+
+    def _steps(self, model: ir.Model, item: Item, rank: int, context: Context) -> bool:
         if item.own.kind is not Kind.RECURRENT_HIDDEN or self.recurrent == "weight":
             return False
         if self.recurrent == "loop":
             return True
         if context.pays is None or item.node.graph is not model.graph or unprojected(item.node) is not None:
             return False
-        made = replace(self, recurrent="loop")
-        return context.pays(made, model, Several(item.own.name, (item.node,))) is None
+        return context.pays(Thin(rank=rank, hidden=True), model, Several(item.own.name, (item.node,))) is None
 
-    def _plan(
-        self, model: ir.Model, chosen: Sequence[Site], seen: Mapping[ir.Value, Seen]
-    ) -> tuple[list[tuple[Item, int | None]], Curve | None]:
-        """The rank of each item, None where it stays as it is."""
+    def _slow(self, model: ir.Model, item: Item, rank: int, context: Context) -> Miss | None:
+        """Why a rank does not pay on the target, where there is one. What is multiplied at load costs no time."""
+        if context.pays is None:
+            return None
+        if item.own.kind is Kind.RECURRENT_INPUT:
+            return context.pays(Thin(rank=rank, hidden=False), model, item.own)
+        own = context.pays(Thin(rank=rank, hidden=True), model, item.own) if self.recurrent == "loop" else None
+        above = (context.pays(Thin(rank=rank * item.ways, hidden=False), model, site) for site in item.above)
+        return own or next((miss for miss in above if miss is not None), None)
+
+    def _ranks(
+        self, model: ir.Model, able: Sequence[Site], seen: Mapping[ir.Value, Seen], context: Context
+    ) -> tuple[dict[Item, int | None], dict[Item, Miss], Curve | None]:
+        """The rank of each item, None where it stays as it is; and why of those that have to."""
         known: dict[Item, Floats] = {}
 
         def lost(item: Item) -> Floats:
@@ -157,94 +188,99 @@ class FactorizeRecurrent(Pass):
                 known[item] = item.lost(seen, leading=self.algorithm == "svd", damping=DAMPING)
             return known[item]
 
-        able = {"auto": (True, False), "always": (True,), "never": (False,)}[self.shared]
-        plans = [items(chosen, shared) for shared in able]
-        first, now = _numbers(model)
-        whole = sum(item.whole for item in plans[0])
-        if self.rank is None and self.energy is None and now + whole <= int(self.ratio * (first + whole)):
-            return [(item, None) for item in plans[0]], None
+        plans = [
+            items(able, each) for each in {"auto": (True, False), "always": (True,), "never": (False,)}[self.shared]
+        ]
+        budget = self._budget()
+        if budget is not None and _fits(model, plans[0], budget):
+            return dict.fromkeys(plans[0]), {}, None
+        # what every plan can do comes first; of two that lose as much the first is taken
+        tried = []
+        for plan in plans:
+            found: dict[Item, list[Way]] = {}
+            missed: dict[Item, Miss] = {}
+            for item in plan:
+                able_ways = self._ways(model, item, lost(item), context)
+                if isinstance(able_ways, Miss):
+                    missed[item] = able_ways
+                else:
+                    found[item] = able_ways
+            best, curve = self._best(model, found, budget)
+            weights = sum(len(item.sites) for item in found)
+            price = sum(way.cost if self.energy is not None else way.loss for way in best)
+            ranks: dict[Item, int | None] = dict.fromkeys(plan)
+            ranks |= {item: way.ranks[0] for item, way in zip(found, best, strict=True)}
+            tried.append(((-weights, price), (ranks, missed, curve)))
+        return min(tried, key=lambda each: each[0])[1]
+
+    def _budget(self) -> Budget | None:
+        """What all together may cost; None where each rank is told."""
         if self.rank is not None or self.energy is not None:
-            return [(item, self._own(item, lost(item))) for item in plans[0]], None
-        # of two plans that lose as much the first is taken
-        found = min(
-            (self._budgeted(model, plan, [lost(item) for item in plan]) for plan in plans), key=lambda one: one[2]
-        )
-        return found[0], found[1]
+            return None
+        return Budget.parse(self.budget) if self.budget else Budget(self.ratio or _RATIO, "weights")
 
-    def _own(self, item: Item, lost: Floats) -> int | None:
+    def _ways(self, model: ir.Model, item: Item, lost: Floats, context: Context) -> list[Way] | Miss:
+        """An item as it is, first, and the ranks that it may have; or why there are none."""
+        price = item.own.view.array().itemsize if self.budget else 1
+        own = None if self._budget() is not None else self._own(item, lost)
+        tried = grid(self.multiple, item.most) if own is None else [own] if item.smaller(own) else []
+        every = ways(lost, tried, price * item.whole, lambda rank: price * item.size(rank))
+        ranks = [rank for way in every for rank in way.ranks if rank is not None]
+        if not ranks:
+            return Miss("rank", str(own or item.most), "a rank at which the factors have fewer numbers")
+        fast = fastest(ranks, lambda rank: self._slow(model, item, rank, context))
+        return fast if isinstance(fast, Miss) else [way for way in every if (way.ranks[0] or 0) <= fast]
+
+    def _own(self, item: Item, lost: Floats) -> int:
         """The rank of an item by itself."""
-        rank = self.rank
-        if rank is None:
-            enough = lost <= (1 - (self.energy or 1.0)) * lost[0] + np.finfo(np.float64).eps * lost[0]
-            least = max(int(np.argmax(enough)), 1) if enough.any() else len(lost)
-            rank = -(-least // self.multiple) * self.multiple
-        return rank if _pays(item, rank) else None
+        if self.rank is not None:
+            return self.rank
+        enough = lost <= (1 - (self.energy or 1.0)) * lost[0] + np.finfo(np.float64).eps * lost[0]
+        least = max(int(np.argmax(enough)), 1) if enough.any() else len(lost)
+        return -(-least // self.multiple) * self.multiple
 
-    def _budgeted(
-        self, model: ir.Model, plan: Sequence[Item], lost: Sequence[Floats]
-    ) -> tuple[list[tuple[Item, int | None]], Curve, float]:
-        """The ranks that together lose least within the ratio, and what they lose."""
-        ranks = [self._ranks(item) for item in plan]
-        sizes = [[item.whole, *map(item.size, each)] for item, each in zip(plan, ranks, strict=True)]
-        costs = [[0.0, *(float(each[rank]) for rank in able)] for each, able in zip(lost, ranks, strict=True)]
-        found = knapsack(sizes, costs)
-        first, now = _numbers(model)
-        whole = first + sum(item.whole for item in plan)
-        room = int(self.ratio * whole) - now
-        if room < found.least:
-            raise OptionError(
-                f"{self.name}: a ratio of {self.ratio:g} cannot be kept: projections of rank {self.multiple} leave "
-                f"{(now + found.least) / whole:.3f} of the numbers. Let fewer be a multiple, or a larger ratio stay"
-            )
-        options = found.within(room)
-        drawn = found.columns[:: max(1, len(found.columns) // _DRAWN)]
-        points = tuple(
-            (float((now + found.least + int(at) * found.unit) / whole), float(found.best[at])) for at in drawn
-        )
-        spent = now + sum(size[at] for size, at in zip(sizes, options, strict=True))
-        loss = sum(cost[at] for cost, at in zip(costs, options, strict=True))
-        curve = Curve("share of the numbers", "squared error of the gates", points, (spent / whole, loss))
-        taken = [each[at - 1] if at else None for each, at in zip(ranks, options, strict=True)]
-        return list(zip(plan, taken, strict=True)), curve, loss
-
-    def _ranks(self, item: Item) -> list[int]:
-        every = [rank for rank in range(1, item.most + 1) if _pays(item, rank)]
-        found = [rank for rank in every if rank % self.multiple == 0] or every
-        step = max(-(-len(found) // _RANKS), 1)
-        return found[step - 1 :: step]
+    def _best(
+        self, model: ir.Model, found: Mapping[Item, list[Way]], budget: Budget | None
+    ) -> tuple[list[Way], Curve | None]:
+        """The way of each item."""
+        if budget is None:
+            return [able[-1] for able in found.values()], None
+        if not found or _fits(model, list(found), budget):
+            return [able[0] for able in found.values()], None
+        return chosen(list(found.values()), *_around(model, list(found), budget), advice=_ADVICE)
 
 
-_FACTORED = Miss("factorised", "factors", "a weight that is none yet")
+@dataclass(frozen=True)
+class _Plan:
+    """taken: the items that become factors, of which rank. left: why weights stay that the options take in."""
+
+    verdicts: Sequence[Verdict]
+    taken: Sequence[tuple[Item, int]]
+    left: Mapping[ir.Value, Miss]
+    seen: Mapping[ir.Value, Seen]
+    curve: Curve | None = None
+
+    def outcome(self, stepped: set[ir.Node], ignore: Sequence[str]) -> Outcome:
+        """What becomes of every site. stepped: the nodes whose steps are written out."""
+        found = [(site, miss or self.left.get(site.weight)) for site, miss in self.verdicts]
+        return outcome(found, told(self.taken, stepped), self.curve, ignore=ignore)
 
 
-def _pays(item: Item, rank: int) -> bool:
-    """Whether factors of this rank are some, and have fewer numbers than the weights."""
-    return rank <= item.most and item.size(rank) < item.whole
+def _factored(site: Site) -> Miss:
+    return Miss("factored", site.name, "a weight that is no factor already")
 
 
-def _numbers(model: ir.Model) -> tuple[int, int]:
-    """Of weights that are factors already: how many numbers they had, and how many they have."""
-    first, now = 0, dict[ir.Value, int]()
-    for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        stepped = node.op_type.removeprefix("Projected") in RECURRENT and node.op_type not in RECURRENT
-        if node.op_type not in RECURRENT and not stepped:
-            continue
-        narrow, weight = thin(node.inputs[0]), node.inputs[1]
-        if narrow is not None and weight is not None and weight.shape is not None:
-            rows = sum(_sizes(each)[0] for each in narrow)
-            ways, gates, _ = _sizes(weight)
-            first += rows * ways * gates
-            now[weight] = int(np.prod(_sizes(weight)))
-            # directions of one projection add up to it
-            now |= {each: int(np.prod(_sizes(each))) for each in narrow if each.producer() is None}
-        found = (node.inputs[2], node.inputs[3]) if stepped else factors(node.inputs[2])
-        if found is not None and found[0] is not None and found[1] is not None:
-            (ways, gates, _), hidden = _sizes(found[0]), _sizes(found[1])[-2]
-            first += ways * gates * hidden
-            now |= {each: int(np.prod(_sizes(each))) for each in found if each is not None}
-    return first, sum(now.values())
+def _around(model: ir.Model, found: Sequence[Item], budget: Budget) -> tuple[float, Budget, float]:
+    """What a model costs beside these items as they are, the budget, and what that is a share of."""
+    in_bytes = budget.unit == "bytes"
+    here = sum(item.whole * (item.own.view.array().itemsize if in_bytes else 1) for item in found)
+    first, now = held(model, in_bytes=in_bytes)
+    total = sum(costs_by_name(model, "bytes").values()) if in_bytes else here + now
+    return total - here, budget, total + first - now
 
 
-def _sizes(value: ir.Value) -> tuple[int, ...]:
-    assert value.shape is not None
-    return tuple(dim for dim in value.shape if isinstance(dim, int))
+def _fits(model: ir.Model, found: Sequence[Item], budget: Budget) -> bool:
+    """Whether all items may stay as they are."""
+    rest, _, first = _around(model, found, budget)
+    here = _around(model, (), budget)[0] if budget.unit == "bytes" else rest + sum(item.whole for item in found)
+    return here <= budget.share * first

@@ -27,11 +27,10 @@ from ...ir.site import Kind, Site, computed_sites, sites
 from ..base import Context, Contract, Lossy, Miss, Outcome, Pass
 from ..choosing import Choice, Verdict, left_out, names, outcome, paying, sparing_nothing
 from ..edit import Array
-from ..lookups import Table, counts, findings, tables
+from ..lookups import Table, counts, findings, slow, standing, tables
 from ..replacing import put as put_table
 from ..seen import Seen, inputs
 from . import convolving, convolving_products, fitted, networks
-from .contraction import factored
 from .methods.modes import parse
 from .tabling import NetworkTable
 from .tensor_forms import FORMATS, Format, Size
@@ -128,11 +127,8 @@ class FactorizeTensor(Pass):
         found = tables(model) if self.embeddings else []
         of_tables = {site.node for table in found for site in table.sites}
         choice = self._choice()
-        kinds = (Kind.RECURRENT_INPUT, Kind.RECURRENT_HIDDEN)
         verdicts: list[Verdict] = [
-            (site, self._recurrent(site) if site.kind in kinds else choice.verdict(site) or self._unfit(site))
-            for site in sites(model)
-            if site.node not in of_tables
+            (site, self._verdict(site, choice)) for site in sites(model) if site.node not in of_tables
         ]
         stored: list[Verdict] = [(site, choice.computed(site)) for site in computed_sites(model)]
         changes = _Changes()
@@ -157,13 +153,14 @@ class FactorizeTensor(Pass):
         options = {Kind.EMBEDDING: "embeddings", Kind.CONV: "convolutions"}
         return Choice(kinds=kinds, options=options, smallest=self.smallest, only=self.only, ignore=self.ignore)
 
-    def _recurrent(self, site: Site) -> Miss:
-        need = "a weight of one product; factorize-recurrent takes those of LSTM, GRU and RNN"
-        return left_out(names(site), self.only, self.ignore) or Miss("recurrent", site.kind.value, need)
+    def _verdict(self, site: Site, choice: Choice) -> Miss | None:
+        left = left_out(names(site), self.only, self.ignore) or standing(site.name, [site.node])
+        if left is None and site.kind in (Kind.RECURRENT_INPUT, Kind.RECURRENT_HIDDEN):
+            need = "a weight of one product; factorize-recurrent takes those of LSTM, GRU and RNN"
+            return Miss("recurrent", site.kind.value, need)
+        return left or choice.verdict(site) or self._unfit(site)
 
     def _unfit(self, site: Site) -> Miss | None:
-        if factored(site) is not None:
-            return factored(site)
         if site.kind is Kind.CONV:
             products = convolving_products.unfit(site) if self.format == "kronecker" else None
             return products or convolving.unfit(site, self.format)
@@ -231,6 +228,8 @@ class FactorizeTensor(Pass):
         held, told = list[tuple[Table, NetworkTable | Miss]](), dict[Table, str]()
         for table, miss in chosen.items():
             made = miss or fitted.table(table, self._asked(context), seen.get(table))
+            if not isinstance(made, Miss):
+                made = slow(self, model, table, found, context) or made
             if isinstance(made, Miss):
                 held.append((table, made))
             else:
@@ -245,9 +244,6 @@ def _weighed(seen: object) -> str:
 
 def _unknown(table: Table) -> Miss | None:
     """Why rows cannot be found digit by digit."""
-    for site in table.sites:
-        if factored(site) is not None:
-            return factored(site)
     for site in table.lookups:
         if site.activation.shape is None:
             return Miss("rank", site.activation.name or "", "ids whose axes are known; run infer-shapes first")

@@ -13,13 +13,14 @@ from ..base import Miss
 from ..edit import Array
 from ..lookups import Table
 from ..numerics.arrays import Floats
+from ..numerics.low_rank import tails
 from .contraction import Plan
 from .methods.kronecker import rearranged
 from .methods.modes import parse
 from .methods.network import Network, folded
-from .methods.spectra import squares, tails
+from .methods.spectra import squares
 from .networks import plan
-from .tabling import NetworkTable
+from .tabling import ROWS, NetworkTable
 from .tensor_forms import Form, Format, Modes, Size, form, modes_of
 from .weighing import Weighing, lost
 
@@ -103,7 +104,7 @@ def table(found: Table, asked: Asked, counts: Array | None) -> tuple[NetworkTabl
 
     def order(network: Network) -> tuple[Plan, int]:
         held = NetworkTable(network)
-        return (held.scoring, held.rows_at_once * weight.size) if found.heads else (held.lookup, held.lookup.cost)
+        return (held.scoring, ROWS * weight.size) if found.heads else (held.lookup, held.lookup.cost)
 
     # rows that were never looked up count as if they had been once
     smooth = None if counts is None else np.asarray(counts, np.float64) + 1
@@ -209,7 +210,9 @@ def _padded(form: Form, weight: Floats) -> str:
 
 def _none(asked: Asked, weight: Floats, modes: Sequence[Modes], refused: str) -> Miss:
     if refused:
-        return Miss("rank", str(asked.size.rank or asked.size.terms), f"no more than the full rank: {refused}")
+        if asked.size.rank is None:
+            return Miss("terms", str(asked.size.terms), f"no more than all: {refused}")
+        return Miss("rank", str(asked.size.rank), f"no more than the full rank: {refused}")
     numbers = []
     for each in modes:
         try:

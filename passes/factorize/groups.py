@@ -64,6 +64,13 @@ class Group:
             return self.sites
         return tuple(site for site, columns in zip(self.sites, self.parts, strict=True) if columns == part)
 
+    def nodes(self, part: slice | None) -> tuple[ir.Node, ...]:
+        """What is rewritten where a part is; of what is split, all parts go together."""
+        if part is None or self.cut is None:
+            return tuple(site.node for site in self.of(part))
+        beside = [self.first.bias_node] if self.first.bias_node not in (None, self.key) else []
+        return (self.key, *(node for node in beside if node is not None), self.cut)
+
     def straight(self, part: slice | None) -> bool:
         """Whether a part is one site of as many outputs as inputs, which a diagonal may be beside."""
         sites = self.of(part)
@@ -73,6 +80,11 @@ class Group:
     def key(self) -> ir.Node:
         """What tells it from other groups."""
         return self.first.node
+
+    @property
+    def bits(self) -> int:
+        """Of a number as it is read."""
+        return 8 * self.first.view.array().itemsize
 
     def weight(self) -> Floats:
         """All weights side by side, [in, out]."""
@@ -110,12 +122,12 @@ def _widths(cut: ir.Node) -> list[int]:
     return [size for size in lasts if isinstance(size, int)] if all(isinstance(size, int) for size in lasts) else []
 
 
-def taken_apart(model: ir.Model, group: Group, weight: Floats, bias: Floats | None) -> tuple[Site, ...]:
+def taken_apart(model: ir.Model, group: Group, site: Site, weight: Floats, bias: Floats | None) -> tuple[Site, ...]:
     """Let each part of a group's single site be computed by a site of its own, from these numbers; give those.
 
-    weight: [in, out]. bias: [out].
+    site: as it is now. weight: [in, out]. bias: [out].
     """
-    site, cut = group.first, group.cut
+    cut = group.cut
     assert cut is not None
     tape, made = Tape(), []
     dtype = site.view.array().dtype

@@ -21,8 +21,10 @@ from ...ir.polynomial import Polynomial
 from ...ir.shapes import Shapes, infer
 from ...ir.site import Site
 from ..base import Miss
-from ..edit import Tape, constant_of, replace
-from .contraction import Contraction, Dim, Held, Operand, Plan, cheapest, mark
+from ..edit import Tape, replace
+from ..lined import Dim, lined, typed, unlined
+from ..lookups import mark
+from .contraction import Contraction, Held, Operand, Plan, cheapest
 from .methods.network import Network
 
 #: Rows of an activation where nobody knows how many there are.
@@ -92,22 +94,14 @@ def _sizes(dims: Sequence[Polynomial | None] | None) -> list[int | None]:
 
 def put(site: Site, network: Network, order: Plan) -> None:
     """Let the site's node be computed by the network."""
-    node, tape = site.node, Tape()
+    tape, output = Tape(), site.node.outputs[0]
     dtype = ir.DataType.from_numpy(site.view.array().dtype)
-    x, lead = _lined(tape, site)
-    made = apply(tape, x, lead, network, order, dtype, site.weight.name or "weight")
-    bias = node.inputs[2] if node.op_type in ("Conv", "Gemm") and len(node.inputs) > 2 else None
-    if bias is not None:
-        made = _typed(tape("Add", made, _scaled(tape, site, bias)), dtype, [*lead, network.shape[1]])
-    turned = _last(site.output_axis, len(lead) + 1)
-    if turned is not None:
-        made = tape("Transpose", made, perm=[int(axis) for axis in np.argsort(turned)])
-    ones = len(site.view.shape) - 1 - max(len(lead), 1) if node.op_type == "MatMul" else 0
-    if ones > 0:
-        # leading ones of a weight make a product deeper than its activation
-        made = tape("Unsqueeze", made, tape.constant(list(range(ones)), "axes"))
-    mark(tape)
-    replace(tape, [node.outputs[0]], [made], matched=[node])
+    x = lined(tape, site)
+    assert x.shape is not None  # sites of unknown rank are left alone
+    made = apply(tape, x, list(x.shape)[:-1], network, order, dtype, site.weight.name or "weight")
+    made = unlined(tape, site, made)
+    mark(tape.nodes)
+    replace(tape, [output], [made], matched=[site.node])
 
 
 def apply(
@@ -118,63 +112,11 @@ def apply(
     if every > rows:
         pads = [0] * len(lead) + [0] + [0] * len(lead) + [every - rows]
         zero = tape.constant(np.zeros((), dtype.numpy()), "zero")
-        x = _typed(tape("Pad", x, tape.constant(pads, "pads"), zero), dtype, [*lead, every])
+        x = typed(tape("Pad", x, tape.constant(pads, "pads"), zero), dtype, [*lead, every])
     cores = (Held.of(factor, f"{name}_core{at}") for at, factor in enumerate(network.factors))
     held = [Held((network.ins,), True, x), *cores]
     made = Contraction(tape, lead, dtype, network.sizes).run(held, order.tree, network.outs)
     if wide > columns:
         bounds = (tape.constant([number], "bound") for number in (0, columns, -1))
-        made = _typed(tape("Slice", made, *bounds), dtype, [*lead, columns])
+        made = typed(tape("Slice", made, *bounds), dtype, [*lead, columns])
     return made
-
-
-def _lined(tape: Tape, site: Site) -> tuple[ir.Value, list[Dim]]:
-    """The activation with its features last, and the sizes of the axes before."""
-    node = site.node
-    # another pass may have put another value in the place of the site's activation
-    x = node.inputs[int(node.op_type == "MatMul" and site.flipped)]
-    assert x is not None and x.shape is not None  # sites of unknown rank are left alone
-    dims: list[Dim] = list(x.shape)
-    strides = list(node.attributes["strides"].as_ints()) if "strides" in node.attributes else []
-    if any(stride != 1 for stride in strides):
-        last = np.full(len(strides), np.iinfo(np.int64).max)
-        axes = list(range(2, 2 + len(strides)))
-        ends = tape.constant(last, "ends")
-        x = tape("Slice", x, tape.constant([0] * len(axes), "starts"), ends, tape.constant(axes, "axes"),
-                 tape.constant(strides, "steps"))  # fmt: skip
-        out = node.outputs[0].shape
-        dims[2:] = [ir.SymbolicDim(None)] * len(axes) if out is None else list(out)[2:]
-        x = _typed(x, x.dtype, dims)
-    perm = _last(site.axis, len(dims))
-    if perm is not None:
-        dims = [dims[axis] for axis in perm]
-        x = _typed(tape("Transpose", x, perm=perm), x.dtype, dims)
-    return x, dims[:-1]
-
-
-def _last(axis: int, rank: int) -> list[int] | None:
-    """The order of axes in which the features, on `axis`, come last; None where they do."""
-    at = axis % max(rank, 1)
-    if rank < 2 or at == rank - 1:
-        return None
-    return [*(other for other in range(rank) if other != at), at]
-
-
-def _scaled(tape: Tape, site: Site, bias: ir.Value) -> ir.Value:
-    """What the node adds."""
-    if site.node.op_type == "Conv":
-        return bias
-    beta = site.node.attributes["beta"].as_float() if "beta" in site.node.attributes else 1.0
-    if beta == 1.0:
-        return bias
-    array = constant_of(bias)
-    if array is not None:
-        return tape.constant(np.multiply(array, np.asarray(beta, array.dtype)), "bias")
-    scale = np.asarray(beta, ir.DataType.from_numpy(site.view.array().dtype).numpy())
-    return tape("Mul", bias, tape.constant(scale, "beta"))
-
-
-def _typed(value: ir.Value, dtype: ir.DataType | None, dims: Sequence[Dim]) -> ir.Value:
-    value.type = None if dtype is None else ir.TensorType(dtype)
-    value.shape = ir.Shape(dims)
-    return value

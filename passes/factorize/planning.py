@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,10 +13,10 @@ from ..base import Context, Curve, Miss, Several
 from ..budget import Budget, chosen
 from ..numerics.arrays import Floats
 from ..numerics.low_rank import Spectrum
-from .costs import Costs
+from ..ranks import Way, apart, grid, step_of, ways
+from .costs import Costs, Timed
 from .groups import Group
 from .measure import Measure
-from .ranks import Way, apart, grid, step_of, ways
 
 if TYPE_CHECKING:
     from .factorize_linear import FactorizeLinear
@@ -29,11 +28,14 @@ _ADVICE = "Take in more sites, or a smaller multiple"
 
 @dataclass(frozen=True)
 class Plan:
-    """How each group is computed, the whole ones too, and why others have no ranks."""
+    """How each group is computed, the whole ones too, and why others have no ranks. whole: the nanoseconds of parts as
+    they were, where these were timed.
+    """
 
     taken: Sequence[tuple[Group, Way]]
     missed: Mapping[Group, Miss]
     curve: Curve | None = None
+    whole: Callable[[Group, slice | None], float] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +54,7 @@ class Planning:
         found: list[tuple[Group, list[Way]]] = []
         missed: dict[Group, Miss] = {}
         for group in every:
-            able = self._ways(group)
+            able = self.ways(group)
             if isinstance(able, Miss):
                 missed[group] = able
             else:
@@ -64,27 +66,42 @@ class Planning:
             # of one rank what loses the least, of one energy what costs the least
             told = (lambda way: way.cost) if self.made.rank is None else (lambda way: way.loss)
             return Plan([(group, min(able[1:], key=told)) for group, able in found], missed)
-        if self.made.scope == "layer" and not self.made.budget:
-            best = [chosen([able], 0, self.budget, advice=_ADVICE)[0][0] for able in lists]
-            return Plan(list(zip(groups, best, strict=True)), missed)
+        if self.made.scope == "layer":
+            return self._each(found, missed, self.budget)
         rest, first = self.costs.around(groups)
         best, curve = chosen(lists, rest, self.budget, first, advice=_ADVICE)
-        return Plan(list(zip(groups, best, strict=True)), missed, curve)
+        timed = self.costs.whole if isinstance(self.costs, Timed) else None
+        return Plan(list(zip(groups, best, strict=True)), missed, curve, timed)
 
-    def _ways(self, group: Group) -> list[Way] | Miss:
+    def _each(self, found: Sequence[tuple[Group, list[Way]]], missed: dict[Group, Miss], budget: Budget) -> Plan:
+        """The same share of each group."""
+        taken: list[tuple[Group, Way]] = []
+        for group, able in found:
+            least = min(way.cost for way in able) / able[0].cost
+            if least > budget.share:
+                missed[group] = Miss("ratio", f"{least:.3f} at the least rank", f"at most {budget.share:g}", near=True)
+            else:
+                taken.append((group, chosen([able], 0, budget, advice=_ADVICE)[0][0]))
+        return Plan(taken, missed)
+
+    def ways(self, group: Group) -> list[Way] | Miss:
         """The group as it is, first, and the ranks that it may have; or why there are none."""
         joint, weight = self.made.joint, group.weight()
         found: list[Way] = []
         missed: list[Miss] = []
         if joint != "apart" or len(group.parts) == 1:
             able = self._ranks(group, None, weight)
-            found, missed = (found, [able]) if isinstance(able, Miss) else (able, missed)
+            if isinstance(able, Miss):
+                missed.append(able)
+            else:
+                found += able
         if joint != "together" and len(group.parts) > 1:
             members = [self._ranks(group, part, weight) for part in group.parts]
             whole = [Way((None,), self.costs.whole(group, part), 0.0) for part in group.parts]
             lists = [[one] if isinstance(able, Miss) else able for able, one in zip(members, whole, strict=True)]
-            missed += [able for able in members if isinstance(able, Miss)]
-            if len(missed) < len(members):
+            refused = [able for able in members if isinstance(able, Miss)]
+            missed += refused
+            if len(refused) < len(members):
                 found += self._beside(lists)[0 if not found else 1 :]
         return found or missed[0]
 
@@ -103,6 +120,8 @@ class Planning:
         made, costs = self.made, self.costs
         found = self.measure.spectrum(group, weight if part is None else weight[:, part], part)
         whole, lost = costs.whole(group, part), self._lost(group, weight, found, part)
+        if not whole:
+            return Miss("cost", "none is counted", "a branch that costs the most; give the budget in bytes")
         if made.rank is not None or made.energy is not None:
             step = step_of(made.multiple, found.most)
             rank = made.rank or min(-(-found.rank_of(made.energy or 1.0) // step) * step, found.most)
@@ -151,6 +170,5 @@ class Planning:
         """Why a rank does not pay on the target, where there is one."""
         if self.context.pays is None or self.made.beside.stored:
             return None
-        nodes = tuple(site.node for site in group.of(part))
-        step = dataclasses.replace(self.made.at(rank), joint="together" if part is None else "apart")
-        return self.context.pays(step, self.model, Several(group.first.name, nodes))
+        step = self.made.at(rank, part is None)
+        return self.context.pays(step, self.model, Several(group.first.name, group.nodes(part)))

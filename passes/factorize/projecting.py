@@ -31,19 +31,14 @@ class Projecting:
     stepped: Collection[ir.Node]
     _projections: dict[Item, ir.Value] = field(default_factory=dict, repr=False)
 
-    def run(self, taken: Sequence[tuple[Item, int]]) -> dict[ir.Value, str]:
-        """Let the items compute through projections of these ranks; what was done, by weight."""
-        told: dict[ir.Value, str] = {}
+    def run(self, taken: Sequence[tuple[Item, int]]) -> None:
+        """Let the items compute through projections of these ranks."""
         late: list[tuple[Item, ir.Value, ir.Value]] = []
         for item, rank in taken:
             lefts, rights = self._factors(item, rank)
             if item.own.kind is Kind.RECURRENT_INPUT:
-                told[item.own.weight] = f"rank {rank}"
                 self._input(item.own, lefts[0], rights[0][0])
                 continue
-            shares = f", shared with {len(item.above)} layer above" if item.above else ""
-            how = "two products a step" if item.node in self.stepped else "multiplied when it is loaded"
-            told[item.own.weight] = f"rank {rank}{shares}; {how}"
             tape = Tape()
             name, dtype = item.own.weight.name, item.own.view.array().dtype
             stacked = lefts[0] if item.ways == 1 else np.stack(lefts)
@@ -52,14 +47,12 @@ class Projecting:
             wide = tape.weight(factor, f"{name}_factor")
             self._recurrence(tape, item, held, wide)
             for number, site in enumerate(item.above, 1):
-                told[site.weight] = f"rank {rank}, that of the states below"
                 self._above(site, held, [each[number] for each in rights])
             if item.node in self.stepped:
                 late.append((item, held, wide))
         # the call takes what the node reads once all of that is there
         for item, held, wide in late:
             _step(item.node, held, wide)
-        return told
 
     def _factors(self, item: Item, rank: int) -> tuple[list[Floats], list[list[Floats]]]:
         """P and what is multiplied by it, for each direction."""
@@ -118,6 +111,20 @@ class Projecting:
         array = np.ascontiguousarray(right.T.reshape(ways, gates, len(right)), site.view.array().dtype)
         reroute(tape, site.node, _read(site), tape.weight(array, f"{site.weight.name}_factor"))
         sweep(site.view.path[-1:])
+
+
+def told(taken: Sequence[tuple[Item, int]], stepped: Collection[ir.Node]) -> dict[ir.Value, str]:
+    """What becomes of each weight of the items."""
+    found: dict[ir.Value, str] = {}
+    for item, rank in taken:
+        if item.own.kind is Kind.RECURRENT_INPUT:
+            found[item.own.weight] = f"rank {rank}"
+            continue
+        shares = f", shared with {len(item.above)} layer above" if item.above else ""
+        how = "two products a step" if item.node in stepped else "multiplied when it is loaded"
+        found[item.own.weight] = f"rank {rank}{shares}; {how}"
+        found |= {site.weight: f"rank {rank}, that of the states below" for site in item.above}
+    return found
 
 
 def _step(node: ir.Node, held: ir.Value, wide: ir.Value) -> None:

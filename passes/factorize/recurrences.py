@@ -6,6 +6,7 @@ inputs     x @ W, of all directions
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -71,6 +72,10 @@ class Item:
     def size(self, rank: int) -> int:
         """Numbers of the factors."""
         return self.ways * rank * (self.features + self.outputs)
+
+    def smaller(self, rank: int) -> bool:
+        """Whether factors of this rank are some, and have fewer numbers than the weights."""
+        return rank <= self.most and self.size(rank) < self.whole
 
     def weights(self, way: int) -> list[Floats]:
         """What is multiplied by a direction's state, or by the input, [features, out] each."""
@@ -195,6 +200,44 @@ def factors(value: ir.Value | None) -> tuple[ir.Value, ir.Value] | None:
     if left is None or not is_op(turn, "Transpose") or turn.inputs[0] is None:
         return None
     return left, turn.inputs[0]
+
+
+def held(model: ir.Model, *, in_bytes: bool = False) -> tuple[int, int]:
+    """Of weights that are factors already: how many numbers, or bytes, they took at first, and take now."""
+    first, now = 0, dict[ir.Value, int]()
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        stepped = node.op_type.removeprefix("Projected") in RECURRENT and node.op_type not in RECURRENT
+        if node.op_type not in RECURRENT and not stepped:
+            continue
+        narrow, weight = thin(node.inputs[0]), node.inputs[1]
+        if narrow is not None and weight is not None and weight.shape is not None:
+            rows = sum(_sizes(each)[0] for each in narrow)
+            ways, gates, _ = _sizes(weight)
+            first += rows * ways * gates * _width(weight, in_bytes)
+            now[weight] = _count(weight, in_bytes)
+            # directions of one projection add up to it
+            now |= {each: _count(each, in_bytes) for each in narrow if each.producer() is None}
+        found = (node.inputs[2], node.inputs[3]) if stepped else factors(node.inputs[2])
+        if found is not None and found[0] is not None and found[1] is not None:
+            (ways, gates, _), hidden = _sizes(found[0]), _sizes(found[1])[-2]
+            first += ways * gates * hidden * _width(found[0], in_bytes)
+            now |= {each: _count(each, in_bytes) for each in found if each is not None}
+    return first, sum(now.values())
+
+
+def _count(value: ir.Value, in_bytes: bool) -> int:
+    return math.prod(_sizes(value)) * _width(value, in_bytes)
+
+
+def _width(value: ir.Value, in_bytes: bool) -> int:
+    """What a number of a weight takes, in bytes or as one."""
+    tensor = tensor_of(value)
+    return int(tensor.dtype.itemsize) if in_bytes and tensor is not None else 1
+
+
+def _sizes(value: ir.Value) -> tuple[int, ...]:
+    assert value.shape is not None
+    return tuple(dim for dim in value.shape if isinstance(dim, int))
 
 
 def _stored(value: ir.Value) -> bool:

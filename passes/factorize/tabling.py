@@ -16,12 +16,13 @@ import onnx_ir as ir
 
 from ...ir.errors import PassError
 from ..edit import Array, Tape
+from ..lined import Dim
 from ..replacing import counted_from_zero
-from .contraction import Contraction, Dim, Held, Operand, Plan, cheapest, mark
+from .contraction import Contraction, Held, Operand, Plan, cheapest
 from .methods.network import Network
 
 #: Rows at a time that the order of contractions is chosen for.
-_ROWS = 128
+ROWS = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,11 +56,6 @@ class NetworkTable:
         operands = [Operand(self.network.outs, rows=True), *(Operand(each.labels) for each in self.network.factors)]
         return self._cheapest(operands, self.network.ins)
 
-    @property
-    def rows_at_once(self) -> int:
-        """How many rows the plans count."""
-        return _ROWS
-
     def rows(self, tape: Tape, ids: ir.Value, name: str) -> ir.Value:
         """A Gather for each core, and the products of what they find."""
         ins, sizes = self.network.ins, self.network.sizes
@@ -74,9 +70,7 @@ class NetworkTable:
                 stored = Held(stored.groups[1:], True, tape("Gather", stored.value, at))
             held.append(stored)
         made = Contraction(tape, lead, self._dtype, sizes).run(held, self.lookup.tree, self.network.outs)
-        made = self._first(tape, made, self.network.shape[1], self.network.whole[1])
-        mark(tape)
-        return made
+        return self._first(tape, made, self.network.shape[1], self.network.whole[1])
 
     def scores(self, tape: Tape, x: ir.Value, name: str) -> ir.Value:
         """x times the columns of all rows, [.., rows]."""
@@ -89,9 +83,7 @@ class NetworkTable:
             x = tape("Pad", x, tape.constant(pads, "pads"), zero)
         held = [Held((self.network.outs,), True, x), *self._stored(tape, name)]
         made = Contraction(tape, lead, dtype, self.network.sizes).run(held, self.scoring.tree, self.network.ins)
-        made = self._first(tape, made, rows, every)
-        mark(tape)
-        return made
+        return self._first(tape, made, rows, every)
 
     @property
     def _dtype(self) -> ir.DataType:
@@ -99,7 +91,7 @@ class NetworkTable:
 
     def _cheapest(self, operands: list[Operand], kept: tuple[str, ...]) -> Plan:
         largest = math.prod(self.network.shape) - 1
-        found = cheapest(operands, kept, self.network.sizes, rows=_ROWS, largest=largest)
+        found = cheapest(operands, kept, self.network.sizes, rows=ROWS, largest=largest)
         if found is None:
             raise PassError("a table of a tensor format has no order of contractions that does not make the table")
         return found

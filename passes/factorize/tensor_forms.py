@@ -78,9 +78,7 @@ class Form:
     def of(self, matrix: Floats, seed: int) -> Network:
         """The decomposition of a matrix that has no more rows and columns than the modes."""
         if self.format == "tt":
-            found = tensor_train.tt_matrix(matrix, (self.ins, self.outs), self.ranks)
-            assert found is not None  # the ranks are given
-            return merged(found)
+            return merged(tensor_train.tt_matrix(matrix, (self.ins, self.outs), self.ranks))
         if self.format == "kronecker":
             arrays: Sequence[Floats] = kronecker(matrix, self.ins, self.outs, self.ranks[0])
         else:

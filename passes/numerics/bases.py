@@ -35,12 +35,17 @@ class Bases:
     lost: Floats
     _triangles: tuple[Floats, ...]
     _products: tuple[Floats, ...]
-    _sides: tuple[Side, ...]
 
     @property
     def most(self) -> int:
         """The rank from which on nothing is lost."""
         return int(self.vectors.shape[1])
+
+    @property
+    def numbers(self) -> int:
+        """How many it holds."""
+        held = {id(each): each.size for each in (self.vectors, self.lost, *self._triangles, *self._products)}
+        return sum(held.values())
 
     def factors(self, rank: int) -> tuple[Floats, list[Floats]]:
         """B, [in, rank], and each C, [rank, out].
@@ -50,8 +55,8 @@ class Bases:
         if not 1 <= rank <= self.most:
             raise ValueError(f"expected a rank from 1 to {self.most}, found {rank}")
         made = [
-            side.solve(_upper(triangle[:rank, :rank], product[:rank]).T).T
-            for triangle, product, side in zip(self._triangles, self._products, self._sides, strict=True)
+            _upper(triangle[:rank, :rank], product[:rank])
+            for triangle, product in zip(self._triangles, self._products, strict=True)
         ]
         left = self.vectors[:, :rank]
         # each column as long as the rows that it meets are in the mean, so that neither side leaves a narrow type
@@ -93,7 +98,7 @@ def bases(
     vectors = pooled.solve(_directions(np.concatenate([pooled.times(each) for each in deciding], axis=1)))
     own = [pooled if alike or grams is None else Side.of(grams[at], size, damping) for at in range(len(wide))]
     triangles, products, lost = list[Floats](), list[Floats](), list[Floats]()
-    for side, each in zip(own, turned, strict=True):
+    for side, each, behind in zip(own, turned, right, strict=True):
         if not alike or not triangles:
             around, triangle = _orthogonal(side.times(vectors))
         seen = side.times(each)
@@ -102,8 +107,9 @@ def bases(
         # rounding may keep more than there was
         lost.append(np.maximum(np.sum(seen**2) - kept, 0.0))
         triangles.append(triangle)
-        products.append(product)
-    return Bases(vectors, np.stack(lost), tuple(triangles), tuple(products), tuple(right))
+        # T^-1 (Q.T L W R) R^-1: what is behind is the same for every rank
+        products.append(behind.solve(product.T).T)
+    return Bases(vectors, np.stack(lost), tuple(triangles), tuple(products))
 
 
 def _directions(matrix: Floats) -> Floats:

@@ -9,6 +9,8 @@ from .arrays import Floats
 
 #: An entry and its mirror image may differ by so much of the largest entry, for products are summed in float32.
 _ASYMMETRY = 1e-3
+#: Of an input's squares, what sums in float32 leave where all of them are its mean's.
+_CONSTANT = 1e-6
 #: Where no damping is asked for and the matrix needs some, the first that is tried: about the root of float64's eps, so
 #: that a solution is off as little by the damping as by rounding.
 _LEAST_DAMPING = 1e-8
@@ -33,6 +35,18 @@ def check_gram(gram: Array, rows: int) -> Floats:
         raise ValueError(f"expected a Gram matrix, x.T @ x, found {least:.3g} on its diagonal")
     symmetric: Floats = (wide + wide.T) / 2
     return symmetric
+
+
+def centred(gram: Floats, count: int, mean: Floats) -> Floats:
+    """The Gram matrix of inputs less their mean. gram: over `count` tokens, of which `mean` is the mean, [in].
+
+    Of an input that is the same everywhere rounding leaves what it likes: that is none at all.
+    """
+    found: Floats = gram - count * np.outer(mean, mean)
+    constant = np.diagonal(found) <= _CONSTANT * np.diagonal(gram)
+    found[constant] = 0.0
+    found[:, constant] = 0.0
+    return found
 
 
 def level(gram: Floats) -> float:

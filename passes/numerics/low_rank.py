@@ -43,6 +43,12 @@ class LowRank:
         found: Floats = self.left @ self.right
         return found
 
+    def evened(self) -> LowRank:
+        """The same product, each column of the left as long as the row of the right that it meets."""
+        columns, rows = np.linalg.norm(self.left, axis=0), np.linalg.norm(self.right, axis=1)
+        ratio = np.sqrt(np.divide(rows, columns, out=np.ones_like(rows), where=columns > 0))
+        return LowRank(self.left * ratio, self.right / ratio[:, None])
+
 
 @dataclass(frozen=True)
 class Spectrum:
@@ -63,8 +69,7 @@ class Spectrum:
     @property
     def lost(self) -> Floats:
         """The error of each rank from 0 to `most`, [most + 1]."""
-        tail: Floats = np.cumsum(self.values[::-1] ** 2)[::-1]
-        return np.append(tail, 0.0)
+        return tails(self.values**2)
 
     def factors(self, rank: int) -> LowRank:
         """The best factors of that rank, each column of the left as long as the row of the right that it meets.
@@ -73,10 +78,7 @@ class Spectrum:
         """
         if not 1 <= rank <= self.most:
             raise ValueError(f"expected a rank from 1 to {self.most}, found {rank}")
-        left, right = self.left[:, :rank] * self.values[:rank], self.right[:rank]
-        columns, rows = np.linalg.norm(left, axis=0), np.linalg.norm(right, axis=1)
-        ratio = np.sqrt(np.divide(rows, columns, out=np.ones_like(rows), where=columns > 0))
-        return LowRank(left * ratio, right / ratio[:, None])
+        return LowRank(self.left[:, :rank] * self.values[:rank], self.right[:rank]).evened()
 
     def weighed(self, inputs: Floats | None = None, outputs: Floats | None = None) -> Floats:
         """The error of each rank from 0 to `most` as others weigh it: |L E R|^2, [most + 1].
@@ -101,6 +103,12 @@ class Spectrum:
         # what rounding leaves of nothing is nothing
         enough = lost <= (1 - energy) * lost[0] + np.finfo(np.float64).eps * lost[0]
         return max(int(np.argmax(enough)), 1)
+
+
+def tails(squares: Floats) -> Floats:
+    """What is left of a sum of squares from each rank on, from 0 to all, [most + 1]."""
+    tail: Floats = np.cumsum(squares[::-1])[::-1]
+    return np.append(tail, 0.0)
 
 
 def spectrum(

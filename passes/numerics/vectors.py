@@ -69,17 +69,21 @@ def means(vectors: Floats, labels: Labels, centers: Floats, weights: Floats | No
 
 
 def _seeds(vectors: Floats, count: int, random: np.random.Generator, weights: Floats | None) -> Floats:
-    """Vectors drawn one after another with the squared distance to the nearest that is there (k-means++)."""
+    """Vectors drawn one after another with the squared distance to the nearest that is there (k-means++), by weight."""
     centers = np.empty((count, vectors.shape[1]))
-    centers[0] = vectors[random.integers(len(vectors))]
+    centers[0] = vectors[random.integers(len(vectors)) if weights is None else _drawn(np.cumsum(weights), random)]
     squares = np.square(vectors).sum(1)
     distance = _distance(vectors, squares, centers[0])
     for index in range(1, count):
         sums = np.cumsum(distance if weights is None else distance * weights)
-        at = np.searchsorted(sums, random.random() * sums[-1], side="right")
-        centers[index] = vectors[min(at, len(vectors) - 1)]
+        centers[index] = vectors[_drawn(sums, random)]
         np.minimum(distance, _distance(vectors, squares, centers[index]), out=distance)
     return centers
+
+
+def _drawn(sums: Floats, random: np.random.Generator) -> int:
+    """One of several, each as likely as its share of the sums [n]."""
+    return min(int(np.searchsorted(sums, random.random() * sums[-1], side="right")), len(sums) - 1)
 
 
 def _distance(vectors: Floats, squares: Floats, center: Floats) -> Floats:

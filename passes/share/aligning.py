@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from ...ir.axes import Axis, Dependencies, Group, Role, places
 from ...ir.constants import constant_of, tensor_of
 from ..edit import Array
+from ..numerics.assignment import Order
 from ..twins import Read
-from .methods.assignment import Order
 
 #: Where two blocks read what belongs together.
-Pairs = Mapping[Read, Read]
+Twins = Mapping[Read, Read]
 
 
 @dataclass(frozen=True)
@@ -64,16 +64,16 @@ class Family:
             slot.value.const_value = ir.Tensor(moved, dtype=tensor.dtype, name=slot.value.name)
 
 
-def families(found: Dependencies, pairs: Sequence[Pairs]) -> list[Family]:
-    """What may be reordered in all of some blocks; pairs: of the first with each of them, itself among them."""
-    inside = [{*each.values()} for each in pairs]
+def families(found: Dependencies, twins: Sequence[Twins]) -> list[Family]:
+    """What may be reordered in all of some blocks; twins: of the first with each of them, itself among them."""
+    inside = [{*each.values()} for each in twins]
     made = []
     for group in found.groups:
         if not _movable(group, inside[0]):
             continue
-        slots = [_slots(found, group, each, reads) for each, reads in zip(pairs, inside, strict=True)]
+        slots = [_slots(found, group, each, reads) for each, reads in zip(twins, inside, strict=True)]
         known = tuple(each for each in slots if each is not None)
-        if len(known) == len(pairs):
+        if len(known) == len(twins):
             made.append(Family(group.size, Role.HEADS in group.roles, known))
     return made
 
@@ -92,12 +92,12 @@ def _within(value: ir.Value, inside: set[Read]) -> bool:
     return not value.is_graph_output() and all((use.node, use.idx) in inside for use in value.uses())
 
 
-def _slots(found: Dependencies, group: Group, pairs: Pairs, inside: set[Read]) -> tuple[Slot, ...] | None:
+def _slots(found: Dependencies, group: Group, twins: Twins, inside: set[Read]) -> tuple[Slot, ...] | None:
     """Where the units that are to a block what a group is to the first one lie; None where they are none."""
     made, leaves = [], set[Axis]()
     for value, at in group.weights:
         use = next(iter(value.uses()))
-        node, index = pairs[use.node, use.idx]
+        node, index = twins[use.node, use.idx]
         twin, mine = node.inputs[index], found.axis(value, at)
         theirs = None if twin is None else found.axis(twin, at)
         if twin is None or mine is None or theirs is None:

@@ -9,8 +9,8 @@ each, neighbouring layers too, whichever loses least: how, and through how many 
 together (`numerics.knapsack`) from what every rank loses. With data the parts C are then fitted to the original's
 stream, layer after layer (`passes.fitting`), and biases to what the error is in the mean. Roles are found in the graph
 (`share.roles`). Left alone: weights that are tied, small, not finite, computed or factors already, layers that keep all
-of their numbers, and sites that the options leave out. `ratio` is of what there was at first: applied twice, the pass
-takes nothing more.
+of their numbers or would be slower on the target, and sites that the options leave out. `ratio` is of what there was at
+first: applied twice, the pass takes nothing more.
 
 Sources: Wang et al., Basis Sharing, 2024, arXiv 2410.03765; whitening: SVD-LLM, Wang et al., 2024, arXiv 2403.07378.
 """
@@ -26,31 +26,35 @@ import onnx_ir as ir
 
 from ...ir.errors import OptionError
 from ...ir.site import Kind, Site, computed_sites, sites
-from ..base import Context, Contract, Curve, Lossy, Miss, Outcome, Pass
-from ..choosing import Choice, Verdict, outcome, paying
+from ..base import Context, Contract, Curve, Lossy, Miss, Outcome, Pass, Several
+from ..budget import Budget, chosen
+from ..choosing import Choice, Verdict, outcome
 from ..drop import Drop, Form
 from ..fitting import refit, write_bias
 from ..gradients import reached
 from ..importance import DAMPING, columns
 from ..moments import biased
 from ..numerics.arrays import Floats
-from ..numerics.knapsack import knapsack
+from ..numerics.gram import centred
 from ..pairs import paired, pairs, split
 from ..seen import Seen, inputs
 from ..statistics import Calibration
 from ..trail import Trail
 from .roles import roles
-from .structures import Costs, Way, Window
+from .structures import Costs, Piece, Shared, Slow, Window
+from .thinning import Thin
 
-#: Points of the curve that a report draws.
-_DRAWN = 64
+#: Of the numbers of weights, what stays unless anything is told.
+_RATIO = 0.8
+_ADVICE = "Let fewer be a multiple, or a larger ratio stay"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShareBasis(Pass):
     """linear weights of neighbouring layers as combinations of one stored basis
 
-    ratio: the share of the numbers of linear weights that stays, above 0 and at most 1; chosen for all roles together.
+    ratio: the share of the numbers of linear weights that stays, above 0 and at most 1, 0.8 unless anything is told;
+        ranks and structures are chosen for all roles together.
     rank: columns of every basis instead, of each role by itself.
     group: neighbouring layers that share a basis at most; 0 for all, 1 for none.
     alone: let layers have bases of their own where that loses less, which it does in most.
@@ -67,7 +71,7 @@ class ShareBasis(Pass):
 
     name: ClassVar[str] = "share-basis"
     contract: ClassVar[Contract] = Lossy(metric="cosine", budget=0.2)
-    ratio: float = 0.8
+    ratio: float | None = None
     rank: int | None = None
     group: int = 2
     alone: bool = True
@@ -81,8 +85,10 @@ class ShareBasis(Pass):
     ignore: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 0 < self.ratio <= 1:
+        if self.ratio is not None and not 0 < self.ratio <= 1:
             raise OptionError(f"{self.name}: expected a ratio above 0 and at most 1, found {self.ratio:g}")
+        if self.ratio is not None and self.rank is not None:
+            raise OptionError(f"{self.name}: expected a ratio or a rank, found both")
         if self.rank is not None and self.rank < 1:
             raise OptionError(f"{self.name}: expected a rank of at least 1, found {self.rank}")
         if self.group < 0 or self.multiple < 1 or self.draws < 1:
@@ -92,53 +98,65 @@ class ShareBasis(Pass):
             )
 
     def explain(self, model: ir.Model, context: Context) -> Outcome:
-        """The verdict at every weight site, leaving `model` as it is; what it loses is not asked."""
-        return outcome(self._verdicts(model, context), ignore=self.ignore)
+        """The verdict at every weight site and the ranks that `apply` would take, leaving `model` as it is; as long as
+        that takes but for the fitting. Without data, for an algorithm that needs them, the verdicts alone.
+        """
+        if context.calibration is None and self.algorithm not in ("auto", "svd"):
+            return outcome(self._verdicts(model), ignore=self.ignore)
+        return self._plan(model, context).outcome(self.ignore)
 
     def apply(self, model: ir.Model, context: Context) -> Outcome:
-        verdicts = self._verdicts(model, context)
-        chosen = [site for site, miss in verdicts if miss is None]
-        algorithm = self._algorithm(model, chosen, context)
-        seen = {} if algorithm == "svd" or not chosen else inputs(model, chosen, context)
+        plan = self._plan(model, context)
+        repaired = self.repair and context.calibration is not None and plan.taken
+        original = model.clone() if repaired else None
+        made: set[ir.Node] = set()
+        for piece, rank in plan.taken:
+            vectors, parts = plan.costs.bases([site for layer in piece for site in layer]).factors(rank)
+            made |= self._store(piece, vectors, parts, plan.seen)
+        if original is not None and context.calibration is not None:
+            _fit(model, original, context.calibration, made | plan.whole)
+        return plan.outcome(self.ignore)
+
+    def _plan(self, model: ir.Model, context: Context) -> _Plan:
+        """What shares a basis, of which rank."""
+        verdicts = self._verdicts(model)
+        able = [site for site, miss in verdicts if miss is None]
+        algorithm = self._algorithm(model, able, context)
+        seen = {} if algorithm == "svd" or not able else inputs(model, able, context)
         unseen = Miss("inputs", "a weight in a subgraph", "inputs that calibration sees; algorithm=svd needs none")
-        left = {site.weight: unseen for site in chosen if algorithm != "svd" and site.weight not in seen}
-        chosen = [site for site in chosen if site.weight not in left]
-        if not chosen:
-            return outcome([(site, miss or left.get(site.weight)) for site, miss in verdicts], ignore=self.ignore)
-        costs = self._costs(model, chosen, seen, algorithm, context)
-        original = model.clone() if self.repair and context.calibration is not None else None
+        left = {site.weight: unseen for site in able if algorithm != "svd" and site.weight not in seen}
+        able = [site for site in able if site.weight not in left]
+        if not able:
+            return _Plan(verdicts, (), left, Costs(), seen)
+        costs = self._costs(model, able, seen, algorithm, context)
         windows = [
             Window(tuple(layers[at : at + size]), self.multiple, self.alone)
-            for layers in roles(model, chosen)
+            for layers in roles(model, able)
             for size in [self.group or len(layers)]
             for at in range(0, len(layers), size)
         ]
-        told: dict[ir.Value, str] = {}
-        found, curve = self._ways(model, windows, costs)
+        found, missed, curve = self._ways(model, windows, costs, context)
+        taken: list[tuple[Piece, int]] = []
         for window, way in zip(windows, found, strict=True):
             for piece, rank in window.pieces(way):
-                weights = [site for layer in piece for site in layer]
-                if rank is None:
-                    need = "a rank at which the factors have fewer numbers, or a smaller ratio"
-                    left |= {site.weight: Miss("rank", str(self.rank or "all of it"), need) for site in weights}
+                if rank is not None:
+                    taken.append((piece, rank))
                     continue
-                basis = costs.bases(weights)
-                vectors, parts = basis.factors(rank)
-                told |= {site.weight: _told(rank, len(piece), len(layer)) for layer in piece for site in layer}
-                self._store(piece, vectors, parts, seen)
-        if original is not None and context.calibration is not None and told:
-            _fit(model, original, context.calibration, {site.node for site in chosen if site.weight in left})
-        final: list[Verdict] = [(site, miss or left.get(site.weight)) for site, miss in verdicts]
-        return outcome(final, told, curve, ignore=self.ignore)
+                need = "a smaller ratio: others lose less by bases of a lower rank"
+                miss = missed.get(piece) or missed.get(window.layers) or Miss("ratio", "whole", need)
+                left |= {site.weight: miss for layer in piece for site in layer}
+        return _Plan(verdicts, taken, left, costs, seen, curve)
 
-    def _verdicts(self, model: ir.Model, context: Context) -> list[Verdict]:
+    def _verdicts(self, model: ir.Model) -> list[Verdict]:
         choice = Choice(kinds=(Kind.LINEAR,), smallest=self.smallest, only=self.only, ignore=self.ignore)
         every = sites(model)
         factors = paired(every)
-        halves = Miss("factorised", "a factor", "a weight that is none yet")
-        found: list[Verdict] = [(site, halves if site.node in factors else choice.verdict(site)) for site in every]
-        stored: list[Verdict] = [(site, choice.computed(site)) for site in computed_sites(model)]
-        return [*paying(self, model, found, context), *stored]
+        found: list[Verdict] = [
+            (site, Miss("factored", site.name, "a weight that is no factor already") if site.node in factors
+             else choice.verdict(site))
+            for site in every
+        ]  # fmt: skip
+        return [*found, *((site, choice.computed(site)) for site in computed_sites(model))]
 
     def _algorithm(self, model: ir.Model, chosen: Sequence[Site], context: Context) -> str:
         if self.algorithm != "auto":
@@ -146,10 +164,6 @@ class ShareBasis(Pass):
         if context.calibration is None:
             return "svd"
         weights = {site.weight for site in chosen}
-        try:
-            Drop.of(model, self.drop)
-        except OptionError:
-            return "whitened"
         return "kronecker" if weights and reached(model, weights) == weights else "whitened"
 
     def _costs(
@@ -168,35 +182,47 @@ class ShareBasis(Pass):
     def _gram(self, site: Site, seen: Seen) -> Floats:
         """Of the inputs; about their means where the bias makes up for the rest."""
         gram, part = seen.gram, seen.parts[0]
-        found: Floats = gram - part.count * np.outer(part.mean, part.mean) if self._repaired(site) else gram
-        return found
+        return centred(gram, part.count, part.mean) if self._repaired(site) else gram
 
     def _repaired(self, site: Site) -> bool:
         return self.repair and biased(site)
 
-    def _ways(self, model: ir.Model, windows: Sequence[Window], costs: Costs) -> tuple[list[Way], Curve | None]:
-        """How each window is computed."""
+    def _ways(
+        self, model: ir.Model, windows: Sequence[Window], costs: Costs, context: Context
+    ) -> tuple[Sequence[Shared], dict[Piece, Miss], Curve | None]:
+        """How each window is computed, and why what cannot be otherwise stays as it is."""
+        slow, missed = self._slow(model, context), dict[Piece, Miss]()
         if self.rank is not None:
-            return [window.at(self.rank) for window in windows], None
-        first, now = _numbers(model)
-        whole = first + sum(window.whole for window in windows)
-        room = int(self.ratio * whole) - now
-        if sum(window.whole for window in windows) <= room:
-            return [window.kept for window in windows], None
-        ways = [window.ways(costs) for window in windows]
-        found = knapsack([[way.size for way in each] for each in ways], [[way.loss for way in each] for each in ways])
-        if room < found.least:
-            raise OptionError(
-                f"{self.name}: a ratio of {self.ratio:g} cannot be kept: bases of rank {self.multiple} leave "
-                f"{(now + found.least) / whole:.3f} of the numbers. Let fewer be a multiple, or a larger ratio stay"
-            )
-        taken = [each[at] for each, at in zip(ways, found.within(room), strict=True)]
-        drawn = found.columns[:: max(1, len(found.columns) // _DRAWN)]
-        points = tuple(
-            (float((now + found.least + int(at) * found.unit) / whole), float(found.best[at])) for at in drawn
-        )
-        spent = (now + sum(way.size for way in taken)) / whole, sum(way.loss for way in taken)
-        return taken, Curve("share of the numbers", "what is lost", points, spent)
+            told = [window.at(self.rank, slow) for window in windows]
+            return [way for way, _ in told], {piece: miss for _, each in told for piece, miss in each.items()}, None
+        budget, (first, now) = Budget(self.ratio or _RATIO, "weights"), _numbers(model)
+        if _fits(budget, windows, first, now):
+            return [window.kept for window in windows], {}, None
+        able: dict[Window, list[Shared]] = {}
+        for window in windows:
+            found, none = window.ways(costs, slow)
+            if none is None:
+                able[window] = found
+            else:
+                missed |= dict.fromkeys((window.layers, *window.structures[0]), none)
+        if _fits(budget, list(able), first, now):
+            return [window.kept for window in windows], missed, None
+        whole = first + sum(window.whole for window in able)
+        best, curve = chosen(list(able.values()), now, budget, whole, advice=_ADVICE)
+        taken = dict(zip(able, best, strict=True))
+        return [taken.get(window, window.kept) for window in windows], missed, curve
+
+    def _slow(self, model: ir.Model, context: Context) -> Slow:
+        """Why a piece is slower on the target through so many features, where there is one."""
+
+        def slow(piece: Piece, rank: int) -> Miss | None:
+            if context.pays is None:
+                return None
+            several = (Several(layer[0].name, tuple(site.node for site in layer)) for layer in piece)
+            asked = (context.pays(Thin(rank=rank), model, layer) for layer in several)
+            return next((miss for miss in asked if miss is not None), None)
+
+        return slow
 
     def _store(
         self,
@@ -204,8 +230,10 @@ class ShareBasis(Pass):
         vectors: Floats,
         parts: Sequence[Floats],
         seen: Mapping[ir.Value, Seen],
-    ) -> None:
-        """Let the sites compute through the basis, each layer's through features of its own activation."""
+    ) -> set[ir.Node]:
+        """Let the sites compute through the basis, each layer's through features of its own activation; give the nodes
+        that read those.
+        """
         at, held = 0, None
         for layer in piece:
             own = parts[at : at + len(layer)]
@@ -217,15 +245,24 @@ class ShareBasis(Pass):
                     error = np.asarray(site.dense(), np.float64) - vectors @ part
                     write_bias(site, np.asarray(bias, np.float64) + seen[site.weight].parts[0].mean @ error)
             held = split(layer, vectors if held is None else held, np.concatenate(own, axis=1))
+        assert held is not None  # a piece has a layer
+        return {reader for node in held.consumers() for reader in node.outputs[0].consumers()}
 
 
-def _fit(model: ir.Model, original: ir.Model, calibration: Calibration, whole: Collection[ir.Node]) -> None:
-    """Fit what each weight makes of its basis, and those that stayed whole, to the original's stream, front to back."""
-    every, trail = sites(model), Trail()
-    behind = {right.node for pair in pairs(every) for right in pair.rights}
-    for site in every:
-        if site.node in behind or site.node in whole:
+def _fit(model: ir.Model, original: ir.Model, calibration: Calibration, fitted: Collection[ir.Node]) -> None:
+    """Fit what weights make of their bases, and those that were weighed and stayed, to the original's stream, front to
+    back.
+    """
+    trail = Trail()
+    for site in sites(model):
+        if site.node in fitted:
             refit(model, original, calibration, site, trail=trail)
+
+
+def _fits(budget: Budget, windows: Sequence[Window], first: int, now: int) -> bool:
+    """Whether all may stay as they are. first, now: what factors that are there were, and are."""
+    here = sum(window.whole for window in windows)
+    return now + here <= int(budget.share * (first + here))
 
 
 def _numbers(model: ir.Model) -> tuple[int, int]:
@@ -233,6 +270,43 @@ def _numbers(model: ir.Model) -> tuple[int, int]:
     known = pairs(sites(model))
     now = {site.weight: site.in_features * site.out_features for pair in known for site in pair.sites}
     return sum(pair.whole for pair in known), sum(now.values())
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """taken: what shares a basis, of which rank. left: why weights stay that the options take in. costs, seen: what
+    calibration says of them.
+    """
+
+    verdicts: Sequence[Verdict]
+    taken: Sequence[tuple[Piece, int]]
+    left: Mapping[ir.Value, Miss]
+    costs: Costs
+    seen: Mapping[ir.Value, Seen]
+    curve: Curve | None = None
+
+    @property
+    def whole(self) -> set[ir.Node]:
+        """Of sites that calibration sees and that stay whole."""
+        return {
+            site.node for site, miss in self.verdicts
+            if miss is None and site.weight in self.left and (site.weight in self.seen or not self.seen)
+        }  # fmt: skip
+
+    def outcome(self, ignore: Sequence[str]) -> Outcome:
+        """What becomes of every site."""
+        told = {
+            site.weight: _told(rank, len(piece), len(layer))
+            for piece, rank in self.taken
+            for layer in piece
+            for site in layer
+        }
+        return outcome(
+            [(site, miss or self.left.get(site.weight)) for site, miss in self.verdicts],
+            told,
+            self.curve,
+            ignore=ignore,
+        )
 
 
 def _told(rank: int, layers: int, members: int) -> str:

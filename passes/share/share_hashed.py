@@ -11,7 +11,7 @@ stored but the numbers: where each weight finds its own is computed from row and
 trained apart have nothing in common with those they share a number with: hashed to K numbers, n weights keep about
 K / n of their squares, so that such a model is a starting point for training (`contract`: it is over it otherwise),
 while k-means at 4 bits loses next to nothing. Left alone: weights that are tied, small, not finite, computed or
-quantized already, that would take more bytes than before, and sites that the options leave out.
+quantized already, that would take more bytes than before or less than a bit each, and sites that the options leave out.
 
 Sources: Chen et al., Compressing Neural Networks with the Hashing Trick, 2015; Han et al., Deep Compression, 2016,
 section 3.
@@ -92,6 +92,11 @@ class ShareHashed(WeightPass):
         left: dict[ir.Value, Miss] = {}
         told: dict[ir.Value, str] = {}
         for sharing in self._sharing(model, chosen):
+            if self.method == "kmeans" and self._bits(sharing[0]) < 1:
+                need = f"one at least, a ratio of {1 / _width(sharing[0]):g}; method=hashed takes less"
+                miss = Miss("bits", f"a ratio of {self.ratio:g} of {_width(sharing[0])} bits", need)
+                left |= {site.weight: miss for site in sharing}
+                continue
             made = self._made(sharing, cost, context.seed)
             shared = _shared_bytes(made)
             size, before = sum(each.bytes for each in made) - shared * (len(made) - 1), _bytes(sharing)
@@ -135,8 +140,12 @@ class ShareHashed(WeightPass):
         return (
             self._hashed(weights, scales, grams, seed)
             if self.method == "hashed"
-            else self._clustered(weights, scales, grams, seed)
+            else self._clustered(weights, scales, grams, self._bits(sharing[0]), seed)
         )
+
+    def _bits(self, site: Site) -> int:
+        """What an index into the numbers of such a weight takes."""
+        return self.bits or (_BITS if self.ratio is None else min(int(self.ratio * _width(site)), 8))
 
     def _hashed(
         self, weights: Sequence[Array], scales: Sequence[Array | None], grams: Sequence[Floats | None], seed: int
@@ -158,9 +167,13 @@ class ShareHashed(WeightPass):
         ]
 
     def _clustered(
-        self, weights: Sequence[Array], scales: Sequence[Array | None], grams: Sequence[Floats | None], seed: int
+        self,
+        weights: Sequence[Array],
+        scales: Sequence[Array | None],
+        grams: Sequence[Floats | None],
+        bits: int,
+        seed: int,
     ) -> list[Codebook]:
-        bits = self.bits or (_BITS if self.ratio is None else min(int(self.ratio * weights[0].itemsize * 8), 8))
         points, counts = list[Array](), list[Floats]()
         for weight, scale, gram in zip(weights, scales, grams, strict=True):
             wide = np.asarray(weight, np.float32)
@@ -228,6 +241,11 @@ def _scale(weight: Array) -> Array:
 def _fitting(gram: Floats | None, weight: Array) -> Floats | None:
     """A Gram matrix where it is of the columns of the weight."""
     return gram if gram is not None and len(gram) == weight.shape[1] else None
+
+
+def _width(site: Site) -> int:
+    """Bits of a number of a weight."""
+    return matrix(site).itemsize * 8
 
 
 def _bytes(sharing: Sequence[Site]) -> int:

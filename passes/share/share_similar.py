@@ -5,8 +5,9 @@
 Lossy by at most the tolerance in every weight. Clusters are those of complete linkage: each two of their members are
 within the tolerance of each other, as a share of the smaller one, and so each is within it of the mean, or the first,
 that stands for all. Transposes are taken in where all that reads them can read either (`share.standing`). Left alone:
-integers, strings and what is quantized, single numbers, initializers that are inputs or outputs of the graph, hold NaN
-or infinity, or are computed when they are read. What is equal byte for byte is shared exactly (pass `share-identical`).
+integers, strings, what is quantized and its scales, single numbers, initializers that are inputs or outputs of the
+graph, hold NaN or infinity, or are computed when they are read. What is equal byte for byte is shared exactly (pass
+`share-identical`).
 
 Source: Soerensen, A Method of Establishing Groups of Equal Amplitude in Plant Sociology, 1948 (complete linkage).
 """
@@ -23,12 +24,16 @@ import onnx_ir as ir
 
 from ...ir.errors import OptionError
 from ...ir.level import Level
+from ...ir.text import place
 from ..base import Context, Contract, Finding, Lossy, Miss, Outcome, Pass
 from ..choosing import FLOATS, left_out
-from ..edit import Array
+from ..edit import Array, is_op
 from ..numerics.arrays import Floats
 from .methods.linkage import clusters, distances
 from .standing import stand_for, turnable, turned_for
+
+#: Whose second inputs are scales.
+_QUANTIZED = ("QuantizeLinear", "DequantizeLinear")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +113,9 @@ class ShareSimilar(Pass):
 def _unfit(value: ir.Value, tensor: ir.TensorProtocol) -> Miss | None:
     if value.is_graph_input() or value.is_graph_output():
         return Miss("signature", value.name or "", "an initializer that is no input or output of the graph")
+    reader = next((use.node for use in value.uses() if use.idx == 1 and is_op(use.node, *_QUANTIZED)), None)
+    if reader is not None:
+        return Miss("quantized", f"{value.name}, a scale of {place(reader)}", "weights, of which scales are none")
     if isinstance(tensor, ir.LazyTensor):
         return Miss("stored", value.name or "", "numbers that are stored, not computed when they are read")
     if not np.isfinite(_array(value).astype(np.float64)).all():

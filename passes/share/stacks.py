@@ -17,9 +17,9 @@ from ..base import Miss
 from ..choosing import FLOATS
 from ..edit import Array, drop, is_op, rewrite_constant
 from ..numerics.arrays import Floats
+from ..numerics.assignment import Order
 from ..twins import Matched, Read, matched, unlike
-from .aligning import Family, Pairs, families, rows_of
-from .methods.assignment import Order
+from .aligning import Family, Twins, families, rows_of
 from .methods.rebasin import match, together
 from .repairing import NORMS
 from .sublayers import Part, parts
@@ -33,13 +33,13 @@ Merge = Literal["mean", "first"]
 class Stack:
     """Blocks that are alike, with where the first of them reads constants, and each other in their place.
 
-    members: in order. left: blocks of the stack that stay out, and why. pairs: of the first with each member. shared:
+    members: in order. left: blocks of the stack that stay out, and why. twins: of the first with each member. shared:
     where the first reads what becomes one; kept: where it reads vectors that do not.
     """
 
     members: tuple[Block, ...]
     left: tuple[tuple[Block, Miss], ...]
-    pairs: tuple[Pairs, ...]
+    twins: tuple[Twins, ...]
     shared: tuple[Read, ...]
     kept: tuple[Read, ...]
     what: What
@@ -60,14 +60,14 @@ class Stack:
 
     def value(self, at: int, read: Read) -> ir.Value:
         """The constant that a member reads where the first one has `read`."""
-        node, index = self.pairs[at][read]
+        node, index = self.twins[at][read]
         value = node.inputs[index]
         assert value is not None
         return value
 
     def own(self, at: int) -> list[Read]:
         """Where a member reads the vectors that it keeps."""
-        return [self.pairs[at][read] for read in self.kept]
+        return [self.twins[at][read] for read in self.kept]
 
     def numbers(self, at: int, read: Read) -> Array:
         array = constant_of(self.value(at, read))
@@ -80,7 +80,7 @@ class Stack:
 
     def families(self, model: ir.Model) -> list[Family]:
         """What of the members may be reordered and has weights that become one."""
-        found = families(dependencies(model), self.pairs)
+        found = families(dependencies(model), self.twins)
         return [family for family in found if self.rows(0, family).shape[1]]
 
     def align(self, model: ir.Model, runs: Sequence[range], merge: Merge) -> dict[int, list[str]]:
@@ -111,7 +111,7 @@ class Stack:
                 lost[at] += _energy(array.astype(np.float64) - made.astype(np.float64))
                 whole[at] += _energy(array.astype(np.float64))
             if len(set(values)) > 1:
-                _put(values, [self.pairs[at][read] for at in run for read in reads], made)
+                _put(values, [self.twins[at][read] for at in run for read in reads], made)
         return {at: float(np.sqrt(lost[at] / whole[at])) if whole[at] else 0.0 for at in run}
 
 
@@ -172,19 +172,19 @@ def _stack(members: Sequence[Block], what: What, keep: Keep) -> Stack:
             taken.append((block, same))
     if not taken:
         return Stack((), tuple(left), (), (), (), what)
-    pairs = tuple(_pairs(same) for _, same in taken)
+    twins = tuple(_twins(same) for _, same in taken)
     of = parts(taken[0][0])
-    fits = [read for read in pairs[0] if what == "all" or of.get(read[0], Part.FFN).value == what]
+    fits = [read for read in twins[0] if what == "all" or of.get(read[0], Part.FFN).value == what]
     kept = [read for read in fits if _stays(read, keep)]
     shared = [read for read in fits if read not in kept]
-    return Stack(tuple(block for block, _ in taken), tuple(left), pairs, tuple(shared), tuple(kept), what)
+    return Stack(tuple(block for block, _ in taken), tuple(left), twins, tuple(shared), tuple(kept), what)
 
 
 def _differs(why: str | None) -> Miss:
     return Miss("alike", why or "other nodes", "blocks that differ in nothing but their weights", near=True)
 
 
-def _pairs(same: Matched) -> dict[Read, Read]:
+def _twins(same: Matched) -> Twins:
     """Where both read constants of floats."""
     found: dict[Read, Read] = {}
     for node, (twin, order) in same.items():

@@ -8,22 +8,23 @@ one of each layer      {q0 k0 v0} {q1 k1 v1}        one of each weight        {q
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 
-import numpy as np
 import onnx_ir as ir
 
 from ...ir.site import Site
+from ..base import Miss
 from ..numerics.arrays import Floats
 from ..numerics.bases import Bases, bases
-from ..numerics.knapsack import knapsack
+from ..ranks import Way, apart, fastest, grid, ways
 from .roles import Layer
 
-#: Of the ranks of a basis, and of the ways to give several bases ranks of their own, so many are weighed at most; and
-#: entries of the table that the latter come from.
-_RANKS, _WAYS, _CELLS = 62, 62, 1 << 20
+#: Of the ranks of a basis, and of the ways to give several bases ranks of their own, so many are weighed at most: there
+#: are four structures of a window.
+_WEIGHED = 62
+#: Numbers that bases hold which are kept from when ranks are weighed to when they are taken.
+_KEPT = 1 << 27
 
 
 @dataclass(frozen=True)
@@ -33,29 +34,36 @@ class Costs:
     inputs: Mapping[ir.Value, Floats] = field(default_factory=dict)
     outputs: Mapping[ir.Value, Floats] = field(default_factory=dict)
     damping: float = 0.0
+    _known: dict[tuple[ir.Value, ...], Bases] = field(default_factory=dict, repr=False)
 
     def bases(self, weights: Sequence[Site]) -> Bases:
         """Bases that sites share."""
-        return bases(
+        key = tuple(site.weight for site in weights)
+        if key in self._known:
+            return self._known[key]
+        found = bases(
             [site.dense() for site in weights],
             inputs=[self.inputs[site.weight] for site in weights] if self.inputs else None,
             outputs=[self.outputs[site.weight] for site in weights] if self.outputs else None,
             damping=self.damping,
         )
+        if found.numbers + sum(each.numbers for each in self._known.values()) <= _KEPT:
+            self._known[key] = found
+        return found
 
 
 @dataclass(frozen=True)
-class Way:
-    """How a window is computed: by which structure, and the rank of each of its bases; None for weights that stay."""
+class Shared(Way):
+    """How a window is computed: the rank of each basis of one of its structures."""
 
-    structure: int
-    ranks: tuple[int | None, ...]
-    size: int
-    loss: float
+    structure: int = 0
 
 
 #: Layers, and of each the sites, that share a basis.
 Piece = tuple[Layer, ...]
+
+#: Why a piece stays as it is that would be slower on the target at a rank.
+Slow = Callable[[Piece, int], Miss | None]
 
 
 @dataclass(frozen=True)
@@ -72,9 +80,9 @@ class Window:
         return sum(_whole((layer,)) for layer in self.layers)
 
     @property
-    def kept(self) -> Way:
+    def kept(self) -> Shared:
         """The weights as they are."""
-        return Way(0, (None,) * len(self.structures[0]), self.whole, 0.0)
+        return Shared((None,) * len(self.structures[0]), self.whole, 0.0)
 
     @property
     def structures(self) -> list[tuple[Piece, ...]]:
@@ -89,54 +97,53 @@ class Window:
             found.append(tuple(((site,),) for layer in layers for site in layer))
         return list(dict.fromkeys(found))
 
-    def pieces(self, way: Way) -> Iterator[tuple[Piece, int | None]]:
+    def pieces(self, way: Shared) -> Iterator[tuple[Piece, int | None]]:
         """What shares a basis, and the rank of that."""
         return zip(self.structures[way.structure], way.ranks, strict=True)
 
-    def at(self, rank: int) -> Way:
-        """Each member with a basis of this rank; as it is where that would have as many numbers."""
-        ranks = tuple(rank if _pays(piece, rank) else None for piece in self.structures[0])
-        return Way(0, ranks, sum(map(_size, self.structures[0], ranks)), 0.0)
+    def at(self, rank: int, slow: Slow) -> tuple[Shared, dict[Piece, Miss]]:
+        """Each member with a basis of this rank, or as it is, and why: no fewer numbers, or slower."""
+        missed: dict[Piece, Miss] = {}
+        for piece in self.structures[0]:
+            miss = slow(piece, rank) if _pays(piece, rank) else Miss("rank", str(rank), FEWER)
+            if miss is not None:
+                missed[piece] = miss
+        ranks = tuple(None if piece in missed else rank for piece in self.structures[0])
+        return Shared(ranks, sum(map(_size, self.structures[0], ranks)), 0.0), missed
 
-    def ways(self, costs: Costs) -> list[Way]:
-        """The weights as they are, and of every structure the best ranks, from few numbers to many."""
-        known: dict[Piece, list[Way]] = {}
+    def ways(self, costs: Costs, slow: Slow) -> tuple[list[Shared], Miss | None]:
+        """The weights as they are, first, and of every structure the best ranks; and why there is none, if so."""
+        known: dict[Piece, list[Way] | Miss] = {}
         found = [self.kept]
         for number, structure in enumerate(self.structures):
             for piece in structure:
                 if piece not in known:
-                    known[piece] = self._alone(piece, costs)
-            found += [
-                Way(number, way.ranks, way.size, way.loss) for way in _beside([known[piece] for piece in structure])
-            ]
-        return [found[0], *(way for way in found if way.size < self.whole)]
+                    known[piece] = self._alone(piece, costs, slow)
+            able = [_as_they_are(piece) if isinstance(each := known[piece], Miss) else each for piece in structure]
+            made = able[0] if len(able) == 1 else apart(able, _WEIGHED)
+            found += [Shared(way.ranks, way.cost, way.loss, number) for way in made]
+        missed = [each for each in known.values() if isinstance(each, Miss)]
+        none = missed[0] if len(missed) == len(known) else None
+        return [found[0], *(way for way in found if way.cost < self.whole)], none
 
-    def _alone(self, piece: Piece, costs: Costs) -> list[Way]:
-        """A basis of each rank, and the weights as they are."""
+    def _alone(self, piece: Piece, costs: Costs, slow: Slow) -> list[Way] | Miss:
+        """The weights as they are, first, and a basis of each rank that takes fewer numbers and no longer."""
         lost = costs.bases([site for layer in piece for site in layer]).lost.sum(0)
-        every = [rank for rank in range(1, len(lost)) if _pays(piece, rank)]
-        ranks = [rank for rank in every if rank % self.multiple == 0] or every
-        step = -(-len(ranks) // _RANKS)
-        return [
-            *(Way(0, (rank,), _size(piece, rank), float(lost[rank])) for rank in ranks[step - 1 :: max(step, 1)]),
-            Way(0, (None,), _size(piece, None), 0.0),
-        ]
+        every = grid(self.multiple, len(lost) - 1, _WEIGHED)
+        able = ways(lost, every, _size(piece, None), lambda rank: _size(piece, rank))
+        ranks = [rank for way in able for rank in way.ranks if rank is not None]
+        if not ranks:
+            return Miss("rank", f"full rank {len(lost) - 1}", FEWER)
+        most = fastest(ranks, lambda rank: slow(piece, rank))
+        return most if isinstance(most, Miss) else [way for way in able if (way.ranks[0] or 0) <= most]
 
 
-def _beside(parts: Sequence[Sequence[Way]]) -> list[Way]:
-    """The best ways of parts beside each other."""
-    if len(parts) == 1:
-        return list(parts[0])
-    found = knapsack(
-        [[way.size for way in each] for each in parts], [[way.loss for way in each] for each in parts], cells=_CELLS
-    )
-    drawn = found.columns[np.unique(np.linspace(0, len(found.columns) - 1, _WAYS).round().astype(np.int64))]
-    made = []
-    for column in drawn:
-        taken = [each[at] for each, at in zip(parts, found.options(int(column)), strict=True)]
-        ranks = tuple(chain.from_iterable(way.ranks for way in taken))
-        made.append(Way(0, ranks, sum(way.size for way in taken), sum(way.loss for way in taken)))
-    return made
+#: What is needed of a rank.
+FEWER = "a rank at which the factors have fewer numbers, or a smaller ratio"
+
+
+def _as_they_are(piece: Piece) -> list[Way]:
+    return [Way((None,), _size(piece, None), 0.0)]
 
 
 def _whole(piece: Piece) -> int:

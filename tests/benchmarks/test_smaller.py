@@ -1,4 +1,4 @@
-"""What the benchmarks of smaller models ask of passes can be said, and the questions that they are trained on are read."""
+"""What the benchmarks of smaller models ask of passes can be said, and what they are trained on is read."""
 
 from __future__ import annotations
 

@@ -89,8 +89,9 @@ def near_copies() -> ir.Model:
     """A table, an output head that is nearly its transpose, and two layers that are nearly one."""
     table, weight = normal(64, 32), normal(32, 32)
     return graph(
-        "e = Gather(t, i)", "p = MatMul(e, w)", "q = MatMul(p, v)", "s = Add(e, q)", "l = MatMul(s, h)", "f = Gather(t, j)",
-        "m = Gemm(f, u)", inputs={"i": "int64[batch, sequence]", "j": "int64[batch]"}, outputs=["l", "m"],
+        "e = Gather(t, i)", "p = MatMul(e, w)", "q = MatMul(p, v)", "s = Add(e, q)", "l = MatMul(s, h)",
+        "f = Gather(t, j)", "m = Gemm(f, u)",
+        inputs={"i": "int64[batch, sequence]", "j": "int64[batch]"}, outputs=["l", "m"],
         t=table, h=table.T * np.float32(1.002), w=weight, v=weight * np.float32(0.998), u=table.T.copy(),
     )  # fmt: skip
 

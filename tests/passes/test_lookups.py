@@ -13,10 +13,15 @@ from tersor.ir.feeds import random_feeds
 from tersor.ir.level import Level, Signature, violations
 from tersor.ir.provenance import sources
 from tersor.ir.shape_annotate import annotate
-from tersor.ir.text import graph
-from tersor.passes.base import Context
+from tersor.ir.text import graph, lines
+from tersor.passes.base import Candidate, Context, Miss, Pass, Several
+from tersor.passes.clean.fold_constants import FoldConstants
 from tersor.passes.edit import Array, Tape
-from tersor.passes.lookups import Table, counts, findings, tables
+from tersor.passes.embeddings.code_embedding import CodeEmbedding
+from tersor.passes.embeddings.factorize_embedding import FactorizeEmbedding
+from tersor.passes.embeddings.share_embedding import ShareEmbedding
+from tersor.passes.factorize.factorize_tensor import FactorizeTensor
+from tersor.passes.lookups import Table, counts, findings, mark, slow, standing, tables
 from tersor.passes.replacing import Lookup, counted_from_zero, put
 from tersor.passes.statistics import Calibration
 from tersor.tests.support import ROUNDED, distance, inside_if, on_onnxruntime
@@ -144,6 +149,14 @@ MODELS: dict[str, tuple[Callable[[], ir.Model], int, int]] = {
         ),
         1, 1,
     ),
+    "moved on the way": (
+        lambda: graph(
+            "p = Transpose{perm=[1, 0, 2]}(t)", "f = Reshape(p, [24, 8])", "e = Gather(f, ids)",
+            "u = Transpose{perm=[1, 0]}(f)", "y = MatMul(e, u)",
+            inputs=IDS, t=np.ascontiguousarray(T.reshape(3, 8, 8).transpose(1, 0, 2)),
+        ),
+        1, 1,
+    ),
     "square": (
         lambda: graph(
             "e = Gather(t, ids)", "u = Transpose{perm=[1, 0]}(t)", "y = MatMul(e, u)", inputs=IDS, t=normal(8, 8),
@@ -208,12 +221,59 @@ def test_new_nodes_stand_for_the_old_ones() -> None:
     assert [sources(node) for node in model.graph if node.op_type == "Gather"] == [("e",)]
 
 
-def test_heads_may_stay() -> None:
-    model = MODELS["tied"][0]()
-    put(one(model), Product.of(T), heads=False)
-    (left,) = tables(model, heads=True)[1:]
-    assert left.weight.name == "t"
-    assert violations(model, Level.SEMANTIC) == []
+@pytest.mark.parametrize("make", [Product.of, Halves])
+@pytest.mark.parametrize("name", MODELS)
+def test_what_stands_for_a_table_is_no_table_to_take(name: str, make: Callable[[Array], Lookup]) -> None:
+    model = MODELS[name][0]()
+    put(one(model), make(one(model).dense()))
+    annotate(model)
+    assert all(standing(table.name, [table.node]) == table.verdict() is not None for table in tables(model, heads=True))
+
+
+PASSES: dict[str, Pass] = {
+    "factorize-tensor": FactorizeTensor(embeddings=True, smallest=1),
+    "factorize-embedding": FactorizeEmbedding(heads="all", smallest=1, method="low-rank"),
+    "code-embedding": CodeEmbedding(heads="all", smallest=1),
+    "share-embedding": ShareEmbedding(heads="all", smallest=1),
+}
+
+
+@pytest.mark.parametrize("first", PASSES)
+def test_what_one_pass_made_of_a_table_no_other_takes(first: str) -> None:
+    model = graph(
+        "e = Gather(t, ids)", "u = Transpose{perm=[1, 0]}(t)", "y = MatMul(e, u)", inputs=IDS, t=normal(512, 32)
+    )
+    assert PASSES[first].apply(model, Context()).matches == 1
+    before = lines(model)
+    for second in PASSES.values():
+        outcome = second.apply(model, Context())
+        assert {finding.miss.rule for finding in outcome.misses if finding.miss} <= {"factored", "quantized"}
+        assert outcome.matches == 0 and lines(model) == before
+
+
+def test_marks_reach_what_a_node_holds() -> None:
+    model = inside_if(graph("y = Gather(t, ids)", inputs=IDS, t=T))
+    (table,) = tables(model)
+    assert table.verdict() is None
+    mark(node for node in model.graph if node.op_type == "If")
+    (table,) = tables(model)
+    assert [miss.rule for miss in (table.verdict(),) if miss is not None] == ["factored"]
+
+
+def test_a_head_is_timed_with_what_it_is_tied_to() -> None:
+    asked = list[tuple[str, int]]()
+
+    def pays(step: Pass, model: ir.Model, found: Candidate) -> Miss:
+        assert isinstance(found, Several)
+        asked.append((found.name, len(found.nodes)))
+        return Miss("speed", "0.5", "a kernel at least as fast")
+
+    step, context = FoldConstants(), Context(pays=pays)
+    for name, told in (("alone", []), ("tied", [("t:embedding", 2)])):
+        model = MODELS[name][0]()
+        assert (slow(step, model, one(model), [one(model)], context) is None) == (not told)
+        assert asked == told
+        assert slow(step, model, one(model), [one(model)], Context()) is None
 
 
 def test_a_head_of_its_own_is_as_long_as_a_vocabulary() -> None:

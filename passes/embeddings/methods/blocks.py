@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from ...edit import Array
 from ...numerics.arrays import Floats, check, vector
 from ...numerics.knapsack import knapsack
-from ...numerics.low_rank import Side
+from ...numerics.low_rank import LowRank, Side, tails
 
 Words = NDArray[np.int64]
 
@@ -71,7 +71,7 @@ class _Spectrum:
     @property
     def lost(self) -> Floats:
         """The error by rank, from 0 on."""
-        return np.append(np.cumsum(self.values[::-1])[::-1], 0.0)
+        return tails(self.values)
 
 
 def whole(table: Array, weights: Array, rank: int, *, metric: Array | None = None) -> Part:
@@ -203,8 +203,6 @@ def _part(found: _Spectrum, rank: int, scaled: Floats, table: Floats, side: Side
     if not rank:
         return Part(found.members, table[found.members], None)
     across = np.ascontiguousarray(found.across[:, :rank])
-    # T R^T ~= A V^T with R^T R = M, so that T ~= A V^T R^-T; each column as long as the row that it meets
-    left, right = scaled[found.members] @ across, side.solve(across).T
-    columns, rows = np.linalg.norm(left, axis=0), np.linalg.norm(right, axis=1)
-    ratio = np.sqrt(np.divide(rows, columns, out=np.ones_like(rows), where=columns > 0))
-    return Part(found.members, left * ratio, right / ratio[:, None])
+    # T R^T ~= A V^T with R^T R = M, so that T ~= A V^T R^-T
+    made = LowRank(scaled[found.members] @ across, side.solve(across).T).evened()
+    return Part(found.members, made.left, made.right)

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from ...edit import Array
 from ...numerics.arrays import Floats, check
+from ...numerics.assignment import near_assignments
 from ...numerics.vectors import cluster
 from ..composed import Composed
-from .assignment import assign
 from .compositional import weighed
 
 Ints = NDArray[np.int64]
@@ -147,7 +147,7 @@ def _matched(vectors: Floats, at: Ints, books: list[Floats], weights: Floats, si
             left = vectors[some] - books[1 - side][line]
             # |x - b|^2 less what no choice changes
             costs[number, : len(some)] = weights[some, None] * (squares - 2 * left @ books[side].T)
-        found = assign(costs)
+        found = near_assignments(costs)
         for number, some in enumerate(held):
             new = found[number, : len(some)]
             rows = np.arange(len(some))

@@ -18,14 +18,12 @@ from ...numerics.least_squares import fitted
 from ...numerics.vectors import Labels, cluster, means, nearest
 from ..composed import Composed
 
-#: Vectors on which books are learnt, for each entry, before all take part; and how often all do.
+#: Vectors on which books are learnt, for each entry, before all take part; and in how many iterations these do.
 _SAMPLE, _LAST = 32, 2
 #: Iterations of a trial.
 _TRIED = 2
 #: Between the seeds of stages.
 _APART = 7919
-#: Entries of all stages of a run up to which their least squares are solved at once.
-_JOINT = 4096
 #: Toward the books that are there, as a share of the mean count of an entry: entries that nobody uses stay.
 _RIDGE = 1e-7
 #: Numbers of a table of distances of a beam.
@@ -49,8 +47,9 @@ def compose(
     entries: of a book, at most as many as there are vectors. width: columns of a vector, 0 for all; what is missing of
     the last run counts as zeros. stages: vectors that add up. shared: one book for all runs. weights: p, [words], above
     zero. iterations: of k-means for the first books and codes, and of fitting both in turn, of which no step raises the
-    error; on 32 words for each entry, drawn by the seed, before all words take part. beam: sums that the search for
-    codes keeps.
+    error; with 0 codes are those of the first books. Where there are more than 32 vectors for each entry, so many of
+    them, drawn by the seed, find the books before all take part in two iterations more at most. beam: sums that the
+    search for codes keeps.
 
     Raises ValueError for a table that is no matrix of finite numbers, for weights that are not above zero, and for
     other numbers than these.
@@ -110,13 +109,13 @@ def weighed(weights: Array | None, words: int) -> Floats | None:
     return scaled
 
 
-def refit(vectors: Floats, codes: Labels, books: Floats, weights: Floats | None = None) -> Floats:
+def refit(vectors: Floats, codes: Labels, books: Floats, weights: Floats | None = None, *, joint: int = 4096) -> Floats:
     """Books of least error for these codes, [stages, entries, width]; entries that nobody uses stay.
 
-    vectors: [n, width]. codes: [n, stages]. Past 4096 entries in all, a stage at a time given the others.
+    vectors: [n, width]. codes: [n, stages]. Past `joint` entries in all, a stage at a time given the others.
     """
     stages, entries, _ = books.shape
-    if stages > 1 and stages * entries <= _JOINT:
+    if stages > 1 and stages * entries <= joint:
         return _jointly(vectors, codes, books, weights)
     made = books.copy()
     left = vectors - decoded(codes, made)
@@ -157,18 +156,18 @@ def _fitted(
     """Codes [n, stages] and books [stages, entries, width] of one run."""
     # a power of two: its squares neither overflow nor vanish
     unit = float(np.ldexp(1.0, int(np.frexp(np.abs(vectors).max(initial=0.0))[1]))) or 1.0
-    scaled, some, counting = vectors / unit, vectors / unit, weights
+    scaled = vectors / unit
+    some, counting = scaled, weights
     if len(scaled) > _SAMPLE * entries:
         drawn = np.random.default_rng(seed).permutation(len(scaled))[: _SAMPLE * entries]
         some, counting = scaled[drawn], None if weights is None else weights[drawn]
-    codes, books = _stacked(some, entries, stages, counting, iterations, seed)
+    codes, books = stacked(some, entries, stages, counting, iterations, seed)
     if stages > 1:
         codes, books = alternated(some, codes, books, counting, iterations, beam)
     if some is not scaled:
         codes = recode(scaled, _greedy(scaled, books), books, beam)
-        codes, books = alternated(scaled, codes, books, weights, _LAST, 1)
-    elif stages == 1:
-        codes, books = alternated(scaled, codes, books, weights, _LAST)
+    if some is not scaled or stages == 1:
+        codes, books = alternated(scaled, codes, books, weights, min(_LAST, iterations), 1)
     return codes, books * unit
 
 
@@ -185,8 +184,8 @@ def alternated(
     return codes, books
 
 
-def _stacked(
-    vectors: Floats, entries: int, stages: int, weights: Floats | None, iterations: int, seed: int
+def stacked(
+    vectors: Floats, entries: int, stages: int, weights: Floats | None = None, iterations: int = 8, seed: int = 0
 ) -> tuple[Labels, Floats]:
     """Codes and books of k-means, each stage of what those before it leave."""
     left, found, labels = vectors.copy(), [], []

@@ -64,14 +64,14 @@ def referenced(
     if not 0 <= own <= len(wide) - 2:
         raise ValueError(f"expected 0 to {len(wide) - 2} words that keep their vectors, found {own}")
     counting = weighed(weights, len(wide))
+    if not own:
+        return compose(table, entries=entries, width=width, weights=weights, iterations=iterations, seed=seed)
     if kept is None:
         whole = compose(table, entries=entries, width=width, weights=weights, iterations=iterations, seed=seed)
         errors = np.square(wide - np.asarray(whole.dense(), np.float64)).sum(1) * (
             1.0 if counting is None else counting
         )
         kept = np.sort(np.argsort(-errors, kind="stable")[:own])
-    if not own:
-        return compose(table, entries=entries, width=width, weights=weights, iterations=iterations, seed=seed)
     others = np.setdiff1d(np.arange(len(wide)), kept)
     rest = compose(
         table[others],

@@ -68,10 +68,6 @@ class Network:
         found = summed(self.factors, self.ins + self.outs).reshape(self.whole)
         return found[: self.shape[0], : self.shape[1]].astype(self.factors[0].array.dtype)
 
-    def turned(self) -> Network:
-        """The network of the transposed weight."""
-        return replace(self, ins=self.outs, outs=self.ins, shape=self.shape[::-1])
-
     def astype(self, dtype: np.dtype[np.generic]) -> Network:
         """The same with its numbers in another type."""
         factors = tuple(replace(each, array=each.array.astype(dtype)) for each in self.factors)

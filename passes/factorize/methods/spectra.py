@@ -9,6 +9,7 @@ import numpy as np
 
 from ...edit import Array
 from ...numerics.arrays import Floats
+from ...numerics.low_rank import tails
 
 #: A matrix with so many times more columns than rows is taken to a triangle first.
 _WIDE = 2
@@ -47,12 +48,6 @@ def sum_of(spectra: Iterable[Floats]) -> Floats:
     """Spectra of one length added up."""
     found: Floats = np.sum(list(spectra), axis=0)
     return found
-
-
-def tails(spectrum: Floats) -> Floats:
-    """What is left of the sum from each rank on, from 0 to all, [most + 1]."""
-    tail: Floats = np.cumsum(spectrum[::-1])[::-1]
-    return np.append(tail, 0.0)
 
 
 def within(spectra: Sequence[Floats], numbers: Callable[[tuple[int, ...]], int], most: float) -> tuple[int, ...] | None:

@@ -19,34 +19,27 @@ import numpy as np
 
 from ...edit import Array
 from ...numerics.arrays import Floats
+from ...numerics.low_rank import tails
 from .network import Factor, Network, folded
-from .spectra import squares, sum_of, svd, tails, unfolding, within
+from .spectra import squares, sum_of, svd, unfolding, within
 
 
-def tensor_train(
-    tensor: Array, ranks: Sequence[int] | None = None, *, error: float | None = None
-) -> tuple[list[Floats], Floats]:
+def tensor_train(tensor: Array, ranks: Sequence[int]) -> tuple[list[Floats], Floats]:
     """The cores, [r, n, r'] each, and what each cut discarded, [d - 1].
 
-    ranks: of the cuts. error: |A - TT| / |A| at most; one of both is given. Ranks never exceed those of the tensor.
-    Raises ValueError for ranks below 1 or above full, for another number of them, and for NaN and infinity.
+    ranks: of the cuts. Raises ValueError for ranks below 1 or above full, for another number of them, and for NaN and
+    infinity.
     """
     wide, shape = _checked(tensor), tensor.shape
-    if (ranks is None) == (error is None) or (error is not None and error < 0):
-        raise ValueError(f"expected ranks or an error of at least 0, found {ranks} and {error}")
-    if ranks is not None:
-        _check(ranks, shape)
-    # each cut may lose the same share: algorithm 1 of the paper
-    share = 0.0 if error is None else (error * float(np.linalg.norm(wide))) ** 2 / max(tensor.ndim - 1, 1)
+    _check(ranks, shape)
     cores: list[Floats] = []
     lost = np.zeros(max(tensor.ndim - 1, 0))
     rest, before = wide.reshape(1, -1), 1
     for at, size in enumerate(shape[:-1]):
         left, values, right = svd(rest.reshape(before * size, -1))
-        tail = tails(values**2)
-        wanted = int(np.searchsorted(-tail, -share)) if ranks is None else ranks[at]
-        rank = max(1, min(wanted, len(values)))
-        lost[at] = math.sqrt(tail[rank])
+        # the cuts before may have left fewer
+        rank = min(ranks[at], len(values))
+        lost[at] = math.sqrt(tails(values**2)[rank])
         cores.append(left[:, :rank].reshape(before, size, rank))
         rest, before = values[:rank, None] * right[:rank], rank
     cores.append(rest.reshape(before, shape[-1], 1))
@@ -76,24 +69,16 @@ def ranks_within(tensors: Sequence[Array], numbers: float) -> tuple[int, ...] | 
     return within(spectra, held, numbers)
 
 
-def tt_matrix(
-    matrix: Array, modes: tuple[Sequence[int], Sequence[int]], ranks: Sequence[int] | None = None, *,
-    error: float | None = None, numbers: float | None = None,
-) -> Network | None:  # fmt: skip
+def tt_matrix(matrix: Array, modes: tuple[Sequence[int], Sequence[int]], ranks: Sequence[int]) -> Network:
     """A matrix as a train whose cores have a digit of the rows and one of the columns each.
 
-    modes: as many numbers for rows as for columns; a one is no digit. numbers: held at most, in the place of ranks;
-    None where rank one holds more. Raises ValueError for modes that are not as many or too small.
+    modes: as many numbers for rows as for columns; a one is no digit. Raises ValueError for modes that are not as many
+    or too small, and as `tensor_train` does.
     """
     ins, outs = modes
     if len(ins) != len(outs) or len(ins) < 2:
         raise ValueError(f"expected as many modes of rows as of columns, at least two, found {len(ins)}, {len(outs)}")
-    tensor = paired(folded(matrix, ins, outs), ins, outs)
-    if numbers is not None:
-        ranks = ranks_within([tensor], numbers)
-        if ranks is None:
-            return None
-    cores, _ = tensor_train(tensor, ranks, error=error)
+    cores, _ = tensor_train(paired(folded(matrix, ins, outs), ins, outs), ranks)
     factors = []
     for at, core in enumerate(cores):
         axes = [(f"r{at}", core.shape[0]), (f"i{at}", ins[at]), (f"j{at}", outs[at]), (f"r{at + 1}", core.shape[2])]

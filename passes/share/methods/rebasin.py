@@ -15,7 +15,7 @@ import numpy as np
 
 from ...edit import Array
 from ...numerics.arrays import check
-from .assignment import Order, assign
+from ...numerics.assignment import Order, least_assignment
 
 #: Rounds of `together` at most, and what one must gain to be worth another, of the energy of the mean.
 _ROUNDS = 2
@@ -31,7 +31,7 @@ def match(target: Array, units: Array) -> Order:
     if target.shape != units.shape or target.ndim != 2:
         raise ValueError(f"expected two matrices of one shape, found {list(target.shape)} and {list(units.shape)}")
     # |A - P B|^2 == |A|^2 + |B|^2 - 2 <A, P B>
-    return assign(-(check(target) @ check(units).T))
+    return least_assignment(-(check(target) @ check(units).T))
 
 
 def together(layers: Sequence[Array]) -> list[Order]:

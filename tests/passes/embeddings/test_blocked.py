@@ -58,6 +58,17 @@ def test_lookups_and_scores_are_those_of_the_table(ranks: tuple[int, ...], words
     assert distance(found, [table[ids], x @ table.T]) < ROUNDED[np.float32]
 
 
+@pytest.mark.parametrize("ranks", [(WIDTH, 3), (WIDTH, WIDTH), (0, WIDTH), (WIDTH,)])
+def test_a_product_of_full_rank_is_no_block_that_stays(ranks: tuple[int, ...]) -> None:
+    parts = parts_of(*ranks, words=40)
+    made, table = stored(parts, 40), np.zeros((40, WIDTH))
+    for part in parts:
+        table[part.members] = part.dense()
+    assert distance([made.dense()], [table]) < ROUNDED[np.float32]
+    ids, x = np.arange(40), normal(3, WIDTH)
+    assert distance(answers(made, 40, ids, x), [table[ids], x @ table.T]) < ROUNDED[np.float32]
+
+
 def test_bytes_are_those_of_sides_and_places() -> None:
     made = stored(parts_of(2, 0, words=40), 40)
     floats = (20 + BESIDE) * 2 + (20 + BESIDE) * WIDTH + 2 * WIDTH

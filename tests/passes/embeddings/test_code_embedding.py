@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -15,7 +16,6 @@ from tersor.passes.quantize.quantize_dynamic import QuantizeDynamic
 from tersor.passes.run import Verify, run_pipeline
 from tersor.tests.passes.corpus_share import words_of_few_parts
 from tersor.tests.passes.embeddings.words import (
-    IDS,
     LEFT,
     MODELS,
     WIDTH,
@@ -24,6 +24,9 @@ from tersor.tests.passes.embeddings.words import (
     calibrated,
     check_answers,
     check_backend,
+    check_half,
+    check_half_tables,
+    check_ratio,
     lookup,
     normal,
     stand,
@@ -122,16 +125,17 @@ def test_codes_of_two_bytes() -> None:
     assert model.graph.initializers["t_codes"].dtype is ir.DataType.UINT16
 
 
-def test_half_precision_stays_half() -> None:
-    for options in OPTIONS.values():
-        model = graph(
-            "t32 = Cast{to=1}(t)", "y = Gather(t32, ids)", "u = Transpose{perm=[1, 0]}(t32)", "z = MatMul(y, u)",
-            inputs=IDS, outputs=["z"], t=T.astype(np.float16),
-        )  # fmt: skip
-        outcome = made(**options | ({"ratio": 0.6} if "ratio" in options else {})).apply(model, Context())
-        if outcome.matches:
-            kept = model.graph.initializers.items()
-            assert {value.dtype for name, value in kept if name in ("t_books", "t_atoms")} == {ir.DataType.FLOAT16}
+@pytest.mark.parametrize("options", OPTIONS)
+def test_half_precision_stays_half(options: str) -> None:
+    check_half_tables(made(**{name: 0.7 if name == "ratio" else each for name, each in OPTIONS[options].items()}))
+
+
+def test_positions_are_no_codes() -> None:
+    model = graph(
+        "p = Gather{axis=1}(positions, ids)", "y = Gather(t, p)", inputs={"ids": "int64[time]"},
+        t=T, positions=np.arange(WORDS)[None],
+    )  # fmt: skip
+    assert made(ratio=0.3).apply(model, Context()).matches == 1
 
 
 def test_a_head_of_its_own_follows_where_it_is_asked() -> None:
@@ -214,7 +218,7 @@ def test_the_corpus_holds_its_contract() -> None:
         report = run_pipeline(Pipeline(steps=(step,)), model, calibrated(feeds), verify=Verify.EACH)
         assert report.passes[0].changed
         assert stored(model) <= before.graph.initializers["t"].const_value.nbytes / 8
-    assert compare(before, model, feeds).within(1e-3)
+        assert compare(before, model, feeds).within(1e-3)
 
 
 def test_a_table_of_few_parts_loses_nothing() -> None:
@@ -234,6 +238,33 @@ def test_the_ratio_is_of_bytes_and_more_are_closer(method: str) -> None:
         assert 0.5 * ratio < found.bytes / table.nbytes <= ratio
         errors.append(float(np.square(table - found.dense()).sum()))
     assert errors == sorted(errors, reverse=True)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"entries": 16, "width": 4}, {"entries": 256, "width": 4}, {"entries": 4, "width": 1},
+        {"method": "residual", "entries": 16, "width": 8, "stages": 3},
+        {"method": "residual", "entries": 64, "width": 0, "stages": 2},
+        {"method": "sparse", "atoms": 40, "nonzeros": 3}, {"method": "sparse", "atoms": 200, "nonzeros": 1},
+        {"method": "sparse", "nonzeros": 2}, {"method": "sparse", "atoms": 20},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("ratio", [0.05, 0.1, 0.2, 0.4, 0.9])
+def test_the_ratio_holds_whatever_sizes_are_given(ratio: float, sizes: dict[str, object]) -> None:
+    check_ratio(made(ratio=ratio, **sizes))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"entries": 16, "width": 1}, {"method": "residual", "entries": 16, "width": 1, "stages": 2},
+        {"method": "sparse", "atoms": 60, "nonzeros": 20},
+    ],
+)  # fmt: skip
+def test_scores_of_many_parts_add_up_in_half_precision(options: dict[str, object], dtype: type) -> None:
+    check_half(made(**options), dtype)
 
 
 def test_words_that_are_read_more_are_closer() -> None:

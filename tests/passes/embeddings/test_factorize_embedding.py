@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import pytest
-from tersor.backends.catalogue import create
 from tersor.ir.compare import compare
 from tersor.ir.errors import OptionError
 from tersor.ir.level import Level, Signature, violations
 from tersor.ir.text import graph, lines
 from tersor.passes.base import Context, Miss
+from tersor.passes.embeddings.embedding_pass import Stand
 from tersor.passes.embeddings.factorize_embedding import FactorizeEmbedding
 from tersor.passes.lookups import tables
 from tersor.passes.quantize.quantize_dynamic import QuantizeDynamic
-from tersor.passes.run import Verify, run_pipeline
-from tersor.passes.statistics import Calibration
 from tersor.tests.passes.corpus_factorize import low_rank
+from tersor.tests.passes.embeddings.words import IDS, WIDTH, WORDS, calibrated, check_backend, check_half, normal
 from tersor.tests.support import ROUNDED, apply, distance, inside_if, misses, on_onnxruntime
-
-IDS = {"ids": "int64[batch, time]"}
-WORDS, WIDTH = 256, 16
-
-
-def normal(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
-
 
 #: Of rank 4.
 T = low_rank(WORDS, WIDTH, 4)
@@ -64,10 +56,6 @@ def zipf(count: int = 4000, words: int = WORDS) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     drawn = np.minimum(rng.zipf(1.3, 4 * count), words) - 1
     return {"ids": drawn[drawn % 7 != 6][:count].reshape(1, -1)}
-
-
-def calibrated(*batches: Mapping[str, np.ndarray]) -> Context:
-    return Context(calibration=Calibration([dict(each) for each in batches]))
 
 
 def stands_for(model: ir.Model, ids: np.ndarray | None = None) -> np.ndarray:
@@ -175,14 +163,7 @@ def test_a_table_of_few_features_loses_nothing(options: str, name: str, data: bo
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "torch"])
 @pytest.mark.parametrize("options", EXACT)
 def test_every_backend_runs_what_is_made(options: str, backend: str) -> None:
-    pytest.importorskip(backend)
-    model, feeds = tied(), {"ids": np.array([[0, 5, -1, 200], [255, 1, 1, 7]])}
-    expected = on_onnxruntime(model, feeds)
-    made(**EXACT[options]).apply(model, Context())
-    target = create(backend)
-    run_pipeline(target.pipeline(), model, verify=Verify.OFF, undo=False)
-    found = target.compile(model).run(feeds)
-    assert distance([*found.values()], expected) < 10 * ROUNDED[np.float32]
+    check_backend(made(**EXACT[options]), backend)
 
 
 def test_words_that_are_read_more_are_closer() -> None:
@@ -223,6 +204,25 @@ def test_half_precision_stays_half() -> None:
     assert set(stored) == {ir.DataType.FLOAT16}
     # rounding of the factors
     assert compare(before, model, fed(3, 4, -5)).within(16 * 2.0**-11)
+
+
+def test_a_head_in_blocks_of_half_precision() -> None:
+    """Tied or its own, scores are those of the factors within what rounding both products leaves."""
+    for dtype in (np.float16, ml_dtypes.bfloat16):
+        check_half(made(ratio=0.5), dtype)
+    table, heads = HARD.astype(np.float16), normal(WORDS, WIDTH, seed=3).astype(np.float16)
+    model = graph(
+        "e = Gather(t, ids)", "y = MatMul(e, w)", inputs=IDS, outputs=["e", "y"], t=table, w=heads.T.copy(),
+    )  # fmt: skip
+    planned = list(made(ratio=0.5, heads="all").planned(model.clone(), Context()))
+    assert made(ratio=0.5, heads="all").apply(model, Context()).matches == 2
+    stored = {value.dtype for name, value in model.graph.initializers.items() if "left" in name or "right" in name}
+    assert stored == {ir.DataType.FLOAT16}
+    word = {"ids": np.arange(WORDS)[None]}
+    rows, scores = on_onnxruntime(model, word)
+    first, second = (each.lookup.dense().astype(np.float64) for _, each in planned if isinstance(each, Stand))
+    expected = [first[word["ids"]], rows.astype(np.float64) @ second.T]
+    assert distance([rows, scores], expected) < float(np.finfo(np.float16).eps)
 
 
 def test_a_head_of_its_own_follows_where_it_is_asked() -> None:

@@ -10,6 +10,9 @@ from tersor.ir.compare import compare
 from tersor.ir.errors import OptionError
 from tersor.ir.text import lines
 from tersor.passes.base import Context, Miss
+from tersor.passes.embeddings.code_embedding import CodeEmbedding
+from tersor.passes.embeddings.embedding_pass import EmbeddingPass
+from tersor.passes.embeddings.factorize_embedding import FactorizeEmbedding
 from tersor.passes.embeddings.share_embedding import ShareEmbedding
 from tersor.passes.pipeline import Pipeline
 from tersor.passes.run import Verify, run_pipeline
@@ -23,6 +26,9 @@ from tersor.tests.passes.embeddings.words import (
     calibrated,
     check_answers,
     check_backend,
+    check_half,
+    check_half_tables,
+    check_ratio,
     lookup,
     normal,
     stand,
@@ -97,6 +103,39 @@ def test_answers_are_those_of_the_table_that_stands_there(options: str, name: st
 @pytest.mark.parametrize("options", OPTIONS)
 def test_every_backend_runs_what_is_made(options: str, backend: str) -> None:
     check_backend(made(**OPTIONS[options]), backend)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        made(pool=199, width=2), CodeEmbedding(smallest=1, entries=67, width=4),
+        CodeEmbedding(smallest=1, method="residual", entries=67, width=16, stages=2),
+    ],
+)  # fmt: skip
+def test_products_of_many_entries_are_made_part_by_part(step: EmbeddingPass) -> None:
+    """No array has parts, entries and tokens at once: it would be larger than the scores."""
+    model = tied()
+    assert step.apply(model, Context()).matches == 1
+    for value in (value for node in model.graph for value in node.outputs):
+        assert value.shape is not None
+        held = [dim for dim in value.shape if isinstance(dim, int)]
+        assert value.shape.is_static() or np.prod(held) <= WORDS, value.name
+
+
+@pytest.mark.parametrize("first", ["code", "share", "factorize"])
+@pytest.mark.parametrize("second", ["code", "share", "factorize"])
+def test_what_stands_for_a_table_is_taken_for_none(first: str, second: str) -> None:
+    steps: dict[str, EmbeddingPass] = {
+        "code": CodeEmbedding(smallest=1, ratio=0.5, heads="all"),
+        "share": made(ratio=0.5, heads="all"),
+        "factorize": FactorizeEmbedding(smallest=1, ratio=0.5, heads="all"),
+    }
+    for model in (lookup(), tied(), untied()):
+        assert steps[first].apply(model, Context()).matches
+        before = lines(model)
+        again = steps[second].apply(model, Context())
+        assert {finding.miss.rule for finding in again.findings if finding.miss is not None} == {"factored"}
+        assert lines(model) == before
 
 
 def test_no_two_words_share_a_cell() -> None:
@@ -196,8 +235,11 @@ def test_the_corpus_holds_its_contract() -> None:
     for method in ("slim", "reference"):
         model = words_of_few_parts()
         step = ShareEmbedding(method=method)  # type: ignore[arg-type]
+        before = model.clone()
         report = run_pipeline(Pipeline(steps=(step,)), model, calibrated(feeds), verify=Verify.EACH)
         assert report.passes[0].changed
+        assert stored(model) <= before.graph.initializers["t"].const_value.nbytes / 8
+        assert compare(before, model, feeds).within(1e-3)
 
 
 def test_what_is_shared_already_loses_nothing() -> None:
@@ -243,6 +285,46 @@ def test_half_precision_stays_half(dtype: type) -> None:
         kept = model.graph.initializers.items()
         stored_in = {value.dtype for name, value in kept if name in ("t_books", "t_own")}
         assert stored_in == {ir.DataType.from_numpy(np.dtype(dtype))}
+
+
+# a code of two bytes is no less than a number of two
+@pytest.mark.parametrize("options", [name for name in OPTIONS if name != "two bytes"])
+def test_tables_in_half_precision_that_are_read_in_single(options: str) -> None:
+    check_half_tables(made(**{name: 0.7 if name == "ratio" else each for name, each in OPTIONS[options].items()}))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"pool": 16, "width": 1}, {"method": "lightrnn", "width": 2},
+        {"method": "sparse", "common": 60, "nonzeros": 20},
+        {"method": "reference", "common": 5, "pool": 16, "width": 1},
+    ],
+)  # fmt: skip
+def test_scores_of_many_parts_add_up_in_half_precision(options: dict[str, object], dtype: type) -> None:
+    check_half(made(**options), dtype)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"pool": 40, "width": 4}, {"pool": 100, "width": 16}, {"pool": 300, "width": 1},
+        {"method": "lightrnn", "width": 0}, {"method": "lightrnn", "width": 5, "join": "concat"},
+        {"method": "sparse", "common": 40, "nonzeros": 3}, {"method": "sparse", "common": 200, "nonzeros": 1},
+        {"method": "reference", "common": 9, "pool": 16, "width": 4},
+        {"method": "reference", "common": 60, "pool": 16, "width": 4},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("ratio", [0.05, 0.1, 0.2, 0.4, 0.9])
+def test_the_ratio_holds_whatever_sizes_are_given(ratio: float, sizes: dict[str, object]) -> None:
+    check_ratio(made(ratio=ratio, **sizes))
+
+
+def test_what_many_sums_take_is_told() -> None:
+    (miss,) = misses(made(method="sparse", common=250), lookup())
+    # 250 words of 16 numbers, one index and coefficient for each word
+    assert (miss.rule, miss.value, miss.need.split()[2]) == ("ratio", "2,048 bytes", "16,768")
 
 
 def test_findings_tell_what_was_chosen() -> None:

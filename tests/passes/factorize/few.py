@@ -110,6 +110,20 @@ TABLES: dict[str, Case] = {
         ("e = Gather(w, ids)", "m = Tanh(e)", "t = Transpose{perm=[1, 0]}(w)", "l = MatMul(m, t)", "y = Add(l, b)"),
         WORDS, {"w": products(60, 36), "b": normal(60)},
     ),
+    "a head from the left": Case(
+        ("e = Gather(w, ids)", "v = Transpose{perm=[0, 2, 1]}(e)", "y = MatMul(w, v)"), WORDS, {"w": products(60, 36)}
+    ),
+    "a gemm, turned": Case(
+        (
+            "e = Gather(w, ids)", "v = Transpose{perm=[1, 0]}(e)",
+            "y = Gemm{transA=1, transB=1, alpha=0.5, beta=2.0}(v, w, b)",
+        ),
+        {"ids": "int64[n]"}, {"w": products(60, 36), "b": normal(60)},
+    ),
+    "a convolution": Case(
+        ("e = Gather(w, ids)", "k = Unsqueeze(w, [-1])", "v = Transpose{perm=[0, 2, 1]}(e)", "y = Conv(v, k, b)"),
+        WORDS, {"w": products(60, 36), "b": normal(60)},
+    ),
 }  # fmt: skip
 
 

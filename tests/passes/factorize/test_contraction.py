@@ -52,9 +52,7 @@ def test_no_order_by_pairs_is_cheaper(labels: list[str], kept: str, rows: int) -
 
 def network() -> Network:
     rng = np.random.default_rng(0)
-    made = tt_matrix(rng.standard_normal((24, 20)), ((4, 6, 1, 1), (1, 1, 4, 5)), [4, 6, 5])
-    assert made is not None
-    return made
+    return tt_matrix(rng.standard_normal((24, 20)), ((4, 6, 1, 1), (1, 1, 4, 5)), [4, 6, 5])
 
 
 def test_many_rows_multiply_constants_first() -> None:
@@ -68,7 +66,6 @@ def test_many_rows_multiply_constants_first() -> None:
 def test_the_weight_is_never_made() -> None:
     rng = np.random.default_rng(0)
     made = tt_matrix(rng.standard_normal((24, 20)), ((4, 6), (4, 5)), [16])
-    assert made is not None
     found = plan(made, 10_000)
     assert found is not None and found.cost > 10_000 * 24 * 20
     operands = [Operand(("a", "b")), Operand(("b", "c"))]

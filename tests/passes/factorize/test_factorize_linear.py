@@ -12,6 +12,7 @@ import pytest
 from tersor.ir.cost import cost
 from tersor.ir.errors import OptionError
 from tersor.ir.feeds import random_feeds
+from tersor.ir.level import Level, violations
 from tersor.ir.runner import runner
 from tersor.ir.site import sites
 from tersor.ir.text import graph, lines
@@ -28,7 +29,7 @@ from tersor.passes.statistics import Calibration
 from tersor.tests.passes.corpus_attention import X, normal
 from tersor.tests.passes.corpus_factorize import low_rank, low_rank_layers
 from tersor.tests.passes.factorize.linear import SINGLE, SIZES, SPELLINGS, calibrated, error, numbers, spelled, told
-from tersor.tests.support import apply
+from tersor.tests.support import apply, distance, inside_if
 
 
 class TestRewrites:
@@ -83,12 +84,45 @@ class TestRewrites:
         assert not any(node.op_type == "Split" for node in model.graph)
         assert error(plain, model) <= SINGLE
 
-    def test_types_stay(self) -> None:
-        for dtype in (np.float16, ml_dtypes.bfloat16):
-            kind = "float16" if dtype is np.float16 else "bfloat16"
-            model = graph("y = MatMul(x, w)", inputs={"x": f"{kind}[n, 32]"}, w=low_rank(32, 24, 4).astype(dtype))
-            FactorizeLinear(rank=4, smallest=1).apply(model, Context())
-            assert {value.dtype.name.lower() for value in model.graph.initializers.values()} == {kind}
+    def test_parts_of_parts(self) -> None:
+        plain = graph(
+            "p = MatMul(x, w)", "(a, b) = Split{axis=-1, num_outputs=2}(p)", "q = MatMul(a, v)", "h = Add(q, c)",
+            "(d, e) = Split{axis=-1, num_outputs=2}(h)", "y = Concat{axis=-1}(d, e, b)",
+            inputs=X, w=normal(32, 48), v=normal(24, 64), c=normal(64),
+        )  # fmt: skip
+        for context in (Context(), calibrated(plain)):
+            model = plain.clone()
+            assert FactorizeLinear(rank=24, joint="apart", smallest=1).apply(model, context).matches == 2
+            assert not any(node.op_type == "Split" for node in model.graph)
+            assert error(plain, model) <= SINGLE
+
+    @pytest.mark.parametrize("joint", ["together", "apart"])
+    def test_layers_of_two_branches_share_nothing(self, joint: str) -> None:
+        branches = [
+            graph(f"y = MatMul(x, {name})", inputs=X, **{name: low_rank(32, 32 + at, 3)[:, :32]})
+            for at, name in enumerate("vw")
+        ]
+        model = inside_if(*branches)
+        assert FactorizeLinear(rank=3, joint=joint, smallest=1).apply(model, Context()).matches == 2
+        assert violations(model, Level.SEMANTIC) == []
+        for case in (True, False):
+            feeds = {"x": random_feeds(branches[0], SIZES)["x"], "cond": np.array(case)}
+            wanted = runner(branches[1 - case])({"x": feeds["x"]})["y"]
+            np.testing.assert_allclose(next(iter(runner(model)(feeds).values())), wanted, rtol=0, atol=1e-5)
+
+    @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+    @pytest.mark.parametrize("data", [False, True], ids=["no data", "data"])
+    def test_types_stay(self, dtype: str, data: bool) -> None:
+        kind = np.dtype(np.float16) if dtype == "float16" else np.dtype(ml_dtypes.bfloat16)
+        weights = {"w": low_rank(32, 24, 4).astype(kind), "b": normal(24).astype(kind)}
+        plain = graph("p = MatMul(x, w)", "y = Add(p, b)", inputs={"x": f"{dtype}[n, 32]"}, **weights)
+        model = plain.clone()
+        feeds = [{"x": normal(40 + seed, 32).astype(kind)} for seed in range(6)]
+        context = Context(calibration=Calibration(feeds)) if data else Context()
+        assert FactorizeLinear(rank=4, smallest=1).apply(model, context).matches == 1
+        assert {value.dtype.name.lower() for value in model.graph.initializers.values()} == {dtype}
+        found, wanted = (runner(each)(feeds[0])["y"].astype(np.float32) for each in (model, plain))
+        assert distance([found], [wanted]) < (3e-3 if dtype == "float16" else 3e-2)
 
 
 class TestBudgets:
@@ -125,25 +159,27 @@ class TestBudgets:
 
     def test_ranks_are_those_of_the_least_loss_there_is(self) -> None:
         model = graph(
-            "p = MatMul(x, a)", "r = Relu(p)", "q = MatMul(r, b)", "s = Relu(q)", "y = MatMul(s, c)",
-            inputs=X, a=normal(32, 16), b=normal(16, 24), c=normal(24, 12),
+            "p = MatMul(x, a)", "r = Relu(p)", "(d, e) = Split{axis=-1, num_outputs=2}(r)", "f = MatMul(x, g)",
+            "q = MatMul(d, b)", "(h, i) = Split{axis=-1, num_outputs=2}(q)", "y = Concat{axis=-1}(h, i, e, f)",
+            inputs=X, a=normal(32, 24), b=normal(12, 40), g=normal(32, 8),
         )  # fmt: skip
-        made = FactorizeLinear(ratio=0.6, multiple=2, smallest=1)
+        made = FactorizeLinear(ratio=0.6, multiple=4, smallest=1)
         every = groups(sites(model))
         measure = Measure.of(model, every, "auto", calibrated(model), drop="cosine", probes=16, compared=True)
         costs = Counted.of_model(model, every, (), "weights", Beside())
         planning = Planning(made, model, Context(), measure, made.limit(), costs)
-        lists = [planning._ways(group) for group in every]
+        lists = [planning.ways(group) for group in every]
         room = 0.6 * sum(group.numbers for group in every)
         able = [ways for ways in product(*lists) if sum(way.cost for way in ways) <= room]
         least = min(sum(way.loss for way in ways) for ways in able)
         assert sum(way.loss for _, way in planning.run(every).taken) == pytest.approx(least)
 
-    def test_a_second_run_takes_nothing_more(self) -> None:
-        for budget in ("", "0.6 flops", "0.6 bytes"):
+    @pytest.mark.parametrize("residual", ["none", "diagonal", "sparse", "quantized"])
+    def test_a_second_run_takes_nothing_more(self, residual: str) -> None:
+        for budget in ("", "0.6 bytes", *(["0.6 flops"] if residual in ("none", "diagonal") else [])):
             model = low_rank_layers()
             context = calibrated(model)
-            made = FactorizeLinear(ratio=0.6, budget=budget, multiple=1, smallest=1)
+            made = FactorizeLinear(budget=budget, residual=residual, multiple=1, smallest=1)
             made.apply(model, context)
             once = lines(model)
             outcome = made.apply(model, context)
@@ -160,7 +196,13 @@ class TestBudgets:
             return 1e-6 * numbers(part)
 
         made = FactorizeLinear(budget="0.5 latency", multiple=1, smallest=1)
+        made.explain(model, calibrated(model, latency=latency))
+        assert lines(model) == lines(plain)
         made.apply(model, calibrated(model, latency=latency))
+        # three siblings whole, one of them, and a half of what is split
+        assert {3 * 32 * 32, 32 * 32, 32 * 48} <= set(asked)
+        # three siblings through one feature, together and one apart
+        assert {32 + 3 * 32, 2 * 32} <= set(asked)
         assert 0.4 < numbers(model) / numbers(plain) <= 0.5
         again = model.clone()
         assert made.apply(again, calibrated(model, latency=latency)).matches == 0
@@ -194,6 +236,23 @@ class TestLeavesAlone:
             f"factored: {name}; needed a weight that is no factor already" for name in ("w_left", "w_right")
         }
 
+    def test_a_layer_that_cannot_keep_its_share(self) -> None:
+        model = graph(
+            "p = MatMul(x, w)", "y = MatMul(p, v)", inputs=X, outputs=["p", "y"], w=normal(32, 64), v=normal(64, 3)
+        )
+        outcome = FactorizeLinear(scope="layer", ratio=0.3, multiple=1, smallest=1).apply(model, Context())
+        assert told(outcome)["v"] == "ratio: 0.349 at the least rank; needed at most 0.3"
+        assert told(outcome)["w"].startswith("rank ")
+
+    def test_flops_that_only_one_of_two_branches_costs(self) -> None:
+        branches = [
+            graph("y = MatMul(x, v)", inputs=X, v=normal(32, 32)),
+            graph("p = MatMul(x, w)", "y = MatMul(p, u)", inputs=X, w=normal(32, 64), u=normal(64, 32)),
+        ]
+        model = inside_if(*branches)
+        outcome = FactorizeLinear(budget="0.6 flops", multiple=1, smallest=1).apply(model, Context())
+        assert told(outcome)["v"].startswith("cost: none is counted")
+
     @pytest.mark.parametrize(
         ("text", "weights", "said"),
         [
@@ -222,11 +281,13 @@ class TestLeavesAlone:
             ({"ratio": 1.5}, "ratio above 0"),
             ({"rank": 0}, "rank of at least 1"),
             ({"energy": 0}, "energy above 0"),
-            ({"rank": 4, "budget": "0.5 flops"}, "one of budget, rank and energy"),
+            ({"rank": 4, "budget": "0.5 flops"}, "one of ratio, budget, rank and energy"),
+            ({"rank": 4, "scope": "layer"}, "scope=layer is of a ratio"),
             ({"budget": "half"}, "expected a budget such as"),
             ({"multiple": 0}, "multiple and probes"),
-            ({"keep": 0}, "keep a share"),
-            ({"bits": 1}, "2 to 8 bits"),
+            ({"residual": "sparse", "keep": 0}, "keep a share"),
+            ({"keep": 0.1}, "keep is of residual=sparse"),
+            ({"residual": "quantized", "bits": 1}, "2 to 8 bits"),
             ({"residual": "sparse", "budget": "0.5 flops"}, "saves bytes alone"),
         ],
     )
@@ -288,6 +349,16 @@ class TestNumbers:
             lost, count = drop.measure(runner(model)(feeds), runner(cut)(feeds), feeds)
             total, rows = total + lost, rows + count
         assert outcome.curve.chosen[1] == pytest.approx(total / rows, rel=0.5)
+
+    def test_an_input_that_is_the_same_everywhere(self) -> None:
+        plain = graph("p = MatMul(x, w)", "y = Add(p, b)", inputs=X, w=normal(32, 24), b=normal(24))
+        feeds = [random_feeds(plain, {"batch": 16, "sequence": 50}, seed=seed) for seed in range(4)]
+        for batch in feeds:
+            batch["x"][..., ::3] = np.float32(0.1)
+        model = plain.clone()
+        assert FactorizeLinear(rank=20, smallest=1).apply(model, Context(calibration=Calibration(feeds))).matches == 1
+        found, wanted = (runner(each)(feeds[0])["y"] for each in (model, plain))
+        assert distance([found], [wanted]) < 0.2
 
     def test_biases_make_up_for_the_mean(self) -> None:
         plain = graph("p = MatMul(x, w)", "y = Add(p, b)", inputs=X, w=normal(32, 24), b=normal(24))

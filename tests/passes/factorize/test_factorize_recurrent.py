@@ -11,80 +11,29 @@ from tersor.backends.catalogue import create, find
 from tersor.ir.compare import compare
 from tersor.ir.errors import OptionError
 from tersor.ir.feeds import random_feeds
-from tersor.ir.level import Level, Signature, violations
 from tersor.ir.runner import runner
 from tersor.ir.text import graph, lines
-from tersor.passes.base import Context, Miss, Outcome
+from tersor.passes.base import Candidate, Context, Miss, Pass
 from tersor.passes.clean.fold_constants import FoldConstants
 from tersor.passes.factorize.factorize_recurrent import FactorizeRecurrent
+from tersor.passes.factorize.timing import Thin
 from tersor.passes.run import Verify, run_pipeline
 from tersor.passes.statistics import Calibration
 from tersor.tests.passes.corpus_factorize import stacked_recurrence
+from tersor.tests.passes.factorize.recurrent import (
+    GATES,
+    HIDDEN,
+    IN,
+    RANK,
+    RNG,
+    SIZES,
+    calibrated,
+    factored,
+    noise,
+    numbers,
+    stacked,
+)
 from tersor.tests.support import ROUNDED, apply, distance, holds, inside_if, misses
-
-RNG = np.random.default_rng(0)
-IN, HIDDEN, RANK = 24, 32, 6
-GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
-SIZES = {"time": 5, "batch": 3}
-
-
-def noise(*shape: int) -> np.ndarray:
-    return RNG.standard_normal(shape) / np.sqrt(shape[-1])
-
-
-def stacked(
-    op: str, direction: str = "forward", *, options: str = "", extra: str = "", batch: bool = False
-) -> ir.Model:
-    """Two layers: R of the first and W of the second read the same few directions of each direction's states.
-
-    options: attributes. extra: inputs behind the bias. batch: batch first.
-    """
-    ways, wide = (2 if direction == "bidirectional" else 1), GATES[op] * HIDDEN
-    states = [noise(HIDDEN, RANK) for _ in range(ways)]
-    own = [noise(HIDDEN, RANK) for _ in range(ways)]
-    words = noise(IN, RANK)
-    weights = {
-        "w0": [words @ noise(RANK, wide) for _ in range(ways)],
-        "r0": [each @ noise(RANK, wide) for each in states],
-        "w1": [np.concatenate([each @ noise(RANK, wide) for each in states]) for _ in range(ways)],
-        "r1": [each @ noise(RANK, wide) for each in own],
-    }
-    made = f"hidden_size={HIDDEN}, direction={direction}{options}{', layout=1' if batch else ''}"
-    outputs = ", _" * (op == "LSTM")
-    if ways == 1:
-        between = [f"m = Squeeze(y0, [{2 if batch else 1}])"]
-    elif batch:
-        between = [f"m = Reshape(y0, [0, 0, {2 * HIDDEN}])"]
-    else:
-        between = ["t = Transpose{perm=[0, 2, 1, 3]}(y0)", f"m = Reshape(t, [0, 0, {2 * HIDDEN}])"]
-    inputs = {"x": f"float[{'batch, time' if batch else 'time, batch'}, {IN}]"}
-    inputs |= {"lens": "int32[batch]"} if "lens" in extra else {}
-    inputs |= {name: f"float[{ways}, batch, {HIDDEN}]" for name in ("s", "e") if f", {name}" in extra}
-    return graph(
-        f"(y0, _{outputs}) = {op}{{{made}}}(x, w0, r0, b0{extra})", *between,
-        f"(y, h{outputs}) = {op}{{{made}}}(m, w1, r1, b1)",
-        inputs=inputs, outputs=["y", "h"],
-        b0=noise(ways, 2 * wide).astype(np.float32), b1=noise(ways, 2 * wide).astype(np.float32),
-        **{name: np.stack([each.T for each in parts]).astype(np.float32) for name, parts in weights.items()},
-    )  # fmt: skip
-
-
-def factored(made: FactorizeRecurrent, model: ir.Model, context: Context | None = None) -> Outcome:
-    signature = Signature.of(model)
-    found = made.apply(model, context or Context())
-    assert violations(model, Level.SEMANTIC, signature=signature) == []
-    return found
-
-
-def calibrated(model: ir.Model) -> Context:
-    return Context(calibration=Calibration([random_feeds(model, SIZES, seed=seed) for seed in range(3)]))
-
-
-def numbers(model: ir.Model) -> int:
-    """Of weights of recurrences, biases aside."""
-    held = model.graph.initializers.values()
-    return sum(value.const_value.size for value in held if len(value.shape) > 2 or "projection" in (value.name or ""))
-
 
 #: Every kind of layer, with what the steps written out do not take.
 KINDS: Mapping[str, tuple[Mapping[str, object], str]] = {
@@ -291,7 +240,7 @@ def test_a_rank_that_saves_nothing_is_a_miss(rank: int) -> None:
                   w=square, r=square + 1)  # fmt: skip
     before = lines(model)
     found = factored(FactorizeRecurrent(rank=rank, smallest=1), model)
-    need = "a rank at which the factors have fewer numbers, or a smaller ratio"
+    need = "a rank at which the factors have fewer numbers"
     assert {finding.miss for finding in found.findings} == {Miss("rank", str(rank), need)}
     assert lines(model) == before
 
@@ -315,17 +264,17 @@ def test_a_second_application_takes_nothing_more(ratio: float, recurrent: str) -
 
 @pytest.mark.parametrize(("slow", "stepped"), [(None, 2), (Miss("speed", "half", "more"), 0)])
 def test_steps_are_written_out_where_that_pays(slow: Miss | None, stepped: int) -> None:
-    asked: list[str] = []
+    asked: list[bool] = []
 
-    def pays(made: object, model: ir.Model, site: object) -> Miss | None:
-        assert isinstance(made, FactorizeRecurrent)
-        asked.append(made.recurrent)
-        return slow if made.recurrent == "loop" else None
+    def pays(made: Pass, model: ir.Model, site: Candidate) -> Miss | None:
+        assert isinstance(made, Thin) and made.rank == RANK
+        asked.append(made.hidden)
+        return slow if made.hidden else None
 
     model = stacked("LSTM")
-    factored(FactorizeRecurrent(rank=RANK), model, Context(pays=pays))  # type: ignore[arg-type]
+    factored(FactorizeRecurrent(rank=RANK), model, Context(pays=pays))
     assert sum(node.op_type == "ProjectedLSTM" for node in model.graph) == stepped
-    assert asked.count("loop") == 2
+    assert asked.count(True) == 2
     plain = stacked("LSTM")
     factored(FactorizeRecurrent(rank=RANK), plain)
     assert not any(node.op_type == "ProjectedLSTM" for node in plain.graph)
@@ -338,7 +287,7 @@ def test_holds_its_contract() -> None:
 @pytest.mark.parametrize(
     "options",
     [{"ratio": 0}, {"ratio": 1.5}, {"rank": 0}, {"energy": 0.0}, {"energy": 2.0}, {"rank": 3, "energy": 0.5},
-     {"multiple": 0}],
+     {"multiple": 0}, {"ratio": 0.5, "rank": 3}, {"ratio": 0.5, "budget": "0.5 bytes"}, {"budget": "0.5 flops"}],
     ids=str,
 )  # fmt: skip
 def test_bad_options_are_refused(options: dict[str, object]) -> None:
@@ -347,7 +296,7 @@ def test_bad_options_are_refused(options: dict[str, object]) -> None:
 
 
 def test_a_ratio_that_cannot_be_kept_says_what_can() -> None:
-    with pytest.raises(OptionError, match=r"a ratio of 0\.01 cannot be kept"):
+    with pytest.raises(OptionError, match=r"a budget of 0\.01 weights cannot be kept"):
         FactorizeRecurrent(ratio=0.01).apply(lstm(), Context())
 
 

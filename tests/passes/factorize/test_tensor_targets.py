@@ -36,6 +36,10 @@ MODELS: dict[str, ir.Model] = {
         "e = Gather(w, ids)", "m = Tanh(e)", "t = Transpose{perm=[1, 0]}(w)", "y = MatMul(m, t)",
         inputs={"ids": "int64[batch, sequence]"}, w=normal(60, 36),
     ),
+    "head from the left": graph(
+        "e = Gather(w, ids)", "m = Transpose{perm=[0, 2, 1]}(e)", "y = MatMul(w, m)",
+        inputs={"ids": "int64[batch, sequence]"}, w=normal(60, 36),
+    ),
 }  # fmt: skip
 
 

@@ -91,3 +91,15 @@ def test_what_counts_more_is_closer() -> None:
     plain, weighed = (cluster(X, 8, iterations=50, sample=0, seed=0, weights=each) for each in (None, weights))
     lost = [float(weights @ np.square(X - centers[labels]).sum(1)) for centers, labels in (plain, weighed)]
     assert lost[1] < lost[0]
+
+
+def test_the_first_center_is_drawn_by_weight() -> None:
+    """Draws of one center out of four: each as often as its share of the weights, within three standard deviations."""
+    weights, count = np.array([6.0, 1.0, 2.0, 1.0]), 2000
+    drawn = [
+        float(cluster(np.arange(4.0)[:, None], 1, iterations=0, sample=0, seed=seed, weights=weights)[0][0, 0])
+        for seed in range(count)
+    ]
+    shares = np.bincount(np.array(drawn, np.int64), minlength=4) / count
+    expected = weights / weights.sum()
+    assert (np.abs(shares - expected) < 3 * np.sqrt(expected * (1 - expected) / count)).all()

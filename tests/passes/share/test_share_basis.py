@@ -14,8 +14,9 @@ from tersor.ir.feeds import random_feeds
 from tersor.ir.level import Level, Signature, violations
 from tersor.ir.runner import runner
 from tersor.ir.text import graph, lines
-from tersor.passes.base import Context, Miss, Outcome
+from tersor.passes.base import Candidate, Context, Miss, Outcome, Pass
 from tersor.passes.share.share_basis import ShareBasis
+from tersor.passes.share.thinning import Thin
 from tersor.passes.statistics import Calibration
 from tersor.tests.passes.corpus_attention import X
 from tersor.tests.passes.corpus_factorize import low_rank_layers
@@ -229,7 +230,7 @@ LEFT: Mapping[str, tuple[ir.Model, Mapping[str, object], str]] = {
     "a pair": (
         graph("h = MatMul(x, a)", "y = MatMul(h, b)", inputs=X, a=noise(32, 8), b=noise(8, 48)),
         {"smallest": 1},
-        "factorised",
+        "factored",
     ),
 }
 
@@ -286,13 +287,86 @@ def test_what_is_slower_on_the_target_stays() -> None:
     assert {finding.miss for finding in found.findings} == {slow}
 
 
+def test_ranks_are_no_higher_than_what_is_fast_on_the_target() -> None:
+    """Up to twelve features pay, whatever the ratio leaves room for."""
+
+    def pays(made: Pass, model: ir.Model, asked: Candidate) -> Miss | None:
+        assert isinstance(made, Thin)
+        return Miss("speed", "half", "more") if made.rank > 12 else None
+
+    text = [f"h{at + 1} = MatMul(h{at}, w{at})" for at in range(4)]
+    weights = {f"w{at}": noise(64, 64) for at in range(4)}
+    model = graph(*text, "y = Tanh(h4)", inputs={"h0": "float[9, 64]"}, **weights)
+    for options in ({"ratio": 0.8}, {"rank": 12}):
+        found = shared(ShareBasis(multiple=4, **options), model.clone(), Context(pays=pays))  # type: ignore[arg-type]
+        assert found.matches
+        ranks = [
+            int(finding.chosen.split(",")[0].removeprefix("rank ")) for finding in found.findings if finding.chosen
+        ]
+        assert max(ranks) <= 12
+    found = shared(ShareBasis(rank=16), model.clone(), Context(pays=pays))
+    assert {finding.miss.rule for finding in found.findings if finding.miss} == {"speed"} and not found.matches
+
+
+def test_what_is_timed_reads_as_what_is_done() -> None:
+    made, thin = chain("matmul"), chain("matmul")
+    ShareBasis(rank=8, group=1, smallest=1).apply(made, Context())
+    assert Thin(rank=8).apply(thin, Context()).matches == 2
+    assert lines(thin) == lines(made)
+
+
+def test_explain_tells_the_ranks_and_changes_nothing() -> None:
+    model = shared_basis()
+    before, context = lines(model), calibrated(model)
+    made = ShareBasis(ratio=0.5, smallest=1)
+    told = made.explain(model, context)
+    assert lines(model) == before
+    assert told == made.apply(model, context) and any("rank" in finding.chosen for finding in told.findings)
+    unfed = ShareBasis(algorithm="whitened", smallest=1).explain(shared_basis(), Context())
+    assert unfed.matches == 4 and not any(finding.chosen for finding in unfed.findings)
+
+
+def test_what_the_options_leave_out_is_not_fitted() -> None:
+    """Neither a weight nor a pair of factors that is there already."""
+    model = graph(
+        "p = MatMul(x, w)", "h = Tanh(p)", "l = MatMul(h, ad0)", "r = MatMul(l, ad1)", "s = Add(h, r)",
+        "q = MatMul(s, v)", "t = Tanh(q)", "y = MatMul(t, ad2)",
+        inputs={"x": "float[300, 32]"}, w=noise(32, 32), v=noise(32, 32), ad0=noise(32, 4), ad1=noise(4, 32),
+        ad2=noise(32, 32),
+    )  # fmt: skip
+    kept = {name: model.graph.initializers[name].const_value.numpy().copy() for name in ("ad0", "ad1", "ad2")}
+    for ignore in ((), ("ad*",)):
+        made = model.clone()
+        found = shared(ShareBasis(ratio=0.5, ignore=ignore, smallest=1), made, calibrated(model))
+        assert found.matches >= 2
+        for name in ("ad0", "ad1", *(["ad2"] if ignore else [])):
+            assert np.array_equal(made.graph.initializers[name].const_value.numpy(), kept[name])
+
+
+def test_an_input_that_is_always_the_same() -> None:
+    model = graph(
+        "c = Concat{axis=-1}(x, k)", "p = MatMul(c, w)", "y = Add(p, b)", inputs={"x": "float[300, 31]"},
+        k=np.full((300, 1), 1.1, np.float32), w=noise(32, 64), b=noise(64),
+    )  # fmt: skip
+    for algorithm in ("whitened", "kronecker"):
+        assert shared(ShareBasis(algorithm=algorithm, smallest=1), model.clone(), calibrated(model)).matches  # type: ignore[arg-type]
+
+
 def test_holds_its_contract() -> None:
     holds(ShareBasis(ratio=0.7, smallest=1), shared_basis())
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"ratio": 0}, {"ratio": 1.5}, {"rank": 0}, {"group": -1}, {"multiple": 0}, {"draws": 0}],
+    [
+        {"ratio": 0},
+        {"ratio": 1.5},
+        {"rank": 0},
+        {"group": -1},
+        {"multiple": 0},
+        {"draws": 0},
+        {"ratio": 0.5, "rank": 8},
+    ],
     ids=str,
 )
 def test_bad_options_are_refused(options: dict[str, object]) -> None:
@@ -301,7 +375,7 @@ def test_bad_options_are_refused(options: dict[str, object]) -> None:
 
 
 def test_a_ratio_that_cannot_be_kept_says_what_can() -> None:
-    with pytest.raises(OptionError, match=r"a ratio of 0\.01 cannot be kept"):
+    with pytest.raises(OptionError, match=r"a budget of 0\.01 weights cannot be kept"):
         ShareBasis(ratio=0.01).apply(graph("y = MatMul(x, w)", inputs=X, w=_W), Context())
 
 

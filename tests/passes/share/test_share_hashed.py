@@ -171,6 +171,18 @@ def test_a_table_that_takes_more_than_the_weight_is_a_miss() -> None:
     assert lines(model) == before
 
 
+def test_less_than_a_bit_of_sixteen_is_a_miss() -> None:
+    model = graph(
+        "h = MatMul(x, w)", "y = Cast{to=1}(h)", "z = MatMul(y, v)", inputs={"x": "float16[batch, 64]"},
+        w=normal(64, 64).astype(np.float16), v=normal(64, 64),
+    )  # fmt: skip
+    half, full = shared(ShareHashed(ratio=0.04), model.clone()).findings
+    assert half.miss is not None and half.miss.rule == "bits" and "0.0625" in half.miss.need
+    assert full.chosen == "indices of 1 bits into 2 numbers"
+    half, _ = shared(ShareHashed(ratio=0.07), model).findings
+    assert half.chosen == "indices of 1 bits into 2 numbers"
+
+
 def test_a_second_application_finds_nothing() -> None:
     for method in ("kmeans", "hashed"):
         model = shared_basis()

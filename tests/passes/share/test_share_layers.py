@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -11,10 +13,12 @@ from tersor.ir.constants import constant_of
 from tersor.ir.errors import OptionError
 from tersor.ir.feeds import random_feeds
 from tersor.ir.level import Level, Signature, violations
+from tersor.ir.runner import runner
 from tersor.ir.text import graph
 from tersor.passes.base import Context, Outcome
 from tersor.passes.quantize.quantize_weights import QuantizeWeights
 from tersor.passes.report import Size
+from tersor.passes.share.grouping import by_output
 from tersor.passes.share.share_layers import ShareLayers
 from tersor.passes.share.stacks import stacks
 from tersor.passes.statistics import Calibration
@@ -43,6 +47,31 @@ def weights(model: ir.Model, name: str) -> list[str]:
 
 def error(one: ir.Model, other: ir.Model) -> float:
     return compare(one, other, random_feeds(one, seed=9)).worst.relative_l2
+
+
+def two_stacks() -> ir.Model:
+    """Three blocks that end in Relu, and three that end in Tanh, as an encoder and a decoder."""
+    text, found, stream = list[str](), dict[str, np.ndarray](), "x"
+    rng = np.random.default_rng(0)
+    for at in range(6):
+        text += [
+            f"n{at} = LayerNormalization{{axis=-1}}({stream}, g{at}, b{at})", f"p{at} = MatMul(n{at}, u{at})",
+            f"h{at} = Add(p{at}, c{at})", f"r{at} = {'Relu' if at < 3 else 'Tanh'}(h{at})",
+            f"d{at} = MatMul(r{at}, v{at})", f"e{at} = Add(d{at}, f{at})", f"s{at} = Add({stream}, e{at})",
+        ]  # fmt: skip
+        stream = f"s{at}"
+        found |= {f"u{at}": rng.standard_normal((32, 48)) / 6, f"v{at}": rng.standard_normal((48, 32)) / 6}
+        found |= {f"{name}{at}": rng.standard_normal(size) for name, size in (("b", 32), ("c", 48), ("f", 32))}
+        found |= {f"g{at}": np.ones(32)}
+    return graph(
+        *text, f"y = Identity({stream})", inputs={"x": "float[batch, sequence, 32]"},
+        **{name: array.astype(np.float32) for name, array in found.items()},
+    )  # fmt: skip
+
+
+def weights_of(model: ir.Model) -> list[str]:
+    """The matrices that products read."""
+    return [node.inputs[1].name or "" for node in model.graph if node.op_type == "MatMul" and node.inputs[1]]
 
 
 class TestRewrites:
@@ -143,18 +172,13 @@ class TestRewrites:
 
     @pytest.mark.parametrize("choose", ["alignment", "cka"])
     def test_groups_end_where_layers_differ_most(self, choose: str) -> None:
-        other = {name: np.roll(array, 3, 0) for name, array in layer().items()}
-        first, last = (
-            (layer(at, noise=0.01) for at in range(2)),
-            ({name: array * np.float32(0.98) for name, array in other.items()} for _ in range(2)),
-        )
-        model = layers(*first, other, *last)
-        context = data(model)
-        share(ShareLayers(groups=2, choose=choose), model, context)  # type: ignore[arg-type]
-        found = weights(model, "up")
-        if choose == "alignment":
-            assert found == ["up0", "up0", "up2", "up2", "up2"]
-        assert len(set(found)) == 2
+        """The first of five layers, not the third, is the one unlike the others."""
+        quiet = {name: array if name in "gb" else array * np.float32(0.01) for name, array in layer().items()}
+        loud = {name: np.roll(array, 3, 0) * np.float32(1 if name in "gb" else 6) for name, array in layer().items()}
+        model = layers(quiet, loud, *(quiet for _ in range(3)))
+        share(ShareLayers(groups=2, choose=choose), model, data(model))  # type: ignore[arg-type]
+        expected = {"alignment": ["up0", "up0", "up2", "up2", "up2"], "cka": ["up0", "up1", "up1", "up1", "up1"]}
+        assert weights(model, "up") == expected[choose]
 
     def test_what_is_kept_is_fitted_to_the_original(self) -> None:
         losses = []
@@ -165,6 +189,58 @@ class TestRewrites:
             losses.append(error(before, model))
             assert any("repaired" in finding.chosen for finding in outcome.findings) == repair
         assert losses[0] < losses[1]
+
+    def test_a_second_stack_is_fitted_to_the_original_too(self) -> None:
+        model = two_stacks()
+        before, context = model.clone(), data(model)
+        outcome = share(ShareLayers(), model, context)
+        assert sum("repaired" in finding.chosen for finding in outcome.findings) == 6
+        assert context.calibration is not None
+        means = [
+            np.mean([runner(each)(feeds)["y"].reshape(-1, 32).mean(0) for feeds in context.calibration.batches], 0)
+            for each in (before, model)
+        ]
+        # a bias that ends in the last sum gives that the mean that it had
+        assert means[1] == pytest.approx(means[0], rel=1e-4, abs=1e-4)
+
+    def test_outputs_of_every_stack_are_compared_before_any_is_changed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where groups of a second stack end does not hang on what became of the first."""
+        seen = []
+
+        def watched(model: ir.Model, outputs: Sequence[ir.Value], calibration: Calibration) -> np.ndarray:
+            seen.append(len(set(weights_of(model))))
+            found: np.ndarray = by_output(model, outputs, calibration)
+            return found
+
+        model = two_stacks()
+        monkeypatch.setattr("tersor.passes.share.share_layers.by_output", watched)
+        share(ShareLayers(groups=2, choose="cka"), model, data(model))
+        assert seen == [12, 12]
+
+    def test_a_layer_that_is_alone_in_its_group_is_fitted_and_says_so(self) -> None:
+        found = [layer(at, noise=0.3) for at in range(3)]
+        model = layers(*found)
+        outcome = share(ShareLayers(groups=2, align=False), model, data(model))
+        assert [finding.chosen for finding in outcome.findings][2].startswith("alone in its group, ")
+        assert "repaired" in outcome.findings[2].chosen and outcome.findings[2].miss is None
+        assert not np.array_equal(constant_of(model.graph.initializers["g2"]), found[2]["g"])
+
+    def test_a_layer_in_front_of_all_that_share_stays(self) -> None:
+        quiet = {name: array if name in "gb" else array * np.float32(0.01) for name, array in layer().items()}
+        loud = {name: np.roll(array, 3, 0) * np.float32(1 if name in "gb" else 6) for name, array in layer().items()}
+        model = layers(quiet, loud, loud)
+        outcome = share(ShareLayers(groups=2, choose="cka"), model, data(model))
+        assert [finding.miss and finding.miss.rule for finding in outcome.findings] == ["group", None, None]
+        assert constant_of(model.graph.initializers["g0"]) == pytest.approx(quiet["g"], rel=0)
+
+    def test_layers_that_share_already_become_a_loop(self) -> None:
+        model = similar_layers()
+        share(ShareLayers(keep="none"), model)
+        before = model.clone()
+        outcome = share(ShareLayers(keep="none", depth="loop"), model)
+        assert [finding.chosen for finding in outcome.findings] == ["3 trips"]
+        assert [node.op_type for node in model.graph] == ["Loop", "Neg"]
+        assert error(before, model) < ROUNDED[np.float32]
 
     def test_a_constant_that_others_read_stays_theirs(self) -> None:
         model = layers(*(layer(at, noise=0.1) for at in range(2)))
@@ -257,6 +333,8 @@ class TestLeavesAlone:
         ("options", "why"),
         [
             ({"groups": 0}, "at least 1"),
+            ({"choose": "cka"}, "groups"),
+            ({"choose": "alignment"}, "groups"),
             ({"depth": "loop"}, "keep=none"),
             ({"depth": "loop", "keep": "none", "what": "ffn"}, "what=all"),
         ],
@@ -267,7 +345,7 @@ class TestLeavesAlone:
 
     def test_cka_needs_data(self) -> None:
         with pytest.raises(OptionError, match="calibration data"):
-            ShareLayers(choose="cka").apply(similar_layers(), Context())
+            ShareLayers(choose="cka", groups=2).apply(similar_layers(), Context())
 
     def test_heads_that_a_cache_has_keep_their_order(self) -> None:
         model = layers(*(layer(at, turned=True) for at in range(2)), beside=["k0", "k1"])

@@ -9,6 +9,7 @@ from tersor.ir.constants import constant_of
 from tersor.ir.errors import OptionError
 from tersor.ir.text import graph
 from tersor.passes.base import Context
+from tersor.passes.quantize.quantize_weights import QuantizeWeights
 from tersor.passes.report import Size
 from tersor.passes.share.share_similar import ShareSimilar
 from tersor.tests.passes.corpus_share import near_copies
@@ -113,6 +114,13 @@ class TestLeavesAlone:
         model = pair(W, W * np.float32(1.001))
         model.graph.outputs.append(model.graph.initializers["v"])
         assert [miss.rule for miss in misses(ShareSimilar(), model)] == ["signature"]
+
+    def test_scales_of_what_is_quantized(self) -> None:
+        model = pair(W, W * np.float32(1.001))
+        QuantizeWeights(smallest=1).apply(model, Context())
+        found = misses(ShareSimilar(smallest=2), model)
+        assert {miss.rule for miss in found} == {"quantized"} and len(found) == 2
+        assert not ShareSimilar(smallest=2).apply(model, Context()).matches
 
     @pytest.mark.parametrize(("options", "rule"), [({"ignore": ("v",)}, "ignore"), ({"only": ("w",)}, "only")])
     def test_names(self, options: dict[str, tuple[str, ...]], rule: str) -> None:

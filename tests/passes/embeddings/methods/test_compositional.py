@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tersor.passes.embeddings.methods.compositional import alternated, compose, decoded, recode, refit, trial
+from tersor.passes.embeddings.methods.compositional import (
+    alternated,
+    compose,
+    decoded,
+    recode,
+    refit,
+    stacked,
+    trial,
+)
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -81,16 +89,43 @@ def test_no_step_raises_the_error(stages: int) -> None:
     assert last < first / 2
 
 
-def test_stages_of_many_entries_are_fitted_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tersor.passes.embeddings.methods import compositional
+@pytest.mark.parametrize("weighed", [False, True])
+@pytest.mark.parametrize("stages", [1, 3])
+@pytest.mark.parametrize("beam", [1, 16])
+def test_what_is_composed_is_no_worse_than_what_it_starts_from(stages: int, beam: int, weighed: bool) -> None:
+    """Books and codes of k-means are fitted in turn from there on; what a wide search found is not lost again."""
+    table = normal(400, 6)
+    # of a mean of one, as composing takes them
+    weights = np.random.default_rng(0).random(400) + 0.1 if weighed else None
+    weights = None if weights is None else weights / weights.mean()
+    unit = float(np.ldexp(1.0, int(np.frexp(np.abs(table).max())[1])))
+    codes, books = stacked(table / unit, 16, stages, weights, 6, 0)
+    start = error(table, decoded(codes, books) * unit, weights)
+    # one stage is k-means all along
+    turned = alternated(table / unit, codes, books, weights, 2 if stages == 1 else 6, beam)
+    best = error(table, decoded(*turned) * unit, weights)
+    made = compose(table, entries=16, stages=stages, beam=beam, weights=weights, iterations=6)
+    assert error(table, made.dense(), weights) <= min(start, best) * (1 + 1e-9)
 
+
+def test_without_iterations_words_have_the_nearest_of_the_first_vectors() -> None:
+    table = normal(100, 6)
+    for stages in (1, 2):
+        made = compose(table, entries=8, stages=stages, iterations=0)
+        unit = float(np.ldexp(1.0, int(np.frexp(np.abs(table).max())[1])))
+        codes, books = stacked(table / unit, 8, stages, None, 0, 0)
+        assert np.array_equal(made.codes[:, :, 0], codes)
+        assert np.allclose(made.books, books * unit)
+        assert all((np.abs(table - each).sum(1) < 1e-12).any() for each in made.books[0])
+
+
+def test_stages_of_many_entries_are_fitted_one_at_a_time() -> None:
     table, books = normal(300, 4), normal(2, 8, 4)
     codes = np.random.default_rng(0).integers(0, 8, (300, 2))
     jointly = error(table, decoded(codes, refit(table, codes, books)))
-    monkeypatch.setattr(compositional, "_JOINT", 1)
     last = error(table, decoded(codes, books))
     for _ in range(200):
-        books = refit(table, codes, books)
+        books = refit(table, codes, books, joint=1)
         now = error(table, decoded(codes, books))
         assert now <= last * (1 + 1e-12)
         last = now

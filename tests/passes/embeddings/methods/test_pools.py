@@ -51,7 +51,10 @@ def test_without_names_the_words_that_fit_worst_do() -> None:
 
 
 def test_without_words_of_their_own_all_share() -> None:
-    assert isinstance(referenced(normal(50, 6), 0, entries=4, width=2), Composed)
+    for kept in (None, np.zeros(0, np.int64)):
+        made = referenced(normal(50, 6), 0, kept, entries=4, width=2)
+        assert isinstance(made, Composed)
+        assert np.array_equal(made.dense(), compose(normal(50, 6), entries=4, width=2, iterations=6).dense())
 
 
 def test_words_in_the_middle_of_others() -> None:

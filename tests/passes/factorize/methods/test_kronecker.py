@@ -68,7 +68,6 @@ def test_a_network_is_what_its_factors_multiply_to() -> None:
         (Factor(first, ("t", "i", "j")), Factor(second, ("t", "k", "l"))), ("i", "k"), ("j", "l"), (24, 15)
     )
     np.testing.assert_allclose(network.dense(), summed(first, second), atol=1e-12)
-    np.testing.assert_allclose(network.turned().dense(), network.dense().T)
     assert (network.numbers, network.whole) == (2 * (12 + 30), (24, 15))
 
 

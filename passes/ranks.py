@@ -8,8 +8,9 @@ from itertools import chain
 
 import numpy as np
 
-from ..numerics.arrays import Floats
-from ..numerics.knapsack import knapsack
+from .base import Miss
+from .numerics.arrays import Floats
+from .numerics.knapsack import knapsack
 
 #: Ranks that are weighed of a weight, ways of siblings beside each other, and entries of the table that those are of.
 _RANKS, _WAYS, _CELLS = 120, 120, 1 << 20
@@ -22,7 +23,7 @@ class Way:
     """How a group is computed.
 
     ranks: one for all of it, or one for each of its parts; None for weights that stay as they are. cost: in the unit of
-    the budget. loss: what the answers are predicted to lose.
+    the budget. loss: what is predicted to be lost.
     """
 
     ranks: tuple[int | None, ...]
@@ -40,11 +41,11 @@ def step_of(multiple: int, most: int) -> int:
     return max(1, min(multiple, most // 4))
 
 
-def grid(multiple: int, most: int) -> list[int]:
-    """Ranks up to the full one, smallest first; evenly some of them where they are many."""
+def grid(multiple: int, most: int, count: int = _RANKS) -> list[int]:
+    """Ranks up to the full one, smallest first; evenly so many of them where there are more."""
     step = step_of(multiple, most)
     every = np.arange(step, most + 1, step)
-    taken = np.linspace(0, len(every) - 1, min(len(every), _RANKS)).round().astype(np.int64)
+    taken = np.linspace(0, len(every) - 1, min(len(every), count)).round().astype(np.int64)
     return [int(rank) for rank in every[taken]]
 
 
@@ -54,12 +55,31 @@ def ways(lost: Floats, ranks: Sequence[int], whole: float, cost: Callable[[int],
     return [Way((None,), whole, 0.0), *(way for way in found if way.cost < whole)]
 
 
-def apart(members: Sequence[Sequence[Way]]) -> list[Way]:
-    """The best ways of members beside each other, from the least cost to the greatest."""
+def fastest(ranks: Sequence[int], slow: Callable[[int], Miss | None]) -> int | Miss:
+    """The highest of the ranks, in order, that is not slower than the whole; why the least is, where none pays.
+
+    More features take longer.
+    """
+    if slow(ranks[-1]) is None:
+        return ranks[-1]
+    miss = slow(ranks[0])
+    if miss is not None:
+        return miss
+    low, high = 0, len(ranks) - 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if slow(ranks[middle]) else (middle, high)
+    return ranks[low]
+
+
+def apart(members: Sequence[Sequence[Way]], count: int = _WAYS) -> list[Way]:
+    """So many of the best ways of members beside each other, from the least cost to the greatest. members: the ways of
+    each, the whole one first.
+    """
     unit = sum(each[0].cost for each in members) / _FINE
     sizes = [[round(way.cost / unit) for way in each] for each in members]
     found = knapsack(sizes, [[way.loss for way in each] for each in members], cells=_CELLS)
-    drawn = found.columns[np.unique(np.linspace(0, len(found.columns) - 1, _WAYS).round().astype(np.int64))]
+    drawn = found.columns[np.unique(np.linspace(0, len(found.columns) - 1, count).round().astype(np.int64))]
     made = []
     for column in drawn:
         taken = [each[at] for each, at in zip(members, found.options(int(column)), strict=True)]

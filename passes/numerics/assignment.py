@@ -1,4 +1,4 @@
-"""Linear assignment: each row to a column of its own, at the least cost of all."""
+"""Linear assignment: who gets what, each one thing, at the least cost in all."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ...edit import Array
-from ...numerics.arrays import Floats, check
+from ..edit import Array
+from .arrays import Floats, check
 
 Order = NDArray[np.intp]
 
@@ -16,16 +16,18 @@ Order = NDArray[np.intp]
 _BIDDINGS = 2
 #: Bids in a round, for each row.
 _PATIENCE = 32
+#: The least bids of the rounds, as shares of the spread of a problem's costs: early ones find prices fast.
+_BIDS = (0.1, 0.01)
 
 
-def assign(cost: Array) -> Order:
+def least_assignment(cost: Array) -> Order:
     """The column of each row, [n], that makes the sum of cost[row, column] least; cost: [n, n].
 
     Column reduction, bids of the rows that are left, and shortest augmenting paths: O(n^3) at worst. Raises ValueError
     for costs that are no square, or not finite. Source: Jonker and Volgenant, A Shortest Augmenting Path Algorithm for
     Dense and Sparse Linear Assignment Problems, 1987.
 
-    >>> assign(np.array([[4.0, 1.0, 3.0], [2.0, 0.0, 5.0], [3.0, 2.0, 2.0]])).tolist()
+    >>> least_assignment(np.array([[4.0, 1.0, 3.0], [2.0, 0.0, 5.0], [3.0, 2.0, 2.0]])).tolist()
     [1, 0, 2]
     """
     costs = check(cost)
@@ -42,6 +44,34 @@ def assign(cost: Array) -> Order:
     for row in free:
         state.augment(row)
     return state.column_of.astype(np.intp)
+
+
+def near_assignments(costs: Floats, *, slack: float = 1e-3) -> NDArray[np.int64]:
+    """The column of each row of many small problems at once, [problems, n], for costs [problems, n, n].
+
+    By auction: a row without a column bids for the best one at its price, by what it is better than the second best;
+    with a least bid of e the cost is at most n e above the least. Source: Bertsekas, Auction Algorithms for Network
+    Flow Problems, 1992, section 1.
+
+    slack: of each problem the sum is at most n * slack * (largest - smallest cost) above the least one. Raises
+    ValueError for costs that are not square or not finite, and a slack that is not above zero.
+    """
+    if costs.ndim != 3 or costs.shape[1] != costs.shape[2]:
+        raise ValueError(f"expected costs [problems, n, n], found {costs.shape}")
+    if not np.isfinite(costs).all():
+        raise ValueError("the costs hold NaN or infinity")
+    if not slack > 0:
+        raise ValueError(f"expected a slack above 0, found {slack}")
+    problems, count, _ = costs.shape
+    if count < 2 or not problems:
+        return np.zeros((problems, count), np.int64)
+    spread = costs.max((1, 2)) - costs.min((1, 2))
+    spread[spread == 0] = 1.0
+    prices = np.zeros((problems, count))
+    has = np.zeros((problems, count), np.int64)
+    for share in (*(share for share in _BIDS if share > slack), slack):
+        has = _auction(costs, prices, share * spread)
+    return has
 
 
 class _State:
@@ -102,3 +132,36 @@ class _State:
             if row == free:
                 return
             column = next_column
+
+
+def _auction(costs: Floats, prices: Floats, least: Floats) -> NDArray[np.int64]:
+    """A round of bids until each has something; raises prices [problems, n]."""
+    problems, count, _ = costs.shape
+    has = np.full((problems, count), -1)
+    owner = np.full((problems, count), -1)
+    highest = np.full(problems * count, -np.inf)
+    where, who = np.nonzero(has < 0)
+    while where.size:
+        worth = -costs[where, who] - prices[where]
+        rows = np.arange(len(where))
+        best = worth.argmax(1)
+        most = worth[rows, best]
+        worth[rows, best] = -np.inf
+        bids = prices[where, best] + most - worth.max(1) + least[where]
+        at = where * count + best
+        np.maximum.at(highest, at, bids)
+        # of bids that are equal the last takes it
+        winner = np.full(len(highest), -1)
+        won = bids == highest[at]
+        winner[at[won]] = rows[won]
+        taken = np.unique(at)
+        chosen = winner[taken]
+        place, thing = np.divmod(taken, count)
+        before = owner[place, thing]
+        out = before >= 0
+        has[place[out], before[out]] = -1
+        owner[place, thing], has[place, who[chosen]] = who[chosen], thing
+        prices[place, thing] = bids[chosen]
+        highest[taken] = -np.inf
+        where, who = np.nonzero(has < 0)
+    return has
