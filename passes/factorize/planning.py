@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,7 @@ from ..base import Context, Curve, Miss, Several
 from ..budget import Budget, chosen
 from ..numerics.arrays import Floats
 from ..numerics.low_rank import Spectrum
-from ..ranks import Way, apart, grid, step_of, ways
+from ..ranks import Way, apart, fastest, grid, step_of, ways
 from .costs import Costs, Timed
 from .groups import Group
 from .measure import Measure
@@ -135,7 +136,7 @@ class Planning:
         ranks = [way.ranks[0] or 0 for way in able[1:]]
         if not ranks:
             return Miss("size", f"full rank {found.most}", "a rank that takes less")
-        fast = self._fastest(group, part, ranks)
+        fast = fastest(ranks, partial(self._slow, group, part))
         if isinstance(fast, Miss):
             return fast
         return [able[0], *(way for way in able[1:] if (way.ranks[0] or 0) <= fast)]
@@ -152,19 +153,6 @@ class Planning:
         losses = [self.measure.lost_by(group, weight, error, part) for error in errors]
         every: Floats = np.interp(np.arange(found.most + 1), tried, losses)
         return every
-
-    def _fastest(self, group: Group, part: slice | None, ranks: Sequence[int]) -> int | Miss:
-        """The highest of the ranks, in order, that is not slower than the whole; more features take longer."""
-        if self._slow(group, part, ranks[-1]) is None:
-            return ranks[-1]
-        slow = self._slow(group, part, ranks[0])
-        if slow is not None:
-            return slow
-        low, high = 0, len(ranks) - 1
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if self._slow(group, part, ranks[middle]) else (middle, high)
-        return ranks[low]
 
     def _slow(self, group: Group, part: slice | None, rank: int) -> Miss | None:
         """Why a rank does not pay on the target, where there is one."""
