@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -63,12 +65,14 @@ class Held:
         return compare(runner(wanted), runner(model), [random_feeds(wanted, seed=1)])
 
 
-_RNG = np.random.default_rng(5)
+_DRAWN: dict[tuple[str, str], np.random.Generator] = {}
 
 
 def normal(*shape: int) -> np.ndarray:
-    """Numbers of a normal distribution, others at each call."""
-    return _RNG.standard_normal(shape).astype(np.float32)
+    """Numbers of a normal distribution, others at each call of a module and of a test, whatever ran before."""
+    test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
+    place = sys._getframe(1).f_globals["__name__"], test
+    return _DRAWN.setdefault(place, np.random.default_rng(5)).standard_normal(shape).astype(np.float32)
 
 
 _X = {"x": "float[batch, 32]"}

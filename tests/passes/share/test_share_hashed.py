@@ -128,8 +128,11 @@ def test_more_numbers_lose_less() -> None:
 
 @pytest.mark.parametrize("method", ["kmeans", "hashed"])
 def test_data_say_what_an_error_costs(method: str) -> None:
-    model = graph("y = MatMul(x, w)", inputs={"x": "float[200, 64]"}, w=normal(64, 64))
-    scales = np.exp(2 * np.random.default_rng(0).standard_normal(64)).astype(np.float32)
+    # what loud inputs meet is small, and all else large
+    loud = np.arange(64)[:, None] < 8
+    weight = np.where(loud, 0.1, 1).astype(np.float32) * normal(64, 64)
+    model = graph("y = MatMul(x, w)", inputs={"x": "float[200, 64]"}, w=weight)
+    scales = np.where(loud[:, 0], 20, 0.1).astype(np.float32)
     feeds = {"x": normal(200, 64) * scales}
     expected = runner(model)(feeds)["y"]
     lost = []
@@ -138,7 +141,7 @@ def test_data_say_what_an_error_costs(method: str) -> None:
         options = {"bits": 3} if method == "kmeans" else {"ratio": 0.3}
         shared(ShareHashed(method=method, **options), made, context)  # type: ignore[arg-type]
         lost.append(float(np.square(runner(made)(feeds)["y"] - expected).sum()))
-    assert lost[0] < lost[1]
+    assert lost[0] < 0.5 * lost[1]
 
 
 def test_outputs_of_other_sizes_share_one_table_by_their_scales() -> None:
