@@ -8,7 +8,9 @@ from itertools import chain
 
 import numpy as np
 
-from .base import Miss
+from ..ir.errors import OptionError
+from .base import Miss, Pass
+from .budget import Budget
 from .numerics.arrays import Floats
 from .numerics.knapsack import knapsack
 
@@ -16,6 +18,27 @@ from .numerics.knapsack import knapsack
 _RANKS, _WAYS, _CELLS = 120, 120, 1 << 20
 #: Parts that costs are counted in where siblings are weighed against each other.
 _FINE = 1 << 12
+
+
+def amount(made: Pass, *names: str) -> str | None:
+    """Which of the options of a pass says how much stays, by name; None where none is told.
+
+    names: of options that are None or empty unless told: `ratio`, `energy`, `rank`, `budget`. Raises OptionError where
+    several are, and for a share, a rank or a budget that is none.
+    """
+    told = {name: value for name in names if (value := getattr(made, name)) is not None and value != ""}
+    if len(told) > 1:
+        raise OptionError(
+            f"{made.name}: expected one of {', '.join(names[:-1])} and {names[-1]}, found {' and '.join(told)}"
+        )
+    for name, value in told.items():
+        if name in ("ratio", "energy") and not 0 < value <= 1:
+            raise OptionError(f"{made.name}: expected a {name} above 0 and at most 1, found {value:g}")
+        if name == "rank" and value < 1:
+            raise OptionError(f"{made.name}: expected a rank of at least 1, found {value}")
+        if name == "budget":
+            Budget.parse(value)
+    return next(iter(told), None)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
+from tersor.backends.base import Backend
+from tersor.backends.catalogue import create, find
 from tersor.examples.data import data_dir
 from tersor.ir.compare import compare
 from tersor.ir.feeds import random_feeds
@@ -32,6 +34,13 @@ def data_folder() -> Path:
     if folder is None:
         pytest.skip("no data folder: neither TERSOR_DATA nor ../shared/data is one")
     return folder
+
+
+def installed(backend: str) -> Backend:
+    """A backend on one thread; the test that asks skips where its runtime is not installed."""
+    if find(backend).version() is None:
+        pytest.skip(f"{backend} is not installed")
+    return create(f"{backend}{{threads=1}}")
 
 
 def apply(made: Pass, model: ir.Model) -> list[str]:

@@ -82,13 +82,7 @@ class CodeEmbedding(WordsPass):
     iterations: int = 6
 
     def __post_init__(self) -> None:
-        sizes = {name: getattr(self, name) for names in _SIZES.values() for name in names}
-        for option, value in sizes.items():
-            if value is not None and option not in _SIZES[self.method]:
-                raise OptionError(
-                    f"{self.name}: method={self.method} does not take {option}={value}; it takes "
-                    f"{', '.join(_SIZES[self.method])}"
-                )
+        sizes = self.takes(self.method, _SIZES)
         self.check(sizes | {"iterations": self.iterations}, {"width": 0, "entries": 2, "iterations": 0})
         if self.entries is not None and self.entries > 1 << 16:
             raise OptionError(f"{self.name}: expected entries of at most 65536, found {self.entries}")

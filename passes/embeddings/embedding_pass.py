@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -94,6 +94,16 @@ class EmbeddingPass(Pass):
         make = self.maker(model, chosen, context)
         for table, miss in verdicts:
             yield table, miss or late[table] or make(table, seen.get(table))
+
+    def takes(self, method: str, options: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+        """Options of all methods, as they are given. Raises OptionError for one that this method does not take."""
+        given = {name: getattr(self, name) for names in options.values() for name in names}
+        for name, value in given.items():
+            if value is not None and name not in options[method]:
+                raise OptionError(
+                    f"{self.name}: method={method} does not take {name}={value}; it takes {', '.join(options[method])}"
+                )
+        return given
 
     def check(self, sizes: dict[str, int | None], least: dict[str, int]) -> None:
         """Raises OptionError for options that are out of their range. sizes: those of the method that are given."""

@@ -43,6 +43,9 @@ from .blocked import BESIDE, Blocked, place_bytes
 from .embedding_pass import EmbeddingPass, Stand, smaller
 from .methods.blocks import RoomError, blocks, whole
 
+#: Options of each method.
+_SIZES = {"low-rank": ("rank",), "blocks": ("blocks", "refine")}
+
 
 @dataclass(frozen=True, kw_only=True)
 class FactorizeEmbedding(EmbeddingPass):
@@ -74,16 +77,10 @@ class FactorizeEmbedding(EmbeddingPass):
     metric: Literal["products", "none"] = "products"
 
     def __post_init__(self) -> None:
-        for option, value, fits in (
-            ("rank", self.rank, "low-rank"),
-            ("blocks", self.blocks, "blocks"),
-            ("refine", self.refine, "blocks"),
-        ):
-            if value is not None and self.method != fits:
-                raise OptionError(f"{self.name}: {option}={value} is for method={fits}, found method={self.method}")
+        sizes = self.takes(self.method, _SIZES)
         if self.ratio is not None and self.rank is not None:
             raise OptionError(f"{self.name}: expected ratio or rank, found both")
-        self.check({"rank": self.rank, "blocks": self.blocks, "refine": self.refine}, {"refine": 0})
+        self.check(sizes, {"refine": 0})
 
     def maker(
         self, model: ir.Model, chosen: Sequence[Table], context: Context

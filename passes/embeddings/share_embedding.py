@@ -100,13 +100,7 @@ class ShareEmbedding(WordsPass):
     iterations: int = 4
 
     def __post_init__(self) -> None:
-        given = {name: getattr(self, name) for names in _OPTIONS.values() for name in names}
-        for option, value in given.items():
-            if value is not None and option not in _OPTIONS[self.method]:
-                raise OptionError(
-                    f"{self.name}: method={self.method} does not take {option}={value}; it takes "
-                    f"{', '.join(_OPTIONS[self.method])}"
-                )
+        given = self.takes(self.method, _OPTIONS)
         sizes = {name: given[name] for name in ("pool", "width", "common", "nonzeros")}
         least = {
             "pool": 2,

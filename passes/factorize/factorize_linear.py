@@ -32,7 +32,7 @@ from ..choosing import Choice, Verdict, outcome
 from ..drop import Form
 from ..fitting import repairable
 from ..pairs import paired, pairs
-from ..ranks import Way
+from ..ranks import Way, amount
 from ..seen import inputs
 from .beside import Beside, Residual
 from .costs import Costs, Counted, Timed
@@ -93,20 +93,9 @@ class FactorizeLinear(Pass):
     ignore: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        told = [name for name in ("ratio", "rank", "energy") if getattr(self, name) is not None]
-        told += ["budget"] if self.budget else []
-        if len(told) > 1:
-            raise OptionError(
-                f"{self.name}: expected one of ratio, budget, rank and energy, found {' and '.join(told)}"
-            )
-        for name in ("ratio", "energy"):
-            share = getattr(self, name)
-            if share is not None and not 0 < share <= 1:
-                raise OptionError(f"{self.name}: expected a {name} above 0 and at most 1, found {share:g}")
-        if self.rank is not None and self.rank < 1:
-            raise OptionError(f"{self.name}: expected a rank of at least 1, found {self.rank}")
-        if self.scope == "layer" and told not in ([], ["ratio"]):
-            raise OptionError(f"{self.name}: scope=layer is of a ratio, found {told[0]}")
+        told = amount(self, "ratio", "budget", "rank", "energy")
+        if self.scope == "layer" and told not in (None, "ratio"):
+            raise OptionError(f"{self.name}: scope=layer is of a ratio, found {told}")
         if self.multiple < 1 or self.probes < 1:
             raise OptionError(f"{self.name}: expected a multiple and probes of at least 1")
         self._check_residual()

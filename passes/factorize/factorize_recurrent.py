@@ -37,7 +37,7 @@ from ..choosing import Choice, Verdict, outcome
 from ..edit import declare_functions
 from ..importance import DAMPING
 from ..numerics.arrays import Floats
-from ..ranks import Way, fastest, grid, ways
+from ..ranks import Way, amount, fastest, grid, ways
 from ..seen import Seen, inputs
 from .projected import unprojected
 from .projecting import Projecting, told
@@ -85,18 +85,7 @@ class FactorizeRecurrent(Pass):
     ignore: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        given = [name for name in ("ratio", "rank", "energy") if getattr(self, name) is not None]
-        given += ["budget"] if self.budget else []
-        if len(given) > 1:
-            raise OptionError(
-                f"{self.name}: expected one of ratio, budget, rank and energy, found {' and '.join(given)}"
-            )
-        for name in ("ratio", "energy"):
-            share = getattr(self, name)
-            if share is not None and not 0 < share <= 1:
-                raise OptionError(f"{self.name}: expected a {name} above 0 and at most 1, found {share:g}")
-        if self.rank is not None and self.rank < 1:
-            raise OptionError(f"{self.name}: expected a rank of at least 1, found {self.rank}")
+        amount(self, "ratio", "budget", "rank", "energy")
         if self.budget and Budget.parse(self.budget).unit != "bytes":
             raise OptionError(f"{self.name}: expected a budget of bytes, found {self.budget!r}")
         if self.multiple < 1:

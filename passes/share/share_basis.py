@@ -37,6 +37,7 @@ from ..moments import biased
 from ..numerics.arrays import Floats
 from ..numerics.gram import centred
 from ..pairs import paired, pairs, split
+from ..ranks import amount
 from ..seen import Seen, inputs
 from ..statistics import Calibration
 from ..trail import Trail
@@ -85,12 +86,7 @@ class ShareBasis(Pass):
     ignore: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.ratio is not None and not 0 < self.ratio <= 1:
-            raise OptionError(f"{self.name}: expected a ratio above 0 and at most 1, found {self.ratio:g}")
-        if self.ratio is not None and self.rank is not None:
-            raise OptionError(f"{self.name}: expected a ratio or a rank, found both")
-        if self.rank is not None and self.rank < 1:
-            raise OptionError(f"{self.name}: expected a rank of at least 1, found {self.rank}")
+        amount(self, "ratio", "rank")
         if self.group < 0 or self.multiple < 1 or self.draws < 1:
             raise OptionError(
                 f"{self.name}: expected a group of at least 0, a multiple and draws of at least 1, found "

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 import pytest
-from tersor.backends.catalogue import create, find
 from tersor.ir.compare import compare
 from tersor.ir.level import Level, Signature, violations
 from tersor.ir.runner import runner
@@ -19,7 +18,7 @@ from tersor.passes.pipeline import Pipeline
 from tersor.passes.report import Size
 from tersor.passes.run import run_pipeline
 from tersor.tests.passes.models import MODELS, SMALL, example
-from tersor.tests.support import REORDERED
+from tersor.tests.support import REORDERED, installed
 
 BACKENDS = ("onnxruntime", "openvino", "torch")
 
@@ -78,9 +77,7 @@ def fires_or_says_why_not(row: Row, passes: str, name: str, folder: Path) -> Non
 
 def agrees(model: ir.Model, name: str, backend: str, folder: Path) -> None:
     """Whether a backend gives what the graph does; the test skips where it is not installed."""
-    if find(backend).version() is None:
-        pytest.skip(f"{backend} is not installed")
-    made, lowered = create(f"{backend}{{threads=1}}"), model.clone()
+    made, lowered = installed(backend), model.clone()
     run_pipeline(made.pipeline(), lowered)
     assert violations(lowered, Level.LOWERED, signature=Signature.of(model)) == []
     assert compare(runner(model), made.compile(lowered), example(name, folder).feeds[:2]).within(REORDERED)

@@ -7,13 +7,14 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 import pytest
-from tersor.backends.catalogue import BACKENDS, create, find
+from tersor.backends.catalogue import BACKENDS
 from tersor.ir.compare import compare
 from tersor.ir.feeds import random_feeds
 from tersor.ir.text import graph
 from tersor.passes.base import Context
 from tersor.passes.quantize.quantize_dynamic import QuantizeDynamic
 from tersor.passes.run import run_pipeline
+from tersor.tests.support import installed
 
 #: Of the answers. Quantized activations are 8 bits wide, and each backend rounds at places of its own.
 TOLERANCE = 0.03
@@ -73,14 +74,12 @@ def encoder() -> ir.Model:
 def test_backends_agree_with_the_graph(
     backend: str, rows: bool, embeddings: bool, headroom: Literal["pairs", "bits"]
 ) -> None:
-    if find(backend).version() is None:
-        pytest.skip(f"{backend} is not installed")
     model = encoder()
     feeds = random_feeds(model, {"batch": 3, "sequence": 20})
     original = model.clone()
     QuantizeDynamic(rows=rows, embeddings=embeddings, headroom=headroom).apply(model, Context())
     quantized = model.clone()
-    made = create(f"{backend}{{threads=1}}")
+    made = installed(backend)
     run_pipeline(made.pipeline(), model)
     session = made.compile(model)
     assert compare(quantized, session, feeds).within(TOLERANCE)

@@ -10,7 +10,6 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import tersor
-from tersor.backends.catalogue import create, find
 from tersor.examples import g2p, silero
 from tersor.ir.compare import compare
 from tersor.ir.errors import UnsupportedError
@@ -20,7 +19,7 @@ from tersor.passes.pipeline import Pipeline
 from tersor.passes.presets import RAISING
 from tersor.passes.run import Verify, run_pipeline
 from tersor.passes.statistics import Calibration
-from tersor.tests.support import distance
+from tersor.tests.support import distance, installed
 
 Feeds = Mapping[str, np.ndarray]
 
@@ -90,11 +89,9 @@ def test_little_is_lost(data_dir: Path, name: str, passes: str) -> None:
 @pytest.mark.parametrize("passes", PASSES)
 @pytest.mark.parametrize("name", MODELS)
 def test_backends_agree_with_the_graph(data_dir: Path, name: str, passes: str, backend: str) -> None:
-    if find(backend).version() is None:
-        pytest.skip(f"{backend} is not installed")
     _, feeds = original(name)
     model = quantized(name, passes).clone()
-    made = create(f"{backend}{{threads=1}}")
+    made = installed(backend)
     run_pipeline(made.pipeline(), model)
     if backend == "openvino" and "computed" in passes:
         # its frontend converts no Scan that reads a computed value of the graph around it

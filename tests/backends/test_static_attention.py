@@ -8,7 +8,6 @@ from pathlib import Path
 
 import onnx_ir as ir
 import pytest
-from tersor.backends.catalogue import create, find
 from tersor.backends.onnxruntime.lowering import LOWERING
 from tersor.ir.compare import compare
 from tersor.ir.runner import runner
@@ -18,6 +17,7 @@ from tersor.passes.run import run_pipeline
 from tersor.passes.statistics import Calibration
 from tersor.passes.verify import allowed, worst_loss
 from tersor.tests.backends.test_static_models import Feeds, original
+from tersor.tests.support import installed
 
 pytestmark = pytest.mark.slow
 
@@ -44,10 +44,8 @@ def test_little_is_lost(data_dir: Path, passes: str) -> None:
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "torch"])
 def test_backends_agree_with_the_graph(data_dir: Path, backend: str) -> None:
     """A number that falls on the other side of a half moves others: what differs stays below what int8 costs."""
-    if find(backend).version() is None:
-        pytest.skip(f"{backend} is not installed")
     source, whole, feeds = quantized(WHOLE)
-    model, made = whole.clone(), create(f"{backend}{{threads=1}}")
+    model, made = whole.clone(), installed(backend)
     run_pipeline(made.pipeline(), model)
     session = made.compile(model)
     cost = compare(runner(source), runner(whole), feeds[:1]).relative_l2

@@ -11,7 +11,6 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import tersor
-from tersor.backends.catalogue import create, find
 from tersor.backends.onnxruntime.lowering import LOWERING
 from tersor.examples import babyllama, g2p, minilm, silero
 from tersor.ir.compare import compare
@@ -21,7 +20,7 @@ from tersor.passes.pipeline import Pipeline
 from tersor.passes.presets import RAISING
 from tersor.passes.run import run_pipeline
 from tersor.passes.statistics import Calibration
-from tersor.tests.support import distance
+from tersor.tests.support import distance, installed
 
 Feeds = Mapping[str, np.ndarray]
 
@@ -93,10 +92,8 @@ def test_little_is_lost(data_dir: Path, name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_backends_agree_with_the_graph(data_dir: Path, name: str, backend: str) -> None:
     """A number that falls on the other side of a half moves others: what differs stays below what int8 costs."""
-    if find(backend).version() is None:
-        pytest.skip(f"{backend} is not installed")
     (source, feeds), model = original(name), quantized(name).clone()
-    made = create(f"{backend}{{threads=1}}")
+    made = installed(backend)
     run_pipeline(made.pipeline(), model)
     session = made.compile(model)
     cost = compare(runner(source), runner(quantized(name)), feeds[:1]).relative_l2

@@ -18,6 +18,7 @@ from tersor.passes.embeddings.factorize_embedding import FactorizeEmbedding
 from tersor.passes.lookups import tables
 from tersor.passes.quantize.quantize_dynamic import QuantizeDynamic
 from tersor.tests.passes.corpus_factorize import low_rank
+from tersor.tests.passes.embeddings import words
 from tersor.tests.passes.embeddings.words import IDS, WIDTH, WORDS, calibrated, check_backend, check_half, normal
 from tersor.tests.support import ROUNDED, apply, distance, inside_if, misses, on_onnxruntime
 
@@ -279,21 +280,12 @@ def test_factors_can_be_quantized() -> None:
 # leaves alone
 
 LEFT: dict[str, tuple[Callable[[], ir.Model], dict[str, object], str]] = {
-    "given out": (lambda: graph("y = Gather(t, ids)", inputs=IDS, outputs=["y", "t"], t=T), {}, "output"),
-    "read otherwise": (
-        lambda: graph("a = Gather(t, ids)", "s = ReduceSum(t)", "y = Add(a, s)", inputs=IDS, t=T), {}, "read",
-    ),
-    "along columns": (lambda: graph("y = Gather{axis=1}(t, ids)", inputs=IDS, t=T), {}, "axis"),
-    "small": (lookup, {"smallest": WORDS * WIDTH + 1}, "size"),
-    "not chosen": (lookup, {"only": ("w",)}, "only"),
-    "ignored": (lookup, {"ignore": ("kind:embedding",)}, "ignore"),
-    "a head that stays": (tied, {"heads": "none"}, "heads"),
+    **{name: words.LEFT[name] for name in words.LEFT if name != "no room"},
     "rank above full": (lookup, {"method": "low-rank", "rank": WIDTH + 1}, "rank"),
     "full rank": (lookup, {"method": "low-rank", "rank": WIDTH}, "bytes"),
     "no room": (lookup, {"method": "low-rank", "ratio": 0.05}, "ratio"),
     "no room for blocks": (lookup, {"ratio": 0.1}, "ratio"),
     "narrow": (lambda: lookup(normal(WORDS, 1)), {}, "ratio"),
-    "not finite": (lambda: lookup(T * np.float32("inf")), {}, "finite"),
     "factored": (
         lambda: graph("e = Gather(t, ids)", "y = MatMul(e, w)", inputs=IDS, t=T, w=normal(WIDTH, 3 * WIDTH)), {},
         "factored",
@@ -350,11 +342,11 @@ def test_a_head_stays_where_it_would_be_slower() -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"rank": 4}, "rank=4 is for method=low-rank"),
+        ({"rank": 4}, "method=blocks does not take rank=4"),
         ({"method": "low-rank", "rank": 0}, "rank of at least 1"),
         ({"method": "low-rank", "rank": 4, "ratio": 0.5}, "ratio or rank"),
-        ({"method": "low-rank", "blocks": 4}, "blocks=4 is for method=blocks"),
-        ({"method": "low-rank", "refine": 4}, "refine=4 is for method=blocks"),
+        ({"method": "low-rank", "blocks": 4}, "method=low-rank does not take blocks=4"),
+        ({"method": "low-rank", "refine": 4}, "method=low-rank does not take refine=4"),
         ({"blocks": 0}, "blocks of at least 1"),
         ({"refine": -1}, "refine of at least 0"),
         ({"ratio": 0.0}, "ratio between 0 and 1"),

@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
-import pytest
-from tersor.backends.catalogue import create
 from tersor.ir.level import Level, Signature, violations
 from tersor.ir.runner import runner
 from tersor.ir.text import graph
@@ -18,7 +16,7 @@ from tersor.passes.lookups import tables
 from tersor.passes.replacing import Lookup
 from tersor.passes.run import Verify, run_pipeline
 from tersor.passes.statistics import Calibration
-from tersor.tests.support import ROUNDED, distance, inside_if, on_onnxruntime
+from tersor.tests.support import ROUNDED, distance, inside_if, installed, on_onnxruntime
 
 IDS = {"ids": "int64[batch, time]"}
 WORDS, WIDTH = 256, 16
@@ -204,11 +202,10 @@ def check_ratio(made: EmbeddingPass) -> None:
 
 def check_backend(made: EmbeddingPass, backend: str) -> None:
     """A backend computes what ONNX Runtime does with the table that stands there."""
-    pytest.importorskip(backend)
+    target = installed(backend)
     model, feeds = tied(), {"ids": np.array([[0, 5, -1, 200], [255, 1, 1, 7]])}
     expected = on_onnxruntime(with_table(tied(), stand(made).dense()), feeds)
     made.apply(model, Context())
-    target = create(backend)
     run_pipeline(target.pipeline(), model, verify=Verify.OFF, undo=False)
     found = target.compile(model).run(feeds)
     assert distance([*found.values()], expected) < 10 * ROUNDED[np.float32]

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 import pytest
-from tersor.backends.catalogue import create, find
 from tersor.ir.compare import compare
 from tersor.ir.errors import OptionError
 from tersor.ir.feeds import random_feeds
@@ -33,7 +32,7 @@ from tersor.tests.passes.factorize.recurrent import (
     numbers,
     stacked,
 )
-from tersor.tests.support import ROUNDED, apply, distance, holds, inside_if, misses
+from tersor.tests.support import ROUNDED, apply, distance, holds, inside_if, installed, misses
 
 #: Every kind of layer, with what the steps written out do not take.
 KINDS: Mapping[str, tuple[Mapping[str, object], str]] = {
@@ -74,13 +73,11 @@ def test_weights_of_few_directions_lose_nothing(name: str, recurrent: str) -> No
 @pytest.mark.parametrize("recurrent", ["weight", "loop"])
 @pytest.mark.parametrize("name", ["LSTM, both", "GRU, reverse", "GRU, before the reset", "RNN, forward"])
 def test_every_runtime_computes_what_the_graph_says(name: str, recurrent: str, backend: str) -> None:
-    if find(backend).version() is None:
-        pytest.skip(f"{backend} is not installed")
     model = stacked(**KINDS[name][0])  # type: ignore[arg-type]
     factored(FactorizeRecurrent(rank=4, recurrent=recurrent), model)  # type: ignore[arg-type]
     feeds = random_feeds(model, SIZES, seed=1)
     expected = runner(model)(feeds)
-    target = create(backend)
+    target = installed(backend)
     run_pipeline(target.pipeline(), model, verify=Verify.OFF)
     found = target.compile(model).run(feeds)
     assert distance([found[each] for each in expected], list(expected.values())) <= ROUNDED[np.float32]

@@ -5,16 +5,14 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from tersor.backends.catalogue import create, find
 from tersor.ir.compare import compare
-from tersor.ir.errors import UnsupportedError
 from tersor.ir.feeds import random_feeds
 from tersor.ir.runner import runner
 from tersor.ir.text import graph
 from tersor.passes.base import Context
 from tersor.passes.factorize.factorize_tensor import FactorizeTensor
 from tersor.passes.run import Verify, run_pipeline
-from tersor.tests.support import REORDERED
+from tersor.tests.support import REORDERED, installed
 
 RNG = np.random.default_rng(3)
 FORMATS = ["tt", "tucker", "cp", "block-term", "kronecker"]
@@ -47,16 +45,12 @@ MODELS: dict[str, ir.Model] = {
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino", "torch"])
 def test_every_target_runs_every_format(target: str, format: str, name: str) -> None:
-    try:
-        find(target)
-    except UnsupportedError as error:
-        pytest.skip(str(error))
     model = MODELS[name].clone()
     made = FactorizeTensor(format=format, ratio=0.3, smallest=1, embeddings=True, convolutions=True)
     outcome = made.apply(model, Context())
     assert outcome.matches == 1
     expected, feeds = runner(model.clone()), random_feeds(model)
-    backend = create(target)
+    backend = installed(target)
     run_pipeline(backend.pipeline(), model, verify=Verify.OFF)
     assert backend.supports(model) == []
     assert compare(expected, backend.compile(model).run, [feeds]).within(REORDERED)

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import tersor
-from tersor.backends.catalogue import BACKENDS, create, find
+from tersor.backends.catalogue import BACKENDS
 from tersor.benchmarks._calibration import sentences
 from tersor.examples import babyllama, minilm
 from tersor.ir.compare import compare
@@ -22,7 +22,7 @@ from tersor.passes.prune.slice_hidden import SliceHidden
 from tersor.passes.run import Verify, run_pipeline
 from tersor.passes.statistics import Calibration
 from tersor.passes.verify import allowed
-from tersor.tests.support import REORDERED
+from tersor.tests.support import REORDERED, installed
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("data_dir")]
 
@@ -90,12 +90,10 @@ def test_repair_on_text_of_its_kind_helps_a_decoder() -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", MODELS)
 def test_backends_agree_with_the_graph(name: str, backend: str) -> None:
-    if find(backend).version() is None:
-        pytest.skip(f"{backend} is not installed")
     plain, feeds = MODELS[name]()
     model = plain.clone()
     SliceHidden(repair=False).apply(model, Context(calibration=Calibration(feeds[::2])))
     sliced = model.clone()
-    target = create(f"{backend}{{threads=1}}")
+    target = installed(backend)
     run_pipeline(target.pipeline(), model, verify=Verify.OFF)
     assert compare(sliced, target.compile(model), feeds[0]).within(REORDERED)

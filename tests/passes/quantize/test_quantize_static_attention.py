@@ -8,7 +8,6 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
-from tersor.backends.catalogue import create, find
 from tersor.ir.compare import compare
 from tersor.ir.errors import OptionError
 from tersor.ir.feeds import random_feeds
@@ -27,7 +26,7 @@ from tersor.passes.run import run_pipeline
 from tersor.passes.statistics import Calibration
 from tersor.passes.verify import allowed, worst_loss
 from tersor.tests.backends.openvino.test_decompose_attention import FOUR, MASK, PAST, THREE, VARIANTS
-from tersor.tests.support import distance, inside_if, misses
+from tersor.tests.support import distance, inside_if, installed, misses
 
 Feeds = Mapping[str, np.ndarray]
 Wide = NDArray[np.float64]
@@ -262,14 +261,12 @@ class TestFormula:
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "torch"])
 @pytest.mark.parametrize("name", CASES)
 def test_backends_agree_with_the_graph(name: str, backend: str) -> None:
-    if find(backend).version() is None:
-        pytest.skip(f"{backend} is not installed")
     model = CASES[name]
     feeds = feeds_of(model)
     for options in ({}, {"type": "int8", "headroom": "none", "shares": "row"}):
         after, _ = applied(model, feeds, **options)
         lowered = after.clone()
-        made = create(f"{backend}{{threads=1}}")
+        made = installed(backend)
         run_pipeline(made.pipeline(), lowered)
         found = made.compile(lowered).run(feeds)
         wanted, plain = runner(after)(feeds), runner(model)(feeds)

@@ -20,7 +20,7 @@ from tersor.passes.report import Size
 from tersor.passes.share.loop_layers import LoopLayers
 from tersor.passes.share.share_identical import ShareIdentical
 from tersor.tests.passes.corpus_share import equal_layers, layer, layers
-from tersor.tests.support import REORDERED, ROUNDED, apply, distance, holds, misses, on_onnxruntime
+from tersor.tests.support import REORDERED, ROUNDED, apply, distance, holds, installed, misses, on_onnxruntime
 
 
 def loops(model: ir.Model) -> list[ir.Node]:
@@ -157,6 +157,7 @@ def test_onnxruntime_runs_it_as_it_is() -> None:
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "torch"])
 def test_every_backend_runs_it(backend: str, tmp_path: Path) -> None:
+    installed(backend)
     model, looped = equal_layers(), equal_layers()
     LoopLayers().apply(looped, Context())
     feeds = random_feeds(model)

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 import pytest
-from tersor.backends.catalogue import create, find
 from tersor.ir.errors import OptionError
 from tersor.ir.feeds import random_feeds
 from tersor.ir.level import Level, Signature, violations
@@ -22,7 +21,7 @@ from tersor.passes.share.share_hashed import ShareHashed
 from tersor.passes.statistics import Calibration
 from tersor.tests.passes.corpus_share import shared_basis
 from tersor.tests.passes.quantize.holding import HELD, LEFT, normal
-from tersor.tests.support import ROUNDED, apply, distance, holds, misses, on_onnxruntime
+from tersor.tests.support import ROUNDED, apply, distance, holds, installed, misses, on_onnxruntime
 
 #: Kinds of sites that options take in, and no weights too small.
 ALL = {"smallest": 1, "embeddings": True, "convolutions": True}
@@ -61,14 +60,12 @@ def test_every_kind_of_site_answers_as_the_shared_numbers_do(name: str, method: 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "torch"])
 def test_every_runtime_finds_the_same_places(backend: str) -> None:
-    if find(backend).version() is None:
-        pytest.skip(f"{backend} is not installed")
     for name in ("matmul", "table", "lstm", "conv"):
         model = HELD[name].model
         shared(ShareHashed(method="hashed", ratio=0.2, **ALL), model)  # type: ignore[arg-type]
         feeds = random_feeds(model, seed=1)
         expected = runner(model)(feeds)
-        target = create(backend)
+        target = installed(backend)
         run_pipeline(target.pipeline(), model, verify=Verify.OFF)
         found = target.compile(model).run(feeds)
         assert distance([found[each] for each in expected], list(expected.values())) <= ROUNDED[np.float32]

@@ -18,7 +18,7 @@ from tersor.passes.presets import RAISING
 from tersor.passes.report import Size
 from tersor.passes.share.loop_layers import LoopLayers
 from tersor.passes.share.share_identical import ShareIdentical
-from tersor.tests.support import REORDERED, apply, distance, holds
+from tersor.tests.support import REORDERED, apply, distance, holds, installed
 from torch import Tensor, nn
 
 TABLE = np.random.default_rng(0).standard_normal((64, 16)).astype(np.float32)
@@ -154,6 +154,7 @@ def exported(folder: Path) -> Path:
 
 
 def compiled(model: object, backend: str, folder: Path, passes: str = "") -> tersor.Artifact:
+    installed(backend)
     return tersor.compile(
         model, target=f"{backend}{{threads=1}}", passes=passes, output=folder, verify="off", size_first=True
     )
