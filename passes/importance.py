@@ -56,8 +56,8 @@ def columns(
     for probe in _draws(model, [site for group in groups for site in group], context, drop, count):
         total += probe.rows
         for group, side, each in zip(groups, sides, found, strict=True):
-            drawn = [np.divide(matrix(site, probe.gradients[site.weight]), site.alpha) for site in group]
-            white = side.solve(np.concatenate(drawn, axis=1, dtype=np.float64), turned=True).astype(np.float32)
+            drawn = [np.divide(matrix(site, probe.gradients[site.weight]), np.float32(site.alpha)) for site in group]
+            white = side.solve(np.concatenate(drawn, axis=1, dtype=np.float32), turned=True)
             each += white.T @ white
     return [each / (max(total, 1) * group[0].in_features) for group, each in zip(groups, found, strict=True)]
 

@@ -197,8 +197,8 @@ def _streams(original: ir.Model, model: ir.Model, site: Site, origins: Origins) 
     then, _ = origins.get(target.stream, (target.stream, None))
     return [
         Part(model, read.name or "", read, site.axis),
-        Part(original, then, read, site.output_axis, keep=True),
-        *([] if target.residual is None else [Part(model, target.residual, read, site.output_axis, keep=True)]),
+        Part(original, then, read, site.output_axis),
+        *([] if target.residual is None else [Part(model, target.residual, read, site.output_axis)]),
     ]
 
 

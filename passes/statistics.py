@@ -81,8 +81,8 @@ class Statistics:
 class Part:
     """A value of a model by name, its features along `axis`, for `Calibration.together`.
 
-    like: a value whose dimensions, but for features, are its own; of whichever model. keep: whether a trail is to keep
-    it.
+    like: a value whose dimensions, but for features, are its own; of whichever model. keep: whether a trail keeps it
+    even where all that reads it has run, as that is going to change.
     """
 
     model: ir.Model
@@ -171,6 +171,12 @@ class Calibration:
             for key, model in models.items()
         }
         left = {key: wanted[key].keys() - fed - tail.known.keys() for key, tail in tails.items()}
+        ahead: dict[int, set[str]] = {key: set() for key in models}
+        if trail is not None:
+            for key, model in models.items():
+                told = {name for name, part in wanted[key].items() if part.keep}
+                ahead[key] = told | trail.ahead(model, wanted[key])
+        asked = {key: wanted[key].keys() | ahead[key] for key in models}
         watchers = {key: Watcher(tails[key].model, hold) for key in models if left[key]}
         kept: dict[int, dict[str, list[Array]]] = {key: {} for key in models}
         if self.progress is not None:
@@ -179,10 +185,10 @@ class Calibration:
             seen: dict[int, dict[str, Array]] = {}
             for key, tail in tails.items():
                 there = seen[key] = {name: np.asarray(feeds[name]) for name in wanted[key].keys() & fed}
-                there |= {name: tail.known[name][number] for name in wanted[key].keys() & tail.known.keys()}
+                there |= {name: array[number] for name, array in tail.known.items() if name in asked[key]}
                 if left[key]:
-                    there |= _several(watchers[key], tail.feeds(feeds, number), left[key], number + 1)
-                for name in (name for name, part in wanted[key].items() if part.keep and trail is not None):
+                    there |= _several(watchers[key], tail.feeds(feeds, number), left[key], ahead[key], number + 1)
+                for name in ahead[key] & there.keys():
                     # what runs next may write over it
                     kept[key].setdefault(name, []).append(there[name].copy())
             rows = []
@@ -256,15 +262,19 @@ class Calibration:
         return done
 
 
-def _several(watcher: Watcher, feeds: Feeds, names: Collection[str], number: int) -> dict[str, Array]:
-    """Some values of a model on one batch, by name."""
+def _several(
+    watcher: Watcher, feeds: Feeds, names: Collection[str], others: Collection[str], number: int
+) -> dict[str, Array]:
+    """Some values of a model on one batch, by name, and of others those that are computed on the way."""
     seen: dict[str, Array] = {}
+    left = {*names, *others}
 
     def see(name: str, array: Array) -> bool:
         seen[name] = array
-        return len(seen) < len(set(names))
+        left.discard(name)
+        return bool(left)
 
-    watcher.watch(feeds, names, see)
+    watcher.watch(feeds, left.copy(), see)
     missing = sorted(set(names) - seen.keys())
     if missing:
         raise ModelError(f"calibration: the value {missing[0]!r} is not computed on batch {number} of the data")

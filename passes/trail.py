@@ -93,6 +93,10 @@ class Trail:
             return Tail(model, {})
         return tail_of(model, [values[name] for name in names if name not in known], known)
 
+    def ahead(self, model: ir.Model, names: Collection[str]) -> set[str]:
+        """What to keep of a run for the values of these names, by name: the next then starts where this ends."""
+        return {value.name or "" for value in _alive(model, names, self._kept.get(Same(model), {}).keys())}
+
     def keep(self, model: ir.Model, seen: Mapping[str, Sequence[Array]]) -> None:
         """Remember arrays of values by name, one a batch, in the place of what was kept of that model."""
         numbers = {value.name or "": past for value, past in self._past(model).items()}
@@ -136,6 +140,23 @@ def unchanged(model: ir.Model, changing: Set[ir.Node]) -> list[ir.Value]:
     if met != changing:
         raise ValueError(f"expected nodes of the model, found {next(iter(changing - met)).name!r} of another")
     return [value for value in found if value.producer() not in behind and value in moving]
+
+
+def _alive(model: ir.Model, wanted: Collection[str], known: Collection[str]) -> list[ir.Value]:
+    """Of the values that some values follow from, these too, and of those that are known: what nodes read that none of
+    them follows from. What follows from no input of the model is left out, and so are the inputs.
+    """
+    run: set[ir.Node] = set()
+    for node in reversed(model.graph):
+        if any(value.name in wanted or not run.isdisjoint(value.consumers()) for value in node.outputs):
+            run.add(node)
+    moving, found = set(model.graph.inputs), list[ir.Value]()
+    for node in model.graph:
+        if not moving.isdisjoint(node.inputs):
+            moving.update(node.outputs)
+            there = node.outputs if node in run else [value for value in node.outputs if value.name in known]
+            found += [value for value in there if not run.issuperset(value.consumers())]
+    return found
 
 
 def _starts(wanted: Iterable[ir.Value], known: Collection[str]) -> list[ir.Value] | None:

@@ -82,7 +82,7 @@ class FactorizeLinear(Pass):
     joint: Literal["auto", "together", "apart"] = "auto"
     multiple: int = 8
     drop: Form = "cosine"
-    probes: int = 64
+    probes: int = 32
     repair: bool = True
     residual: Residual = "none"
     keep: float | None = None

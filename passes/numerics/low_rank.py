@@ -18,12 +18,16 @@ by another of lower rank, 1936; Mirsky, 1960. L and R say what an error of an in
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..edit import Array
 from .arrays import Floats, check, vector
 from .gram import check_gram, damped
+
+F = TypeVar("F", bound=np.floating)
 
 
 @dataclass(frozen=True)
@@ -159,16 +163,18 @@ class Side:
         found: Floats = self.root[:, None] * array if self.root.ndim == 1 else self.root @ array
         return found
 
-    def solve(self, array: Floats, *, turned: bool = False) -> Floats:
-        """What L, or L.T, times gives the array."""
+    def solve(self, array: NDArray[F], *, turned: bool = False) -> NDArray[F]:
+        """What L, or L.T, times gives the array, in its type."""
         if self.root is None:
             return array
-        if self.root.ndim == 1:
-            found: Floats = array / self.root[:, None]
-            return found
+        root: NDArray[np.floating] = self.root.astype(array.dtype, copy=False)
+        if root.ndim == 1:
+            return (array / root[:, None]).astype(array.dtype)
         import torch
 
-        root = torch.from_numpy(self.root)
+        factor = torch.from_numpy(root)
         right = torch.from_numpy(np.ascontiguousarray(array))
-        solved: Floats = torch.linalg.solve_triangular(root.T if turned else root, right, upper=not turned).numpy()
+        solved: NDArray[F] = torch.linalg.solve_triangular(
+            factor.T if turned else factor, right, upper=not turned
+        ).numpy()
         return solved

@@ -58,10 +58,34 @@ def test_only_what_lies_behind_runs() -> None:
     assert left(trail, model, "b", "e") == ["c", "d", "e"]
 
 
-def test_nothing_is_kept_that_is_not_asked_to_be() -> None:
+def test_what_nothing_reads_any_more_is_kept_only_where_that_is_told() -> None:
+    model, calibration = chain(), data(chain())
+    for keep, again in ((False, list("abcdey")), (True, list("cd"))):
+        trail = Trail()
+        # of both, d alone is read by what has not run
+        seen(calibration, [part(model, "b", keep=keep), part(model, "d", keep=False)], trail)
+        assert left(trail, model, "e") == ["e"]
+        change(model, "v")
+        assert left(trail, model, "d") == again
+
+
+def test_one_run_after_another_computes_every_value_once() -> None:
     model, trail = chain(), Trail()
-    seen(data(model), [part(model, "b", keep=False)], trail)
-    assert left(trail, model, "d") == left(Trail(), model, "d")
+    calibration = data(model)
+    ran = []
+    for name in "bcdey":
+        ran += left(trail, model, name) if name != "b" else ["a", "b"]
+        seen(calibration, [part(model, name, keep=False)], trail)
+    assert ran == list("abcdey")
+
+
+def test_what_follows_from_weights_alone_is_not_kept() -> None:
+    model = graph(
+        "t = Transpose(u)", "a = MatMul(x, t)", "y = MatMul(a, t)", inputs={"x": "float[batch, 4]"}, u=weight(4, 4)
+    )
+    trail = Trail()
+    seen(data(model), [part(model, "a", keep=False)], trail)
+    assert trail.tail(model, ["y"]).known.keys() == {"a"}
 
 
 @pytest.mark.parametrize("names", [["d"], ["b", "y"], ["b"], ["x", "e"]])
@@ -108,14 +132,15 @@ def test_models_do_not_disturb_each_other() -> None:
         np.testing.assert_array_equal(found, wanted)
 
 
-def test_only_the_last_run_is_kept() -> None:
+def test_what_no_node_ahead_reads_is_forgotten() -> None:
     model, trail = chain(), Trail()
     calibration = data(model)
-    seen(calibration, [part(model, "b")], trail)
-    seen(calibration, [part(model, "c")], trail)
-    # d is the sum of b, which is forgotten, and c
-    assert left(trail, model, "d") == ["a", "b", "d"]
-    assert left(trail, model, "e") == ["a", "b", "d", "e"]
+    seen(calibration, [part(model, "c", keep=False)], trail)
+    # d is the sum of b, which is known too, and c
+    assert trail.tail(model, ["d"]).known.keys() == {"b", "c"}
+    seen(calibration, [part(model, "d", keep=False)], trail)
+    assert trail.tail(model, ["e"]).known.keys() == {"d"}
+    assert left(trail, model, "c") == ["a", "b", "c"]
 
 
 def test_graphs_that_nodes_hold_run_whole() -> None:

@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,6 +23,9 @@ from ...edit import Array
 from ...numerics.arrays import Floats
 from .network import Factor, along
 from .spectra import squares, sum_of, unfolding, within
+
+if TYPE_CHECKING:
+    import torch
 
 #: Rounds of HOOI, and the gain, as a share of the norm, below which it stops.
 _ROUNDS, _GAIN = 20, 1e-5
@@ -70,14 +74,17 @@ def tucker(tensor: Array, ranks: Sequence[int], start: Tucker | None = None, *, 
         bases = tuple(np.eye(wide.shape[axis], ranks[axis]) if axis in cut else None for axis in range(wide.ndim))
         return Tucker(np.zeros(tuple(ranks)), bases)
     tensorly, decomposition = _tensorly()
-    given = "svd" if start is None else (start.core, [base for base in start.bases if base is not None])
+    given: object = "svd"
+    if start is not None:
+        given = _torch(start.core), [_torch(base) for base in start.bases if base is not None]
     size = [ranks[axis] for axis in cut]
-    with tensorly.backend_context("numpy", local_threadsafe=True):
+    # numpy's LAPACK gives up on spectra that are cut sharply, as what other blocks leave is
+    with tensorly.backend_context("pytorch", local_threadsafe=True):
         (core, found), _ = decomposition.partial_tucker(
-            wide, size, modes=cut, init=given, n_iter_max=rounds, tol=_GAIN, random_state=0
+            _torch(wide), size, modes=cut, init=given, n_iter_max=rounds, tol=_GAIN, random_state=0
         )
-    by_axis = dict(zip(cut, found, strict=True))
-    return Tucker(np.asarray(core), tuple(by_axis.get(axis) for axis in range(wide.ndim)))
+    by_axis = {axis: np.asarray(base, np.float64) for axis, base in zip(cut, found, strict=True)}
+    return Tucker(np.asarray(core, np.float64), tuple(by_axis.get(axis) for axis in range(wide.ndim)))
 
 
 def most(shape: Sequence[int]) -> list[int]:
@@ -127,6 +134,13 @@ def feasible(ranks: Sequence[int], kept: Sequence[int] = ()) -> tuple[int, ...]:
 def held(shape: Sequence[int], ranks: Sequence[int]) -> int:
     """Numbers of the core and of the bases; an axis of full rank has none."""
     return math.prod(ranks) + sum(size * rank for size, rank in zip(shape, ranks, strict=True) if rank < size)
+
+
+def _torch(array: Floats) -> torch.Tensor:
+    # imported when it is needed
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(array))
 
 
 def _tensorly() -> tuple[ModuleType, ModuleType]:
