@@ -29,6 +29,7 @@ from tersor.passes.run import Verify, run_pipeline
 from tersor.passes.statistics import Calibration
 
 INT8, WEIGHTS = "quantize-dynamic{embeddings=true}", "quantize-weights{bits=8, embeddings=true}"
+CODED = "code-embedding{ratio=0.125}"
 THIN, SHARED, FEWER = "factorize-linear{ratio=0.6}", "share-basis{ratio=0.7}", "prune-neurons{ratio=0.25}"
 ROWS = {
     "int8": INT8,
@@ -43,6 +44,10 @@ ROWS = {
     "prune, factorise": f"{FEWER}, {THIN}",
     "factorise, prune": f"{THIN}, {FEWER}",
     "prune, factorise, int8": f"{FEWER}, {THIN}, {INT8}",
+    "codes": CODED,
+    "codes, int8": f"{CODED}, {INT8}",
+    "int8, codes": f"{INT8}, {CODED}",
+    "factorise, codes, int8": f"{THIN}, {CODED}, {INT8}",
 }
 ORIGINAL = "original"
 SENTENCES, BATCH, HELD = 1280, 32, 4
