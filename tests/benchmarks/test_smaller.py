@@ -20,6 +20,8 @@ from tersor.benchmarks import (
     prune,
     prune_peers,
     prune_trec,
+    share,
+    share_albert,
 )
 from tersor.passes.pipeline import Pipeline
 
@@ -30,6 +32,8 @@ TEXTS = {
     **{f"embedding, {name}": text.format(share=0.125) for name, text in embedding.METHODS.items()},
     **{f"embedding, {name}": text for name, text in embedding.BITS.items()},
     **{f"compositions, {name}": text for name, text in compositions.ROWS.items()},
+    **{f"share, {name}": text for name, text in share.ROWS.items()},
+    **{f"share_albert, {name}": text for name, text in share_albert.ROWS.items() if text},
     **{f"lstm_lm, {name}": text for name, text in lstm_lm.FACTORED.items()},
     **{f"prune_trec, {name}": text for name, text in prune_trec.ROWS.items()},
     **{f"prune_peers, {name}": row.passes for name, row in prune_peers.ROWS.items() if row.passes},
