@@ -170,7 +170,8 @@ def _by_unit(each: Units, value: ir.Value, at: int) -> Floats:
 def _unreadable(each: Units) -> Miss | None:
     """Why the outgoing weights of units cannot be added up."""
     weights = [value for value, _ in each.group.weights]
-    twice = next((value for value in weights if weights.count(value) > 1), None)
+    both = {site.weight for site in each.makers} & {site.weight for site in each.readers}
+    twice = next((value for value in weights if value in both or weights.count(value) > 1), None)
     if twice is not None:
         return Miss("stream", twice.name or "", "weights that either make units or read them", near=True)
     joint = next(

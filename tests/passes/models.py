@@ -60,6 +60,15 @@ def _encoder(folder: Path) -> tuple[ir.Model, list[Feeds]]:
     return model, [{"graphemes": g2p.graphemes(words)} for words in (["weights", "octopus"], ["quality", "example"])]
 
 
+def _decoder(folder: Path) -> tuple[ir.Model, list[Feeds]]:
+    source = g2p.decoder_source()
+    model = tersor.load(source.module, args=source.args, dynamic=source.dynamic)
+    rng = np.random.default_rng(0)
+    tokens = [rng.integers(0, len(g2p.PHONEMES), (32, 1)) for _ in range(2)]
+    states = [np.tanh(rng.standard_normal((1, 32, g2p.HIDDEN))).astype(np.float32) for _ in tokens]
+    return model, [{"phoneme": one, "hidden": state} for one, state in zip(tokens, states, strict=True)]
+
+
 def _language(folder: Path) -> tuple[ir.Model, list[Feeds]]:
     """The shape of an LSTM language model, with random weights."""
     import torch
@@ -118,13 +127,34 @@ def channels() -> ir.Model:
     )  # fmt: skip
 
 
+def copies() -> ir.Model:
+    """Words to scores by one table, stored for each, around three equal layers, stored for each."""
+    text, weights, stream = ["e = Gather(table, ids)"], dict[str, np.ndarray](), "e"
+    for at in range(3):
+        text += [
+            f"n{at} = LayerNormalization{{axis=-1}}({stream}, g{at}, b{at})", f"p{at} = MatMul(n{at}, u{at})",
+            f"h{at} = Add(p{at}, c{at})", f"r{at} = Gelu(h{at})", f"d{at} = MatMul(r{at}, v{at})",
+            f"s{at} = Add({stream}, d{at})",
+        ]  # fmt: skip
+        stream = f"s{at}"
+        weights |= {f"g{at}": 1 + 0.1 * normal(2, 32)[0], f"b{at}": 0.1 * normal(2, 32)[1], f"c{at}": normal(64)}
+        weights |= {f"u{at}": normal(32, 64), f"v{at}": 0.2 * normal(64, 32)}
+    table = normal(512, 32)
+    return graph(
+        *text, f"y = MatMul({stream}, head)",
+        inputs={"ids": "int64[batch, sequence]"}, table=table, head=np.ascontiguousarray(table.T), **weights,
+    )  # fmt: skip
+
+
 _MADE: Mapping[str, Callable[[Path], tuple[ir.Model, list[Feeds]]]] = {
     "blocks": lambda folder: _small(redundant_layers()),
     "recurrent": lambda folder: _small(recurrent()),
     "channels": lambda folder: _small(channels()),
+    "copies": lambda folder: _small(copies()),
     "minilm": _minilm,
     "babyllama": _babyllama,
     "g2p": _encoder,
+    "g2p-decoder": _decoder,
     "silero": _silero,
     "lstm": _language,
     "gpt2": partial(_shape, "gpt2", "sdpa"),
@@ -134,14 +164,18 @@ _MADE: Mapping[str, Callable[[Path], tuple[ir.Model, list[Feeds]]]] = {
     "squeezebert": partial(_shape, "squeezebert", "eager"),
 }
 SMALL = ("blocks", "recurrent", "channels")
+#: Those that hold what can be shared, beside the small ones.
+FAST = (*SMALL, "copies")
 #: Whose weights lie in the data folder.
-TRAINED = ("minilm", "babyllama", "g2p", "silero")
-MODELS = tuple(_MADE)
+TRAINED = ("minilm", "babyllama", "g2p", "g2p-decoder", "silero")
+#: Those that passes that prune are held to, and those that passes that share and factorize are.
+MODELS = tuple(name for name in _MADE if name not in ("copies", "g2p-decoder"))
+SHARED = (*FAST, "minilm", "babyllama", "g2p", "g2p-decoder", "lstm")
 
 
 @cache
 def example(name: str, folder: Path) -> Example:
-    """One of MODELS, raised; the test skips where that needs a data folder and there is none.
+    """One of MODELS or SHARED, raised; the test skips where that needs a data folder and there is none.
 
     folder: where the shapes are exported.
     """

@@ -161,6 +161,21 @@ def test_tells_how_far_merged_neurons_are_apart() -> None:
             "stream",
             "u",
         ),
+        (
+            MergeNeurons(),
+            graph("e = Gather(t, ids)", "p = Gather(q, ids)", "s = Add(e, p)", "h = Tanh(s)",
+                  "u = Transpose{perm=[1, 0]}(t)", "y = MatMul(h, u)", inputs={"ids": "int64[batch, sequence]"},
+                  t=doubled(normal(50, 24), 1), q=doubled(normal(50, 24), 1)),
+            "stream",
+            "t",
+        ),
+        (
+            MergeNeurons(),
+            graph("e = Gather(t, ids)", "h = Tanh(e)", "u = Transpose{perm=[1, 0]}(t)", "y = MatMul(h, u)",
+                  inputs={"ids": "int64[batch, sequence]"}, t=doubled(normal(50, 24), 1)),
+            "stream",
+            "t",
+        ),
     ],
 )  # fmt: skip
 def test_leaves_alone(made: MergeNeurons, model: ir.Model, rule: str, value: str) -> None:
