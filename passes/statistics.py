@@ -12,8 +12,9 @@ blocks that are quantized already.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -161,36 +162,13 @@ class Calibration:
         same trail. Raises ModelError for a value that is never computed.
         """
         self.runs += 1
-        padding = Padding.of(parts[0].model)
+        padding, hold = Padding.of(parts[0].model), _held()
         known: list[Dims] = [dimensions(part.like) for part in parts]
-        fed = {each.name or "" for part in parts for each in part.model.graph.inputs}
-        hold, models = _held(), {id(part.model): part.model for part in parts}
-        wanted = {key: {part.name: part for part in parts if id(part.model) == key} for key in models}
-        tails = {
-            key: Tail(model, {}) if trail is None else trail.tail(model, wanted[key].keys() - fed)
-            for key, model in models.items()
-        }
-        left = {key: wanted[key].keys() - fed - tail.known.keys() for key, tail in tails.items()}
-        ahead: dict[int, set[str]] = {key: set() for key in models}
-        if trail is not None:
-            for key, model in models.items():
-                told = {name for name, part in wanted[key].items() if part.keep}
-                ahead[key] = told | trail.ahead(model, wanted[key])
-        asked = {key: wanted[key].keys() | ahead[key] for key in models}
-        watchers = {key: Watcher(tails[key].model, hold) for key in models if left[key]}
-        kept: dict[int, dict[str, list[Array]]] = {key: {} for key in models}
+        sides = {id(part.model): _Side.of(part.model, parts, trail, hold) for part in parts}
         if self.progress is not None:
             self.progress(0, len(self.batches))
         for number, feeds in enumerate(self.batches):
-            seen: dict[int, dict[str, Array]] = {}
-            for key, tail in tails.items():
-                there = seen[key] = {name: np.asarray(feeds[name]) for name in wanted[key].keys() & fed}
-                there |= {name: array[number] for name, array in tail.known.items() if name in asked[key]}
-                if left[key]:
-                    there |= _several(watchers[key], tail.feeds(feeds, number), left[key], ahead[key], number + 1)
-                for name in ahead[key] & there.keys():
-                    # what runs next may write over it
-                    kept[key].setdefault(name, []).append(there[name].copy())
+            seen = {key: side.on(feeds, number) for key, side in sides.items()}
             rows = []
             for part, dims in zip(parts, known, strict=True):
                 array, sizes = seen[id(part.model)][part.name], dims
@@ -201,8 +179,8 @@ class Calibration:
             if self.progress is not None:
                 self.progress(number + 1, len(self.batches))
         if trail is not None:
-            for key, model in models.items():
-                trail.keep(model, kept[key])
+            for side in sides.values():
+                trail.keep(side.model, side.kept)
 
     def _run(self, model: ir.Model, wants: Sequence[Want]) -> dict[Want, Accumulator]:
         made = {want: want.new() for want in wants}
@@ -262,23 +240,68 @@ class Calibration:
         return done
 
 
-def _several(
-    watcher: Watcher, feeds: Feeds, names: Collection[str], others: Collection[str], number: int
-) -> dict[str, Array]:
-    """Some values of a model on one batch, by name, and of others those that are computed on the way."""
-    seen: dict[str, Array] = {}
-    left = {*names, *others}
+@dataclass(eq=False)
+class _Side:
+    """One of several models that run beside each other, by names of values.
 
-    def see(name: str, array: Array) -> bool:
-        seen[name] = array
-        left.discard(name)
-        return bool(left)
+    given, known, computed: what is asked for, or to be kept, that is fed, that was seen in an earlier run, that has to
+    be run for. ahead: what the next run may start at. kept: that, batch by batch.
+    """
 
-    watcher.watch(feeds, left.copy(), see)
-    missing = sorted(set(names) - seen.keys())
-    if missing:
-        raise ModelError(f"calibration: the value {missing[0]!r} is not computed on batch {number} of the data")
-    return seen
+    model: ir.Model
+    tail: Tail
+    given: Set[str]
+    known: Set[str]
+    computed: Set[str]
+    ahead: Set[str]
+    hold: Held
+    kept: dict[str, list[Array]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: ir.Model, parts: Iterable[Part], trail: Trail | None, hold: Held) -> _Side:
+        """What the parts that are this model's ask of it."""
+        asked = {part.name: part for part in parts if part.model is model}
+        given = asked.keys() & {value.name or "" for value in model.graph.inputs}
+        if trail is None:
+            return cls(model, Tail(model, {}), given, set(), asked.keys() - given, set(), hold)
+        tail = trail.tail(model, asked.keys() - given)
+        ahead = ({name for name, part in asked.items() if part.keep} | trail.ahead(model, asked)) - given
+        known = tail.known.keys() & (asked.keys() | ahead)
+        return cls(model, tail, given, known, asked.keys() - given - known, ahead, hold)
+
+    @cached_property
+    def watcher(self) -> Watcher:
+        """Of what is left to run."""
+        return Watcher(self.tail.model, self.hold)
+
+    def on(self, feeds: Feeds, number: int) -> dict[str, Array]:
+        """What is asked for, on the batch of that number, the first being 0."""
+        seen = {name: np.asarray(feeds[name]) for name in self.given}
+        if self.computed:
+            seen |= self._watched(feeds, number)
+        for name in self.ahead & seen.keys():
+            # what runs next may write over it
+            self.kept.setdefault(name, []).append(seen[name].copy())
+        held = {name: self.tail.known[name][number] for name in self.known}
+        for name in self.ahead & held.keys():
+            self.kept.setdefault(name, []).append(held[name])
+        return seen | held
+
+    def _watched(self, feeds: Feeds, number: int) -> dict[str, Array]:
+        """What runs, and on the way to it what is ahead."""
+        seen: dict[str, Array] = {}
+        left = {*self.computed, *self.ahead} - self.known
+
+        def see(name: str, array: Array) -> bool:
+            seen[name] = array
+            left.discard(name)
+            return bool(left)
+
+        self.watcher.watch(self.tail.feeds(feeds, number), left.copy(), see)
+        missing = sorted(self.computed - seen.keys())
+        if missing:
+            raise ModelError(f"calibration: the value {missing[0]!r} is not computed on batch {number + 1} of the data")
+        return seen
 
 
 def _held() -> Held:

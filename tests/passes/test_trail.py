@@ -152,3 +152,13 @@ def test_graphs_that_nodes_hold_run_whole() -> None:
     node.op_type = "If"
     node.attributes["then_branch"] = ir.AttrGraph("then_branch", inner)
     assert left(trail, model, "y") == ["a", "b", "y"]
+
+
+def test_inputs_are_not_kept() -> None:
+    model, trail = chain(), Trail()
+    calibration = data(model)
+    for _ in range(2):
+        found = seen(calibration, [part(model, "x"), part(model, "b")], trail)
+        for rows, feeds in zip(found, calibration.batches, strict=True):
+            np.testing.assert_array_equal(rows[0], feeds["x"])
+    assert trail.tail(model, ["d"]).known.keys() == {"b"}
