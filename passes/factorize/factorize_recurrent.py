@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -42,12 +43,14 @@ from ..seen import Seen, inputs
 from .projected import unprojected
 from .projecting import Projecting, told
 from .recurrences import Item, factors, held, items, thin
+from .recurrent_costs import Multiplied
 from .timing import Thin
 
 _KINDS = (Kind.RECURRENT_INPUT, Kind.RECURRENT_HIDDEN)
 #: Of the numbers of weights, what stays unless anything is told.
 _RATIO = 0.7
 _ADVICE = "Let fewer be a multiple, or a larger share stay"
+_LOOP = "Let a larger share stay, or write the steps out: recurrent=loop multiplies by both thin weights of R"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +59,8 @@ class FactorizeRecurrent(Pass):
 
     ratio: the share of the numbers of these weights that stays, above 0 and at most 1; 0.7 unless anything is told.
         Ranks are chosen for all layers together.
-    budget: instead, `0.6 bytes`, of all weights of the model.
+    budget: instead, `0.6 bytes`, of all weights of the model, or `0.6 flops`, of its multiply-adds with weights: of
+        these R costs fewer only where the steps are written out.
     rank: of every projection, instead. energy: instead, the share of what each item's products carry that stays.
     algorithm: what the factors are the best for. `svd`: the projection is that of R alone, and W above is fitted to it
         (the paper's way); `joint`: both weights; `whitened`: what both make of the states and inputs in the data.
@@ -86,8 +90,8 @@ class FactorizeRecurrent(Pass):
 
     def __post_init__(self) -> None:
         amount(self, "ratio", "budget", "rank", "energy")
-        if self.budget and Budget.parse(self.budget).unit != "bytes":
-            raise OptionError(f"{self.name}: expected a budget of bytes, found {self.budget!r}")
+        if self.budget and Budget.parse(self.budget).unit == "latency":
+            raise OptionError(f"{self.name}: expected a budget of bytes or flops, found {self.budget!r}")
         if self.multiple < 1:
             raise OptionError(f"{self.name}: expected a multiple of at least 1, found {self.multiple}")
 
@@ -181,7 +185,8 @@ class FactorizeRecurrent(Pass):
             items(able, each) for each in {"auto": (True, False), "always": (True,), "never": (False,)}[self.shared]
         ]
         budget = self._budget()
-        if budget is not None and _fits(model, plans[0], budget):
+        spent = Multiplied.of_model(model) if budget is not None and budget.unit == "flops" else None
+        if budget is not None and _fits(model, plans[0], budget, spent):
             return dict.fromkeys(plans[0]), {}, None
         # what every plan can do comes first; of two that lose as much the first is taken
         tried = []
@@ -189,12 +194,12 @@ class FactorizeRecurrent(Pass):
             found: dict[Item, list[Way]] = {}
             missed: dict[Item, Miss] = {}
             for item in plan:
-                able_ways = self._ways(model, item, lost(item), context)
+                able_ways = self._ways(model, item, lost(item), context, spent)
                 if isinstance(able_ways, Miss):
                     missed[item] = able_ways
                 else:
                     found[item] = able_ways
-            best, curve = self._best(model, found, budget)
+            best, curve = self._best(model, found, budget, spent)
             weights = sum(len(item.sites) for item in found)
             price = sum(way.cost if self.energy is not None else way.loss for way in best)
             ranks: dict[Item, int | None] = dict.fromkeys(plan)
@@ -208,17 +213,27 @@ class FactorizeRecurrent(Pass):
             return None
         return Budget.parse(self.budget) if self.budget else Budget(self.ratio or _RATIO, "weights")
 
-    def _ways(self, model: ir.Model, item: Item, lost: Floats, context: Context) -> list[Way] | Miss:
+    def _ways(
+        self, model: ir.Model, item: Item, lost: Floats, context: Context, spent: Multiplied | None
+    ) -> list[Way] | Miss:
         """An item as it is, first, and the ranks that it may have; or why there are none."""
         price = item.own.view.array().itemsize if self.budget else 1
         own = None if self._budget() is not None else self._own(item, lost)
         tried = grid(self.multiple, item.most) if own is None else [own] if item.smaller(own) else []
-        every = ways(lost, tried, price * item.whole, lambda rank: price * item.size(rank))
+        if spent is None:
+            every = ways(lost, tried, price * item.whole, lambda rank: price * item.size(rank))
+        else:
+            multiplied = partial(self._multiplied, model, item, context, spent)
+            every = ways(lost, tried, spent.whole(item), multiplied)
         ranks = [rank for way in every for rank in way.ranks if rank is not None]
         if not ranks:
-            return Miss("rank", str(own or item.most), "a rank at which the factors have fewer numbers")
+            need = "fewer numbers" if spent is None else "fewer multiply-adds"
+            return Miss("rank", str(own or item.most), f"a rank at which the factors have {need}")
         fast = fastest(ranks, lambda rank: self._slow(model, item, rank, context))
         return fast if isinstance(fast, Miss) else [way for way in every if (way.ranks[0] or 0) <= fast]
+
+    def _multiplied(self, model: ir.Model, item: Item, context: Context, spent: Multiplied, rank: int) -> float:
+        return spent.of(item, rank, stepped=self._steps(model, item, rank, context))
 
     def _own(self, item: Item, lost: Floats) -> int:
         """The rank of an item by itself."""
@@ -229,11 +244,17 @@ class FactorizeRecurrent(Pass):
         return -(-least // self.multiple) * self.multiple
 
     def _best(
-        self, model: ir.Model, found: Mapping[Item, list[Way]], budget: Budget | None
+        self, model: ir.Model, found: Mapping[Item, list[Way]], budget: Budget | None, spent: Multiplied | None
     ) -> tuple[list[Way], Curve | None]:
         """The way of each item."""
         if budget is None:
             return [able[-1] for able in found.values()], None
+        if spent is not None:
+            rest, first = spent.around(list(found))
+            # a layer that no rank makes cheaper is a part of the rest; with no other the budget is refused all the same
+            lists = list(found.values()) or [[Way((None,), 0.0, 0.0)]]
+            best, curve = chosen(lists, rest, budget, first, advice=_LOOP if self.recurrent != "loop" else _ADVICE)
+            return best[: len(found)], curve
         if not found or _fits(model, list(found), budget):
             return [able[0] for able in found.values()], None
         return chosen(list(found.values()), *_around(model, list(found), budget), advice=_ADVICE)
@@ -268,8 +289,10 @@ def _around(model: ir.Model, found: Sequence[Item], budget: Budget) -> tuple[flo
     return total - here, budget, total + first - now
 
 
-def _fits(model: ir.Model, found: Sequence[Item], budget: Budget) -> bool:
+def _fits(model: ir.Model, found: Sequence[Item], budget: Budget, spent: Multiplied | None = None) -> bool:
     """Whether all items may stay as they are."""
+    if spent is not None:
+        return spent.total <= budget.share * spent.first
     rest, _, first = _around(model, found, budget)
     here = _around(model, (), budget)[0] if budget.unit == "bytes" else rest + sum(item.whole for item in found)
     return here <= budget.share * first

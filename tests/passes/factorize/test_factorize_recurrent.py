@@ -284,7 +284,7 @@ def test_holds_its_contract() -> None:
 @pytest.mark.parametrize(
     "options",
     [{"ratio": 0}, {"ratio": 1.5}, {"rank": 0}, {"energy": 0.0}, {"energy": 2.0}, {"rank": 3, "energy": 0.5},
-     {"multiple": 0}, {"ratio": 0.5, "rank": 3}, {"ratio": 0.5, "budget": "0.5 bytes"}, {"budget": "0.5 flops"}],
+     {"multiple": 0}, {"ratio": 0.5, "rank": 3}, {"ratio": 0.5, "budget": "0.5 bytes"}, {"budget": "0.5 latency"}],
     ids=str,
 )  # fmt: skip
 def test_bad_options_are_refused(options: dict[str, object]) -> None:
