@@ -17,6 +17,9 @@ from .shape_scope import Dims, Scope, dim_of
 
 Count = Callable[[ir.Node, Scope], Polynomial]
 
+#: Gates of a recurrence, and what a feature of its state costs a step beside the two products.
+RECURRENCES: Mapping[str, tuple[int, int]] = {"LSTM": (4, 13), "GRU": (3, 13), "RNN": (1, 3)}
+
 
 def elements(dims: Dims) -> Polynomial:
     """How many elements a shape has; ValueError where it is not known."""
@@ -77,7 +80,7 @@ def _pool(node: ir.Node, scope: Scope) -> Polynomial:
 
 def _recurrent(node: ir.Node, scope: Scope) -> Polynomial:
     """For each step and direction the two products, and the elementwise work on gates and states."""
-    gates, pointwise = {"LSTM": (4, 13), "GRU": (3, 13), "RNN": (1, 3)}[node.op_type.removeprefix("DynamicQuantize")]
+    gates, pointwise = RECURRENCES[node.op_type.removeprefix("DynamicQuantize")]
     data = scope.input(node, 0)
     hidden = Polynomial.of(scope.integer(node, "hidden_size", 0))
     ways = 2 if scope.string(node, "direction", "forward") == "bidirectional" else 1

@@ -29,7 +29,7 @@ Unit = Literal["flops", "latency", "bytes", "weights"]
 
 _TEXT = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(flops|latency|bytes)\s*")
 #: Of every dynamic dimension, where FLOPs are weighed against each other.
-_PROBE = 32
+PROBE = 32
 #: Entries of the table from which the levels are chosen.
 _CELLS = 1 << 22
 #: What sums of floats may be off, as a share.
@@ -91,7 +91,7 @@ def costs_by_name(model: ir.Model, unit: Unit) -> dict[str, float]:
         tensors = {value.name or "": tensor for value in read if value and (tensor := tensor_of(value)) is not None}
         return {name: float(tensor.nbytes) for name, tensor in tensors.items() if _holds_weights(tensor.dtype)}
     nodes = {site.node for site in sites(model) if site.kind is not Kind.EMBEDDING}
-    flops = cost(model, dict.fromkeys(dimension_names(model), _PROBE)).nodes
+    flops = cost(model, dict.fromkeys(dimension_names(model), PROBE)).nodes
     return {each.node.name or "": float(each.flops.constant or 0) for each in flops if each.node in nodes}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -96,14 +96,15 @@ class Counted(Costs):
 class Timed(Costs):
     """Nanoseconds on the target, each group alone, on what it reads on the middle batch of the data.
 
-    at: makes a pass that factors at one rank, whatever it loses, all together or apart.
+    at: makes a pass that factors at one rank, whatever it loses, all together or apart. feeds: what groups read, by
+    name.
     """
 
     model: ir.Model
     context: Context
     pairs: Sequence[Pair]
     at: Callable[[int, bool], Pass]
-    _feeds: dict[str, Array] = field(default_factory=dict)
+    feeds: Feeds
     _known: dict[tuple[object, ...], tuple[float, list[int], list[float]]] = field(default_factory=dict)
 
     @classmethod
@@ -116,15 +117,8 @@ class Timed(Costs):
         at: Callable[[int, bool], Pass],
     ) -> Timed:
         """Raises OptionError where there is no target or no data."""
-        if context.calibration is None or context.latency is None:
-            raise OptionError(
-                "a budget of latency is one of a target on some data: compile for one and give --data, or give the "
-                "budget in flops or bytes"
-            )
-        batches = context.calibration.batches
-        made = cls(model, context, pairs, at)
-        made._watch([*(group.first for group in every), *(pair.left for pair in pairs)], batches[len(batches) // 2])
-        return made
+        read = [group.first.activation for group in every] + [pair.left.activation for pair in pairs]
+        return cls(model, context, pairs, at, middle(model, read, context))
 
     def whole(self, group: Group, part: slice | None) -> float:
         return self._times(group, part)[0]
@@ -136,18 +130,17 @@ class Timed(Costs):
     def around(self, taken: Sequence[Group]) -> tuple[float, float]:
         parts = [cut_out(self.model, [pair.left.activation], _given(pair.rights)) for pair in self.pairs]
         times = [self._time(pair.left, part) for pair, part in zip(self.pairs, parts, strict=True)]
-        noted = [pair.left.node.metadata_props.get(_NANOSECONDS) for pair in self.pairs]
-        then = [float(text or time) for text, time in zip(noted, times, strict=True)]
+        then = [first_time(pair.left.node, time) for pair, time in zip(self.pairs, times, strict=True)]
         rest = sum(times)
         return rest, sum(then) + sum(self.whole(group, None) for group in taken)
 
     def _times(self, group: Group, part: slice | None) -> tuple[float, list[int], list[float]]:
         sites, width = group.of(part), group.width(part)
-        key = (*(_alike(site) for site in sites), self._feeds[group.first.activation.name or ""].shape, width)
+        key = (*(_alike(site) for site in sites), self.feeds[group.first.activation.name or ""].shape, width)
         if key not in self._known:
             alone = self._alone(group, part)
             most = min(group.inputs, width)
-            ranks = sorted({max(1, round(most * share)) for share in np.linspace(0, 1, _TIMED)})
+            ranks = timed_ranks(most)
             times = []
             for rank in ranks:
                 factored = alone.clone()
@@ -168,20 +161,36 @@ class Timed(Costs):
     def _time(self, site: Site, model: ir.Model) -> float:
         assert self.context.latency is not None
         name = site.activation.name or ""
-        return 1e9 * self.context.latency(model, {name: self._feeds[name]})
+        return 1e9 * self.context.latency(model, {name: self.feeds[name]})
 
-    def _watch(self, read: Sequence[Site], feeds: Feeds) -> None:
-        names = {site.activation.name or "" for site in read}
-        self._feeds |= {name: np.asarray(feeds[name]) for name in names & feeds.keys()}
-        left = names - self._feeds.keys()
 
-        def see(name: str, array: Array) -> bool:
-            self._feeds[name] = array.copy()
-            left.discard(name)
-            return bool(left)
+def timed_ranks(most: int) -> list[int]:
+    """The ranks up to the full one that are timed, smallest first."""
+    return sorted({max(1, round(most * share)) for share in np.linspace(0, 1, _TIMED)})
 
-        if left:
-            watch(self.model, feeds, sorted(left), see)
+
+def middle(model: ir.Model, values: Iterable[ir.Value], context: Context) -> Feeds:
+    """Values on the middle batch of the data, by name. Raises OptionError where there is no target to time on, or no
+    data.
+    """
+    if context.calibration is None or context.latency is None:
+        raise OptionError(
+            "a budget of latency is one of a target on some data: compile for one and give --data, or give the "
+            "budget in flops or bytes"
+        )
+    batches = context.calibration.batches
+    feeds, names = batches[len(batches) // 2], {value.name or "" for value in values}
+    found: dict[str, Array] = {name: np.asarray(feeds[name]) for name in names & feeds.keys()}
+    left = names - found.keys()
+
+    def see(name: str, array: Array) -> bool:
+        found[name] = array.copy()
+        left.discard(name)
+        return bool(left)
+
+    if left:
+        watch(model, feeds, sorted(left), see)
+    return found
 
 
 def _given(sites: Sequence[Site]) -> list[ir.Value]:
@@ -204,6 +213,11 @@ def remember(
         node.metadata_props[_NANOSECONDS] = repr(nanoseconds)
     if stored is not None:
         node.metadata_props[_STORED] = " ".join(map(repr, stored))
+
+
+def first_time(node: ir.Node, now: float) -> float:
+    """The nanoseconds that a weight took before it was factored, where that is noted; else what it takes now."""
+    return float(node.metadata_props.get(_NANOSECONDS, now))
 
 
 def _sums(model: ir.Model) -> list[tuple[float, float, float]]:

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -33,7 +32,7 @@ import onnx_ir as ir
 from ...ir.errors import OptionError
 from ...ir.site import Kind, Site, computed_sites, sites
 from ..base import Context, Contract, Curve, Lossy, Miss, Outcome, Pass, Several
-from ..budget import Budget, chosen, costs_by_name
+from ..budget import Budget, chosen
 from ..choosing import Choice, Verdict, outcome
 from ..edit import declare_functions
 from ..importance import DAMPING
@@ -42,9 +41,9 @@ from ..ranks import Way, amount, fastest, grid, ways
 from ..seen import Seen, inputs
 from .projected import unprojected
 from .projecting import Projecting, told
-from .recurrences import Item, factors, held, items, thin
-from .recurrent_costs import Multiplied
-from .timing import Thin
+from .recurrences import Item, factors, items, thin
+from .recurrent_costs import Multiplied, Spent, Stored
+from .timing import Thin, Timed
 
 _KINDS = (Kind.RECURRENT_INPUT, Kind.RECURRENT_HIDDEN)
 #: Of the numbers of weights, what stays unless anything is told.
@@ -59,8 +58,9 @@ class FactorizeRecurrent(Pass):
 
     ratio: the share of the numbers of these weights that stays, above 0 and at most 1; 0.7 unless anything is told.
         Ranks are chosen for all layers together.
-    budget: instead, `0.6 bytes`, of all weights of the model, or `0.6 flops`, of its multiply-adds with weights: of
-        these R costs fewer only where the steps are written out.
+    budget: instead, `0.6 bytes`, of all weights of the model; `0.6 flops`, of its multiply-adds with weights; or
+        `0.6 latency`, of the seconds that these layers take on the target. R costs fewer of the latter two only where
+        the steps are written out.
     rank: of every projection, instead. energy: instead, the share of what each item's products carry that stays.
     algorithm: what the factors are the best for. `svd`: the projection is that of R alone, and W above is fitted to it
         (the paper's way); `joint`: both weights; `whitened`: what both make of the states and inputs in the data.
@@ -90,8 +90,6 @@ class FactorizeRecurrent(Pass):
 
     def __post_init__(self) -> None:
         amount(self, "ratio", "budget", "rank", "energy")
-        if self.budget and Budget.parse(self.budget).unit == "latency":
-            raise OptionError(f"{self.name}: expected a budget of bytes or flops, found {self.budget!r}")
         if self.multiple < 1:
             raise OptionError(f"{self.name}: expected a multiple of at least 1, found {self.multiple}")
 
@@ -110,6 +108,8 @@ class FactorizeRecurrent(Pass):
         found = plan.outcome(stepped, self.ignore)
         surgery = Projecting(plan.seen, leading=self.algorithm == "svd", damping=DAMPING, stepped=stepped)
         surgery.run(plan.taken)
+        if isinstance(plan.spent, Timed):
+            plan.spent.remember(model)
         declare_functions(model)
         return found
 
@@ -123,14 +123,15 @@ class FactorizeRecurrent(Pass):
         able = [site for site in able if site.weight not in left]
         if not able:
             return _Plan(verdicts, (), left, seen)
-        ranks, missed, curve = self._ranks(model, able, seen, context)
+        spent = self._spent(model, context)
+        ranks, missed, curve = self._ranks(model, able, seen, context, spent)
         taken = [(item, rank) for item, rank in ranks.items() if rank is not None]
         need = "a smaller share to stay: others lose less by a lower rank"
         for item in ranks.keys() - dict(taken).keys():
             left |= dict.fromkeys(
                 (site.weight for site in item.sites), missed.get(item) or Miss("rank", "all of it", need)
             )
-        return _Plan(verdicts, taken, left, seen, curve)
+        return _Plan(verdicts, taken, left, seen, curve, spent)
 
     def _verdicts(self, model: ir.Model) -> list[Verdict]:
         choice = Choice(kinds=_KINDS, smallest=self.smallest, only=self.only, ignore=self.ignore)
@@ -171,7 +172,7 @@ class FactorizeRecurrent(Pass):
         return own or next((miss for miss in above if miss is not None), None)
 
     def _ranks(
-        self, model: ir.Model, able: Sequence[Site], seen: Mapping[ir.Value, Seen], context: Context
+        self, model: ir.Model, able: Sequence[Site], seen: Mapping[ir.Value, Seen], context: Context, spent: Spent
     ) -> tuple[dict[Item, int | None], dict[Item, Miss], Curve | None]:
         """The rank of each item, None where it stays as it is; and why of those that have to."""
         known: dict[Item, Floats] = {}
@@ -185,8 +186,7 @@ class FactorizeRecurrent(Pass):
             items(able, each) for each in {"auto": (True, False), "always": (True,), "never": (False,)}[self.shared]
         ]
         budget = self._budget()
-        spent = Multiplied.of_model(model) if budget is not None and budget.unit == "flops" else None
-        if budget is not None and _fits(model, plans[0], budget, spent):
+        if budget is not None and spent.fits(plans[0], budget.share):
             return dict.fromkeys(plans[0]), {}, None
         # what every plan can do comes first; of two that lose as much the first is taken
         tried = []
@@ -199,7 +199,7 @@ class FactorizeRecurrent(Pass):
                     missed[item] = able_ways
                 else:
                     found[item] = able_ways
-            best, curve = self._best(model, found, budget, spent)
+            best, curve = self._best(found, budget, spent)
             weights = sum(len(item.sites) for item in found)
             price = sum(way.cost if self.energy is not None else way.loss for way in best)
             ranks: dict[Item, int | None] = dict.fromkeys(plan)
@@ -213,27 +213,39 @@ class FactorizeRecurrent(Pass):
             return None
         return Budget.parse(self.budget) if self.budget else Budget(self.ratio or _RATIO, "weights")
 
-    def _ways(
-        self, model: ir.Model, item: Item, lost: Floats, context: Context, spent: Multiplied | None
-    ) -> list[Way] | Miss:
+    def _spent(self, model: ir.Model, context: Context) -> Spent:
+        """What items cost in the unit of the budget; in numbers of weights where each rank is told."""
+        budget = self._budget()
+        unit = "weights" if budget is None else budget.unit
+
+        limits: dict[Item, int] = {}
+
+        def loops(item: Item, rank: int) -> bool:
+            if item not in limits:
+                slow = Miss("speed", "a loop", "two products that pay")
+                ranks = grid(self.multiple, item.most)
+                most = fastest(ranks, lambda each: None if self._steps(model, item, each, context) else slow)
+                limits[item] = 0 if isinstance(most, Miss) else most
+            return rank <= limits[item]
+
+        if unit == "flops":
+            return Multiplied.of_model(model, loops)
+        return Timed.of_model(model, loops, context) if unit == "latency" else Stored(model, unit == "bytes")
+
+    def _ways(self, model: ir.Model, item: Item, lost: Floats, context: Context, spent: Spent) -> list[Way] | Miss:
         """An item as it is, first, and the ranks that it may have; or why there are none."""
-        price = item.own.view.array().itemsize if self.budget else 1
+        whole = spent.whole(item)
+        if not whole:
+            return Miss("cost", "none is counted", "a layer of the main graph; give the budget in bytes")
         own = None if self._budget() is not None else self._own(item, lost)
         tried = grid(self.multiple, item.most) if own is None else [own] if item.smaller(own) else []
-        if spent is None:
-            every = ways(lost, tried, price * item.whole, lambda rank: price * item.size(rank))
-        else:
-            multiplied = partial(self._multiplied, model, item, context, spent)
-            every = ways(lost, tried, spent.whole(item), multiplied)
+        every = ways(lost, tried, whole, lambda rank: spent.of(item, rank))
         ranks = [rank for way in every for rank in way.ranks if rank is not None]
         if not ranks:
-            need = "fewer numbers" if spent is None else "fewer multiply-adds"
-            return Miss("rank", str(own or item.most), f"a rank at which the factors have {need}")
+            loop = "; recurrent=loop multiplies by both" if not isinstance(spent, Stored) else ""
+            return Miss("rank", str(own or item.most), f"a rank at which the factors cost less{loop}")
         fast = fastest(ranks, lambda rank: self._slow(model, item, rank, context))
         return fast if isinstance(fast, Miss) else [way for way in every if (way.ranks[0] or 0) <= fast]
-
-    def _multiplied(self, model: ir.Model, item: Item, context: Context, spent: Multiplied, rank: int) -> float:
-        return spent.of(item, rank, stepped=self._steps(model, item, rank, context))
 
     def _own(self, item: Item, lost: Floats) -> int:
         """The rank of an item by itself."""
@@ -244,20 +256,16 @@ class FactorizeRecurrent(Pass):
         return -(-least // self.multiple) * self.multiple
 
     def _best(
-        self, model: ir.Model, found: Mapping[Item, list[Way]], budget: Budget | None, spent: Multiplied | None
+        self, found: Mapping[Item, list[Way]], budget: Budget | None, spent: Spent
     ) -> tuple[list[Way], Curve | None]:
         """The way of each item."""
         if budget is None:
             return [able[-1] for able in found.values()], None
-        if spent is not None:
-            rest, first = spent.around(list(found))
-            # a layer that no rank makes cheaper is a part of the rest; with no other the budget is refused all the same
-            lists = list(found.values()) or [[Way((None,), 0.0, 0.0)]]
-            best, curve = chosen(lists, rest, budget, first, advice=_LOOP if self.recurrent != "loop" else _ADVICE)
-            return best[: len(found)], curve
-        if not found or _fits(model, list(found), budget):
+        if not found or spent.fits(list(found), budget.share):
             return [able[0] for able in found.values()], None
-        return chosen(list(found.values()), *_around(model, list(found), budget), advice=_ADVICE)
+        advice = _LOOP if budget.unit in ("flops", "latency") and self.recurrent != "loop" else _ADVICE
+        rest, first = spent.around(list(found))
+        return chosen(list(found.values()), rest, budget, first, advice=advice)
 
 
 @dataclass(frozen=True)
@@ -269,6 +277,7 @@ class _Plan:
     left: Mapping[ir.Value, Miss]
     seen: Mapping[ir.Value, Seen]
     curve: Curve | None = None
+    spent: Spent | None = None
 
     def outcome(self, stepped: set[ir.Node], ignore: Sequence[str]) -> Outcome:
         """What becomes of every site. stepped: the nodes whose steps are written out."""
@@ -278,21 +287,3 @@ class _Plan:
 
 def _factored(site: Site) -> Miss:
     return Miss("factored", site.name, "a weight that is no factor already")
-
-
-def _around(model: ir.Model, found: Sequence[Item], budget: Budget) -> tuple[float, Budget, float]:
-    """What a model costs beside these items as they are, the budget, and what that is a share of."""
-    in_bytes = budget.unit == "bytes"
-    here = sum(item.whole * (item.own.view.array().itemsize if in_bytes else 1) for item in found)
-    first, now = held(model, in_bytes=in_bytes)
-    total = sum(costs_by_name(model, "bytes").values()) if in_bytes else here + now
-    return total - here, budget, total + first - now
-
-
-def _fits(model: ir.Model, found: Sequence[Item], budget: Budget, spent: Multiplied | None = None) -> bool:
-    """Whether all items may stay as they are."""
-    if spent is not None:
-        return spent.total <= budget.share * spent.first
-    rest, _, first = _around(model, found, budget)
-    here = _around(model, (), budget)[0] if budget.unit == "bytes" else rest + sum(item.whole for item in found)
-    return here <= budget.share * first

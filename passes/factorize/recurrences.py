@@ -202,12 +202,21 @@ def factors(value: ir.Value | None) -> tuple[ir.Value, ir.Value] | None:
     return left, turn.inputs[0]
 
 
+def stepped(node: ir.Node) -> bool:
+    """Whether a node is a layer whose steps are written out."""
+    return node.op_type.startswith("Projected") and node.op_type.removeprefix("Projected") in RECURRENT
+
+
+def layers(model: ir.Model) -> list[ir.Node]:
+    """The recurrent layers of the main graph, those whose steps are written out too."""
+    return [node for node in model.graph if is_op(node, *RECURRENT) or stepped(node)]
+
+
 def held(model: ir.Model, *, in_bytes: bool = False) -> tuple[int, int]:
     """Of weights that are factors already: how many numbers, or bytes, they took at first, and take now."""
     first, now = 0, dict[ir.Value, int]()
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        stepped = node.op_type.removeprefix("Projected") in RECURRENT and node.op_type not in RECURRENT
-        if node.op_type not in RECURRENT and not stepped:
+        if node.op_type not in RECURRENT and not stepped(node):
             continue
         narrow, weight = thin(node.inputs[0]), node.inputs[1]
         if narrow is not None and weight is not None and weight.shape is not None:
@@ -217,7 +226,7 @@ def held(model: ir.Model, *, in_bytes: bool = False) -> tuple[int, int]:
             now[weight] = _count(weight, in_bytes)
             # directions of one projection add up to it
             now |= {each: _count(each, in_bytes) for each in narrow if each.producer() is None}
-        found = (node.inputs[2], node.inputs[3]) if stepped else factors(node.inputs[2])
+        found = (node.inputs[2], node.inputs[3]) if stepped(node) else factors(node.inputs[2])
         if found is not None and found[0] is not None and found[1] is not None:
             (ways, gates, _), hidden = _sizes(found[0]), _sizes(found[1])[-2]
             first += ways * gates * hidden * _width(found[0], in_bytes)

@@ -1,30 +1,73 @@
-"""Multiply-adds of recurrent layers as they are and through fewer features."""
+"""What recurrent layers cost as they are and through fewer features: numbers or bytes that are stored, FLOPs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from ...ir.cost import cost
+from ...ir.flops import RECURRENCES
 from ...ir.shape_scope import dim_of
 from ...ir.shapes import Shapes, Visit, dimension_names, infer
 from ...ir.site import Kind, Site
-from ...ir.walk import every_node
-from ..budget import costs_by_name
+from ..budget import PROBE, costs_by_name
 from ..edit import attribute
-from .recurrences import RECURRENT, Item, thin
+from .recurrences import RECURRENT, Item, held, stepped, thin
 
-#: Of every dynamic dimension, as `costs_by_name` counts.
-PROBE = 32
-#: What a feature of a state costs a step beside the products, as `ir.flops` counts it of the op.
-_POINTWISE = {"LSTM": 13, "GRU": 13, "RNN": 3}
+#: Whether the steps of an item's layer are written out at a rank.
+Stepped = Callable[[Item, int], bool]
+
+
+class Spent(ABC):
+    """In one unit."""
+
+    @abstractmethod
+    def whole(self, item: Item) -> float:
+        """Of an item as it is; 0 where that is not known."""
+
+    @abstractmethod
+    def of(self, item: Item, rank: int) -> float:
+        """Of the same through so many features."""
+
+    @abstractmethod
+    def around(self, found: Sequence[Item]) -> tuple[float, float]:
+        """What the model costs beside items, and what it cost at first, before any weight of a layer was factored."""
+
+    def fits(self, found: Sequence[Item], share: float) -> bool:
+        """Whether with these items as they are the model costs no more than a share of what it cost at first."""
+        rest, first = self.around(found)
+        return rest + sum(map(self.whole, found)) <= share * first
 
 
 @dataclass(frozen=True)
-class Multiplied:
+class Stored(Spent):
+    """Numbers of the weights of recurrent layers; or bytes of all weights of the model."""
+
+    model: ir.Model
+    in_bytes: bool
+
+    def whole(self, item: Item) -> float:
+        return float(item.whole * self._width(item))
+
+    def of(self, item: Item, rank: int) -> float:
+        return float(item.size(rank) * self._width(item))
+
+    def around(self, found: Sequence[Item]) -> tuple[float, float]:
+        here = sum(map(self.whole, found))
+        first, now = held(self.model, in_bytes=self.in_bytes)
+        total = sum(costs_by_name(self.model, "bytes").values()) if self.in_bytes else here + now
+        return total - here, total + first - now
+
+    def _width(self, item: Item) -> int:
+        return item.own.view.array().itemsize if self.in_bytes else 1
+
+
+@dataclass(frozen=True)
+class Multiplied(Spent):
     """FLOPs with weights of a model: total now, first before any weight of a recurrent layer was factored.
 
     rows: how often each recurrent node multiplies by a number of its weights, two for a multiply-add.
@@ -33,76 +76,81 @@ class Multiplied:
     rows: Mapping[ir.Node, float]
     total: float
     first: float
+    loops: Stepped
 
     @classmethod
-    def of_model(cls, model: ir.Model) -> Multiplied:
-        sizes, rows = dict.fromkeys(dimension_names(model), PROBE), dict[ir.Node, float]()
-
-        def see(shapes: Shapes, visit: Visit) -> None:
-            # the first product of a call is that of its inputs
-            stepped = visit.node.op_type == "MatMul" and _stepped(visit.top)
-            if visit.times is not None and (visit.node.op_type in RECURRENT or stepped):
-                try:
-                    time, batch = (dim_of(dim) for dim in shapes.input(visit.node, 0)[:2])
-                except ValueError:
-                    # nor does `costs_by_name` count what has no shape
-                    return
-                often = time * batch * visit.times * 2
-                rows.setdefault(visit.top if stepped else visit.node, float(often.constant or 0))
-
-        infer(model, sizes, see)
-        total = sum(costs_by_name(model, "flops").values())
+    def of_model(cls, model: ir.Model, loops: Stepped) -> Multiplied:
+        sizes = dict.fromkeys(dimension_names(model), PROBE)
+        rows, total, gained = _rows(model, sizes), sum(costs_by_name(model, "flops").values()), 0.0
         # what no site stands for: the products of calls, and those by projections that are computed
-        inner = [each for each in cost(model, sizes).nodes if _stepped(each.top) and each.node.op_type == "MatMul"]
+        inner = [each for each in cost(model, sizes).nodes if stepped(each.top) and each.node.op_type == "MatMul"]
         total += sum(float(each.flops.constant or 0) for each in inner)
-        gained = 0.0
-        for node in every_node(model.graph):
-            if node not in rows:
-                continue
-            narrow, weight = thin(node.inputs[0]), node.inputs[1]
-            if narrow is not None and weight is not None:
-                held = sum(map(_count, narrow))
-                total += rows[node] * sum(_count(each) for each in narrow if each.producer() is not None)
-                then = _shape(weight)[0] * _shape(weight)[1] * sum(_shape(each)[0] for each in narrow)
-                gained += rows[node] * (then - held - _count(weight))
-            if _stepped(node):
-                left, right = node.inputs[2], node.inputs[3]
-                assert left is not None and right is not None
-                ways, hidden = _shape(left)[0], _shape(right)[-2]
-                total += rows[node] / 2 * ways * hidden * _POINTWISE[node.op_type.removeprefix("Projected")]
-                then = math.prod(_shape(left)[:2]) * hidden
-                gained += rows[node] * (then - _count(left) - _count(right) * _read(node))
-        return cls(rows, total, total + gained)
+        for node, often in rows.items():
+            uncounted, fewer = _factored(node)
+            total, gained = total + often * uncounted, gained + often * fewer
+        return cls(rows, total, total + gained, loops)
 
     def whole(self, item: Item) -> float:
         return sum(self._of(site) * item.features * item.ways * _outputs(site, item) for site in item.sites)
 
-    def of(self, item: Item, rank: int, *, stepped: bool) -> float:
-        """Through so many features. stepped: whether R is two products; it is one that is computed at load else."""
+    def of(self, item: Item, rank: int) -> float:
         own = item.own
         if own.kind is Kind.RECURRENT_INPUT:
             return self._of(own) * item.size(rank)
         once = item.features * _read(own.node) + int(own.view.shape[1])
-        state = rank * once if stepped else item.features * int(own.view.shape[1])
+        # R is one weight still, computed at load, where the steps are not written out
+        state = rank * once if self.loops(item, rank) else item.features * int(own.view.shape[1])
         above = (self._of(site) * rank * (item.features + _outputs(site, item)) for site in item.above)
         return item.ways * (self._of(own) * state + sum(above))
 
     def around(self, found: Sequence[Item]) -> tuple[float, float]:
-        """What the model costs beside items, and what it cost at first."""
         return self.total - sum(map(self.whole, found)), self.first
 
     def _of(self, site: Site) -> float:
         return self.rows.get(site.node, 0.0)
 
 
+def _rows(model: ir.Model, sizes: Mapping[str, int]) -> dict[ir.Node, float]:
+    """How often recurrent layers multiply by a number of their weights; of those that have shapes, as sites have."""
+    found: dict[ir.Node, float] = {}
+
+    def see(shapes: Shapes, visit: Visit) -> None:
+        # the first product of a call is that of its inputs
+        inside = visit.node.op_type == "MatMul" and stepped(visit.top)
+        if visit.times is None or not (visit.node.op_type in RECURRENT or inside):
+            return
+        try:
+            time, batch = (dim_of(dim) for dim in shapes.input(visit.node, 0)[:2])
+        except ValueError:
+            return
+        often = time * batch * visit.times * 2
+        found.setdefault(visit.top if inside else visit.node, float(often.constant or 0))
+
+    infer(model, sizes, see)
+    return found
+
+
+def _factored(node: ir.Node) -> tuple[float, float]:
+    """Of a layer through fewer features, for each row: products that no op counts, and how many there were more."""
+    uncounted, fewer = 0.0, 0.0
+    narrow, weight = thin(node.inputs[0]), node.inputs[1]
+    if narrow is not None and weight is not None:
+        uncounted += sum(_count(each) for each in narrow if each.producer() is not None)
+        whole = math.prod(_shape(weight)[:2]) * sum(_shape(each)[0] for each in narrow)
+        fewer += whole - sum(map(_count, narrow)) - _count(weight)
+    if stepped(node):
+        left, right = node.inputs[2], node.inputs[3]
+        assert left is not None and right is not None
+        ways, hidden = _shape(left)[0], _shape(right)[-2]
+        uncounted += ways * hidden * RECURRENCES[node.op_type.removeprefix("Projected")][1] / 2
+        fewer += math.prod(_shape(left)[:2]) * hidden - _count(left) - _count(right) * _read(node)
+    return uncounted, fewer
+
+
 def _outputs(site: Site, item: Item) -> int:
     """Columns that a direction's state, or the input, is multiplied by."""
     ways, gates = site.view.shape[:2]
     return int(gates) if site is item.own and site.kind is Kind.RECURRENT_HIDDEN else int(ways * gates)
-
-
-def _stepped(node: ir.Node) -> bool:
-    return node.op_type.startswith("Projected") and node.op_type.removeprefix("Projected") in RECURRENT
 
 
 def _read(node: ir.Node) -> int:
