@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +11,7 @@ from numpy.typing import NDArray
 from ..edit import Array
 
 Floats = NDArray[np.float64]
+F = TypeVar("F", bound=np.floating)
 
 
 def check(weight: Array) -> Floats:
@@ -29,6 +32,19 @@ def vector(array: Array, size: int, name: str) -> Floats:
     if not np.isfinite(wide).all():
         raise ValueError(f"the {name} holds NaN or infinity")
     return wide
+
+
+def product(one: NDArray[F], other: NDArray[F]) -> NDArray[F]:
+    """one @ other, matrices of one type, on torch's threads.
+
+    numpy's BLAS has threads of its own, which stay awake for a while behind each product. Between runs of a model on
+    torch, or its factorizations, they take the cores that those would have.
+    """
+    # imported when it is needed, torch with it
+    from ...ir.fx.dtypes import to_torch
+
+    found: NDArray[F] = (to_torch(one) @ to_torch(other)).numpy()
+    return found
 
 
 def float_of(weight: Array) -> np.dtype[np.generic]:

@@ -18,16 +18,13 @@ by another of lower rank, 1936; Mirsky, 1960. L and R say what an error of an in
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..edit import Array
-from .arrays import Floats, check, vector
+from .arrays import F, Floats, check, product, vector
 from .gram import check_gram, damped
-
-F = TypeVar("F", bound=np.floating)
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ class LowRank:
 
     def dense(self) -> Floats:
         """The weight that it stands for, [in, out]."""
-        found: Floats = self.left @ self.right
+        found: Floats = product(self.left, self.right)
         return found
 
     def evened(self) -> LowRank:
@@ -160,7 +157,7 @@ class Side:
         """L times an array, [n, any]."""
         if self.root is None:
             return array
-        found: Floats = self.root[:, None] * array if self.root.ndim == 1 else self.root @ array
+        found: Floats = self.root[:, None] * array if self.root.ndim == 1 else product(self.root, array)
         return found
 
     def solve(self, array: NDArray[F], *, turned: bool = False) -> NDArray[F]:
