@@ -30,13 +30,14 @@ from tersor.passes.statistics import Calibration
 
 INT8, WEIGHTS = "quantize-dynamic{embeddings=true}", "quantize-weights{bits=8, embeddings=true}"
 CODED = "code-embedding{ratio=0.125}"
-THIN, SHARED, FEWER = "factorize-linear{ratio=0.6}", "share-basis{ratio=0.7}", "prune-neurons{ratio=0.25}"
+THIN, SHARED, FEWER = "factorize-linear{ratio=0.6}", "share-basis{ratio=0.7, alone=false}", "prune-neurons{ratio=0.25}"
 ROWS = {
     "int8": INT8,
     "factorise": THIN,
     "factorise, int8": f"{THIN}, {INT8}",
     "int8, factorise": f"{INT8}, {THIN}",
     "factorise, W8": f"{THIN}, {WEIGHTS}",
+    "W8, factorise": f"{WEIGHTS}, {THIN}",
     "share": SHARED,
     "share, int8": f"{SHARED}, {INT8}",
     "int8, share": f"{INT8}, {SHARED}",

@@ -120,7 +120,7 @@ def sites(model: ir.Model) -> list[Site]:
     A node that reads a weight twice, as both directions of a recurrent one do, gives one site for each use.
     """
     nodes = _nodes(model)
-    fixed = _fixed(nodes)
+    fixed = computed_constants(nodes)
     found = [
         site for node in nodes if node.op_type in _RULES and node.domain == "" for site in _RULES[node.op_type](node)
     ]
@@ -135,7 +135,7 @@ def computed_sites(model: ir.Model) -> list[Site]:
     The view is of the constant that most of the weight lies in, and nothing is known about features.
     """
     nodes = _nodes(model)
-    fixed = _fixed(nodes)
+    fixed = computed_constants(nodes)
     found = []
     for node in nodes:
         places = _PLACES.get(node.op_type, ()) if node.domain == "" else ()
@@ -173,8 +173,8 @@ def _nodes(model: ir.Model) -> list[ir.Node]:
     return [node for scope in scopes for node in ir.traversal.RecursiveGraphIterator(scope)]
 
 
-def _fixed(nodes: Iterable[ir.Node]) -> set[ir.Value]:
-    """What nodes compute from constants alone."""
+def computed_constants(nodes: Iterable[ir.Node]) -> set[ir.Value]:
+    """What nodes, in order, compute from constants alone."""
     found: set[ir.Value] = set()
     for node in nodes:
         read = [value for value in node.inputs if value is not None]

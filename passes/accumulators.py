@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..ir.errors import ModelError
 from .accumulator import BLOCK, Accumulator, Floats, blocks, chunks, extent, extents
 from .edit import Array
-from .numerics.arrays import product
+from .numerics.arrays import matmul
 
 #: A histogram's bins are no finer than this power of two of the largest magnitude, float32's own precision.
 _FINEST = 24
@@ -245,7 +245,7 @@ class Gram(_ByFeature):
     def add(self, array: Array) -> None:
         self._check(array)
         for block in blocks(array):
-            self.matrix += product(block.T, block)
+            self.matrix += matmul(block.T, block)
             self.total += block.sum(0, dtype=np.float64)
         self.count += len(array)
 
@@ -287,7 +287,7 @@ class Joint(_ByFeature):
         self._gram.add(now)
         for start in range(0, len(array), BLOCK):
             part = slice(start, start + BLOCK)
-            self.cross += product(np.asarray(now[part], np.float64).T, np.asarray(before[part], np.float64))
+            self.cross += matmul(np.asarray(now[part], np.float64).T, np.asarray(before[part], np.float64))
         self._before += before.sum(0, dtype=np.float64)
         self.count += len(array)
 

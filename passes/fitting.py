@@ -20,7 +20,7 @@ from ..ir.constants import constant_of
 from ..ir.site import Kind, Site
 from .edit import Array, attribute, rewrite_constant
 from .moments import SAME, Moments, Origins, biased, key_of, moments
-from .numerics.arrays import Floats, product
+from .numerics.arrays import Floats, matmul
 from .numerics.least_squares import Means, fitted
 from .statistics import Calibration
 from .trail import Trail
@@ -72,7 +72,7 @@ def _solved(seen: Moments, start: Fit, ridge: float) -> Fit:
 def error(seen: Moments, found: Fit) -> float:
     """|T - X W - b|^2 over the tokens behind sums."""
     weight = found.weight
-    lost = seen.energy.sum() - 2 * np.sum(weight * seen.joint) + np.sum(weight * product(seen.gram, weight))
+    lost = seen.energy.sum() - 2 * np.sum(weight * seen.joint) + np.sum(weight * matmul(seen.gram, weight))
     if found.bias is not None:
         lost += seen.count * found.bias @ (found.bias + 2 * (seen.inputs @ weight - seen.outputs))
     return float(lost)

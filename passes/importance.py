@@ -21,7 +21,7 @@ from ..ir.site import Site
 from .base import Context
 from .drop import Drop
 from .gradients import Probe, probes, spaced
-from .numerics.arrays import Floats, product
+from .numerics.arrays import Floats, matmul
 from .numerics.low_rank import Side
 from .placing import matrix
 
@@ -58,7 +58,7 @@ def columns(
         for group, side, each in zip(groups, sides, found, strict=True):
             drawn = [np.divide(matrix(site, probe.gradients[site.weight]), np.float32(site.alpha)) for site in group]
             white = side.solve(np.concatenate(drawn, axis=1, dtype=np.float32), turned=True)
-            each += product(white.T, white)
+            each += matmul(white.T, white)
     return [each / (max(total, 1) * group[0].in_features) for group, each in zip(groups, found, strict=True)]
 
 

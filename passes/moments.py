@@ -21,7 +21,7 @@ from ..ir.site import Kind, Site, sites
 from .accumulator import blocks
 from .accumulators import Gram
 from .edit import Array, is_op, only_reader
-from .numerics.arrays import Floats, product
+from .numerics.arrays import Floats, matmul
 from .statistics import Calibration, Part
 from .trail import Trail
 from .views import View, Windows
@@ -120,7 +120,7 @@ def moments(
             now, then, *rest = (next(left) for _ in parts)
             wanted = _less_bias(site, then) if twin is None else _product(twin, np.asarray(then, np.float64))
             turned = origins.get(target_of(site).stream)
-            wanted = wanted if turned is None else product(np.asarray(wanted, np.float64), turned[1])
+            wanted = wanted if turned is None else matmul(np.asarray(wanted, np.float64), turned[1])
             halves[number % 2].add(site, number, now, np.subtract(wanted, rest[0]) if rest else wanted)
     found: dict[Fitted, Moments] = {}
     for key in dict.fromkeys(map(key_of, readers)):
@@ -146,7 +146,7 @@ class _Cross:
         """Arrays [tokens, features] and [tokens, others]."""
         for one, two in zip(blocks(array), blocks(other), strict=True):
             wide = np.result_type(one, two)
-            self.matrix += product(one.astype(wide, copy=False).T, two.astype(wide, copy=False))
+            self.matrix += matmul(one.astype(wide, copy=False).T, two.astype(wide, copy=False))
             self.energy += np.square(two).sum(0, dtype=np.float64)
             self.total += two.sum(0, dtype=np.float64)
         self.count += len(array)
@@ -230,7 +230,7 @@ def _less_bias(site: Site, rows: Array) -> Array:
 def _product(site: Site, rows: Floats) -> Floats:
     """X W of rows, and the bias on top where that is fitted too."""
     bias = site.bias_array() if biased(site) else None
-    found: Floats = product(rows, np.asarray(site.dense(), np.float64))
+    found: Floats = matmul(rows, np.asarray(site.dense(), np.float64))
     return found if bias is None else found + np.asarray(bias, np.float64)
 
 

@@ -143,19 +143,32 @@ def unchanged(model: ir.Model, changing: Set[ir.Node]) -> list[ir.Value]:
 
 
 def _alive(model: ir.Model, wanted: Collection[str], known: Collection[str]) -> list[ir.Value]:
-    """Of the values that some values follow from, these too, and of those that are known: what nodes read that none of
-    them follows from. What follows from no input of the model is left out, and so are the inputs.
+    """Where the nodes that ran for `wanted` end and those that did not begin, and what is known beyond.
+
+        x --> f --> [a] --> g --> wanted --> h
+                     `--> Shape -------------> k        [a]: h and k start at it and at what was wanted
+
+    Floats alone: what nodes give otherwise, as Shape does, is computed again from those. What follows from no input of
+    the model is left out, and so are the inputs.
     """
-    run: set[ir.Node] = set()
+    holding = (node for node in model.graph if may_hold_graphs(node))
+    holders = {inner: node for node in holding for graph in held_graphs(node) for inner in graph.all_nodes()}
+
+    def readers(value: ir.Value) -> set[ir.Node]:
+        return {holders.get(node, node) for node in value.consumers()}
+
+    run, again = set[ir.Node](), set[ir.Node]()
     for node in reversed(model.graph):
-        if any(value.name in wanted or not run.isdisjoint(value.consumers()) for value in node.outputs):
-            run.add(node)
+        after = set[ir.Node]().union(*map(readers, node.outputs))
+        if any(value.name in wanted for value in node.outputs) or after & (run | again):
+            floats = any(value.dtype is None or value.dtype.is_floating_point() for value in node.outputs)
+            (run if floats or after <= run else again).add(node)
     moving, found = set(model.graph.inputs), list[ir.Value]()
     for node in model.graph:
         if not moving.isdisjoint(node.inputs):
             moving.update(node.outputs)
             there = node.outputs if node in run else [value for value in node.outputs if value.name in known]
-            found += [value for value in there if not run.issuperset(value.consumers())]
+            found += [value for value in there if not readers(value) <= run]
     return found
 
 

@@ -41,9 +41,9 @@ from ..ranks import Way, amount, fastest, grid, ways
 from ..seen import Seen, inputs
 from .projected import unprojected
 from .projecting import Projecting, told
-from .recurrences import Item, factors, items, thin
+from .recurrences import Item, factors, items, projections
 from .recurrent_costs import Multiplied, Spent, Stored
-from .timing import Thin, Timed
+from .timing import Thin, TimedLayers, remember_first
 
 _KINDS = (Kind.RECURRENT_INPUT, Kind.RECURRENT_HIDDEN)
 #: Of the numbers of weights, what stays unless anything is told.
@@ -107,9 +107,10 @@ class FactorizeRecurrent(Pass):
         stepped = self._stepped(model, plan, context)
         found = plan.outcome(stepped, self.ignore)
         surgery = Projecting(plan.seen, leading=self.algorithm == "svd", damping=DAMPING, stepped=stepped)
+        taken = [item for item, _ in plan.taken]
+        first = plan.spent.first(taken) if isinstance(plan.spent, TimedLayers) else {}
         surgery.run(plan.taken)
-        if isinstance(plan.spent, Timed):
-            plan.spent.remember(model)
+        remember_first(model, first)
         declare_functions(model)
         return found
 
@@ -142,7 +143,7 @@ class FactorizeRecurrent(Pass):
         return found
 
     def _unfit(self, site: Site) -> Miss | None:
-        if site.kind is Kind.RECURRENT_INPUT and thin(site.activation) is not None:
+        if site.kind is Kind.RECURRENT_INPUT and projections(site.activation):
             return _factored(site)
         if site.kind is Kind.RECURRENT_HIDDEN and self.recurrent == "loop":
             return unprojected(site.node)
@@ -230,20 +231,21 @@ class FactorizeRecurrent(Pass):
 
         if unit == "flops":
             return Multiplied.of_model(model, loops)
-        return Timed.of_model(model, loops, context) if unit == "latency" else Stored(model, unit == "bytes")
+        return TimedLayers.of_model(model, loops, context) if unit == "latency" else Stored(model, unit == "bytes")
 
     def _ways(self, model: ir.Model, item: Item, lost: Floats, context: Context, spent: Spent) -> list[Way] | Miss:
         """An item as it is, first, and the ranks that it may have; or why there are none."""
         whole = spent.whole(item)
         if not whole:
-            return Miss("cost", "none is counted", "a layer of the main graph; give the budget in bytes")
+            return Miss("cost", "none is counted", spent.known)
         own = None if self._budget() is not None else self._own(item, lost)
         tried = grid(self.multiple, item.most) if own is None else [own] if item.smaller(own) else []
         every = ways(lost, tried, whole, lambda rank: spent.of(item, rank))
         ranks = [rank for way in every for rank in way.ranks if rank is not None]
         if not ranks:
-            loop = "; recurrent=loop multiplies by both" if not isinstance(spent, Stored) else ""
-            return Miss("rank", str(own or item.most), f"a rank at which the factors cost less{loop}")
+            told = self.recurrent == "loop" or isinstance(spent, Stored) or item.own.kind is Kind.RECURRENT_INPUT
+            loop = "" if told else "; recurrent=loop multiplies by both"
+            return Miss("rank", str(own or item.most), f"a rank at which the factors {spent.less}{loop}")
         fast = fastest(ranks, lambda rank: self._slow(model, item, rank, context))
         return fast if isinstance(fast, Miss) else [way for way in every if (way.ranks[0] or 0) <= fast]
 

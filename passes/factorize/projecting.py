@@ -18,7 +18,7 @@ from ..edit import Tape, replace, reroute, sweep
 from ..numerics.arrays import Floats
 from ..seen import Seen
 from .projected import projected
-from .recurrences import Item
+from .recurrences import Item, project
 
 
 @dataclass(frozen=True)
@@ -143,6 +143,7 @@ def _product(tape: Tape, site: Site, x: ir.Value, held: ir.Value) -> ir.Value:
     assert sizes is not None
     rank = list(sizes)[-1]
     made.type, made.shape = x.type, _resized(x, rank if isinstance(rank, int) else 0)
+    project(made)
     return made
 
 

@@ -23,6 +23,8 @@ from ..placing import matrix
 from ..seen import Seen
 
 RECURRENT = ("LSTM", "GRU", "RNN")
+#: In the metadata of a product that narrows what a layer reads.
+_PROJECTS = "tersor.projects"
 _VIEWS = ("Identity", "Squeeze", "Unsqueeze", "Transpose", "Reshape")
 
 
@@ -177,17 +179,35 @@ def _moved(node: ir.Node, axes: list[str], ways: int, hidden: int) -> list[str] 
     return ["any" if at in new else next(left) for at in range(rank)]
 
 
-def thin(value: ir.Value | None) -> list[ir.Value] | None:
-    """The projections that an input was narrowed by, [features, rank] each; None where it was not."""
+def project(value: ir.Value) -> None:
+    """Mark the product that narrows what a layer reads."""
+    node = value.producer()
+    assert node is not None
+    node.metadata_props[_PROJECTS] = "input"
+
+
+def projections(value: ir.Value | None) -> list[ir.Value]:
+    """What an input was narrowed by, [features, rank] for each direction of states; none where it was not."""
     node = None if value is None else value.producer()
     if is_op(node, "Concat"):
-        parts = [thin(each) for each in node.inputs]
-        return None if any(part is None for part in parts) else [each for part in parts for each in part or ()]
-    right = node.inputs[1] if is_op(node, "MatMul") else None
-    if right is None or right.shape is None or len(right.shape) != 2 or not _stored(right):
-        return None
-    rows, columns = right.shape
-    return [right] if isinstance(rows, int) and isinstance(columns, int) and columns < rows else None
+        parts = [projections(each) for each in node.inputs]
+        return [each for part in parts for each in part] if all(parts) else []
+    if not is_op(node, "MatMul") or _PROJECTS not in node.metadata_props or node.inputs[1] is None:
+        return []
+    return [node.inputs[1]]
+
+
+def unprojected_input(value: ir.Value) -> ir.Value:
+    """What an input was before it was narrowed."""
+    node = value.producer()
+    if node is None or not projections(value):
+        return value
+    if is_op(node, "Concat"):
+        # products of the parts of one Split
+        part = node.inputs[0].producer() if node.inputs[0] is not None else None
+        split = None if part is None or part.inputs[0] is None else part.inputs[0].producer()
+        node = split if is_op(split, "Split") else None
+    return value if node is None or node.inputs[0] is None else node.inputs[0]
 
 
 def factors(value: ir.Value | None) -> tuple[ir.Value, ir.Value] | None:
@@ -218,24 +238,25 @@ def held(model: ir.Model, *, in_bytes: bool = False) -> tuple[int, int]:
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         if node.op_type not in RECURRENT and not stepped(node):
             continue
-        narrow, weight = thin(node.inputs[0]), node.inputs[1]
-        if narrow is not None and weight is not None and weight.shape is not None:
-            rows = sum(_sizes(each)[0] for each in narrow)
-            ways, gates, _ = _sizes(weight)
+        narrow, weight = projections(node.inputs[0]), node.inputs[1]
+        if narrow and weight is not None and weight.shape is not None:
+            rows = sum(sizes(each)[0] for each in narrow)
+            ways, gates, _ = sizes(weight)
             first += rows * ways * gates * _width(weight, in_bytes)
-            now[weight] = _count(weight, in_bytes)
+            now[weight] = count(weight, in_bytes)
             # directions of one projection add up to it
-            now |= {each: _count(each, in_bytes) for each in narrow if each.producer() is None}
+            now |= {each: count(each, in_bytes) for each in narrow if each.producer() is None}
         found = (node.inputs[2], node.inputs[3]) if stepped(node) else factors(node.inputs[2])
         if found is not None and found[0] is not None and found[1] is not None:
-            (ways, gates, _), hidden = _sizes(found[0]), _sizes(found[1])[-2]
+            (ways, gates, _), hidden = sizes(found[0]), sizes(found[1])[-2]
             first += ways * gates * hidden * _width(found[0], in_bytes)
-            now |= {each: _count(each, in_bytes) for each in found if each is not None}
+            now |= {each: count(each, in_bytes) for each in found if each is not None}
     return first, sum(now.values())
 
 
-def _count(value: ir.Value, in_bytes: bool) -> int:
-    return math.prod(_sizes(value)) * _width(value, in_bytes)
+def count(value: ir.Value, in_bytes: bool = False) -> int:
+    """Numbers, or bytes, of what is stored."""
+    return math.prod(sizes(value)) * _width(value, in_bytes)
 
 
 def _width(value: ir.Value, in_bytes: bool) -> int:
@@ -244,12 +265,7 @@ def _width(value: ir.Value, in_bytes: bool) -> int:
     return int(tensor.dtype.itemsize) if in_bytes and tensor is not None else 1
 
 
-def _sizes(value: ir.Value) -> tuple[int, ...]:
+def sizes(value: ir.Value) -> tuple[int, ...]:
+    """The shape of what is stored."""
     assert value.shape is not None
     return tuple(dim for dim in value.shape if isinstance(dim, int))
-
-
-def _stored(value: ir.Value) -> bool:
-    """Whether a projection is stored, or a direction's out of those that are."""
-    node = value.producer()
-    return tensor_of(value) is not None or (node is not None and STORED in node.metadata_props)

@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import onnx_ir as ir
 
@@ -16,14 +17,20 @@ from ...ir.shapes import Shapes, Visit, dimension_names, infer
 from ...ir.site import Kind, Site
 from ..budget import PROBE, costs_by_name
 from ..edit import attribute
-from .recurrences import RECURRENT, Item, held, stepped, thin
+from .recurrences import RECURRENT, Item, count, held, projections, sizes, stepped
 
-#: Whether the steps of an item's layer are written out at a rank.
+#: Whether the steps of an item's layer are written out at a rank, so that R is two products.
 Stepped = Callable[[Item, int], bool]
 
 
 class Spent(ABC):
-    """In one unit."""
+    """What items cost: numbers, bytes, FLOPs with every dynamic dimension 32, or nanoseconds.
+
+    less: what factors have to do for a rank to be one. known: what has to be for a layer to have a cost.
+    """
+
+    less: ClassVar[str]
+    known: ClassVar[str]
 
     @abstractmethod
     def whole(self, item: Item) -> float:
@@ -47,6 +54,8 @@ class Spent(ABC):
 class Stored(Spent):
     """Numbers of the weights of recurrent layers; or bytes of all weights of the model."""
 
+    less: ClassVar[str] = "have fewer numbers"
+    known: ClassVar[str] = "weights that are stored"
     model: ir.Model
     in_bytes: bool
 
@@ -73,6 +82,8 @@ class Multiplied(Spent):
     rows: how often each recurrent node multiplies by a number of its weights, two for a multiply-add.
     """
 
+    less: ClassVar[str] = "have fewer multiply-adds"
+    known: ClassVar[str] = "shapes that are known; give the budget in bytes"
     rows: Mapping[ir.Node, float]
     total: float
     first: float
@@ -80,13 +91,13 @@ class Multiplied(Spent):
 
     @classmethod
     def of_model(cls, model: ir.Model, loops: Stepped) -> Multiplied:
-        sizes = dict.fromkeys(dimension_names(model), PROBE)
-        rows, total, gained = _rows(model, sizes), sum(costs_by_name(model, "flops").values()), 0.0
+        dims = dict.fromkeys(dimension_names(model), PROBE)
+        rows, total, gained = _rows(model, dims), sum(costs_by_name(model, "flops").values()), 0.0
         # what no site stands for: the products of calls, and those by projections that are computed
-        inner = [each for each in cost(model, sizes).nodes if stepped(each.top) and each.node.op_type == "MatMul"]
+        inner = [each for each in cost(model, dims).nodes if stepped(each.top) and each.node.op_type == "MatMul"]
         total += sum(float(each.flops.constant or 0) for each in inner)
         for node, often in rows.items():
-            uncounted, fewer = _factored(node)
+            uncounted, fewer = _saved(node)
             total, gained = total + often * uncounted, gained + often * fewer
         return cls(rows, total, total + gained, loops)
 
@@ -110,7 +121,7 @@ class Multiplied(Spent):
         return self.rows.get(site.node, 0.0)
 
 
-def _rows(model: ir.Model, sizes: Mapping[str, int]) -> dict[ir.Node, float]:
+def _rows(model: ir.Model, dims: Mapping[str, int]) -> dict[ir.Node, float]:
     """How often recurrent layers multiply by a number of their weights; of those that have shapes, as sites have."""
     found: dict[ir.Node, float] = {}
 
@@ -126,24 +137,26 @@ def _rows(model: ir.Model, sizes: Mapping[str, int]) -> dict[ir.Node, float]:
         often = time * batch * visit.times * 2
         found.setdefault(visit.top if inside else visit.node, float(often.constant or 0))
 
-    infer(model, sizes, see)
+    infer(model, dims, see)
     return found
 
 
-def _factored(node: ir.Node) -> tuple[float, float]:
-    """Of a layer through fewer features, for each row: products that no op counts, and how many there were more."""
+def _saved(node: ir.Node) -> tuple[float, float]:
+    """Of a layer through fewer features, for each row of its input: multiply-adds that `ir.cost` does not count at the
+    layer, and how many fewer there are than of the weights as they were at first.
+    """
     uncounted, fewer = 0.0, 0.0
-    narrow, weight = thin(node.inputs[0]), node.inputs[1]
-    if narrow is not None and weight is not None:
-        uncounted += sum(_count(each) for each in narrow if each.producer() is not None)
-        whole = math.prod(_shape(weight)[:2]) * sum(_shape(each)[0] for each in narrow)
-        fewer += whole - sum(map(_count, narrow)) - _count(weight)
+    narrow, weight = projections(node.inputs[0]), node.inputs[1]
+    if narrow and weight is not None:
+        uncounted += sum(count(each) for each in narrow if each.producer() is not None)
+        whole = math.prod(sizes(weight)[:2]) * sum(sizes(each)[0] for each in narrow)
+        fewer += whole - sum(map(count, narrow)) - count(weight)
     if stepped(node):
         left, right = node.inputs[2], node.inputs[3]
         assert left is not None and right is not None
-        ways, hidden = _shape(left)[0], _shape(right)[-2]
+        ways, hidden = sizes(left)[0], sizes(right)[-2]
         uncounted += ways * hidden * RECURRENCES[node.op_type.removeprefix("Projected")][1] / 2
-        fewer += math.prod(_shape(left)[:2]) * hidden - _count(left) - _count(right) * _read(node)
+        fewer += math.prod(sizes(left)[:2]) * hidden - count(left) - count(right) * _read(node)
     return uncounted, fewer
 
 
@@ -158,12 +171,3 @@ def _read(node: ir.Node) -> int:
     if node.op_type == "GRU":
         return 1 if attribute(node, "linear_before_reset", 0) else 2
     return 2 if node.op_type == "ProjectedGRU" and not node.overload.endswith("_before_reset") else 1
-
-
-def _shape(value: ir.Value) -> tuple[int, ...]:
-    assert value.shape is not None
-    return tuple(dim for dim in value.shape if isinstance(dim, int))
-
-
-def _count(value: ir.Value) -> int:
-    return math.prod(_shape(value))

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
-from ...ir.constants import tensor_of
+from ...ir.constants import is_constant
 from ...ir.feeds import Feeds
-from ...ir.site import Kind, sites
+from ...ir.site import Kind, computed_constants, sites
 from ..base import Context, Contract, Lossy, Outcome, Pass
 from ..choosing import outcome
-from ..edit import declare_functions, is_op
+from ..edit import declare_functions
 from ..trail import cut_out
 from .costs import first_time, middle, remember, timed_ranks
 from .projected import unprojected
 from .projecting import Projecting
-from .recurrences import Item, items, layers, thin
+from .recurrences import Item, items, layers, sizes, unprojected_input
 from .recurrent_costs import Spent, Stepped
 
 
@@ -44,25 +44,30 @@ class Thin(Pass):
 
 
 @dataclass(eq=False)
-class Timed(Spent):
+class TimedLayers(Spent):
     """Nanoseconds of recurrent layers on the target, each alone, on what it reads on the middle batch of the data.
 
-    What factors of W and of R save of a layer is timed apart and added up. feeds: what layers read, by name.
+    What factors of W and of R save of a layer is timed apart and added up. feeds: what layers read, by name. constant:
+    what nodes compute from constants alone. _times: of layers as they are; _thin: through some features, by what layers
+    have in common.
     """
 
+    less: ClassVar[str] = "take less time on the target"
+    known: ClassVar[str] = "a layer of the main graph that the target can time; give the budget in bytes"
     model: ir.Model
     context: Context
     loops: Stepped
     feeds: Feeds
+    constant: Set[ir.Value]
     _times: dict[ir.Node, float] = field(default_factory=dict, repr=False)
-    _first: dict[str, float] = field(default_factory=dict, repr=False)
     _thin: dict[tuple[object, ...], list[float]] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of_model(cls, model: ir.Model, loops: Stepped, context: Context) -> Timed:
+    def of_model(cls, model: ir.Model, loops: Stepped, context: Context) -> TimedLayers:
         """Raises OptionError where there is no target or no data."""
-        read = [value for node in layers(model) for value in _read(node)]
-        return cls(model, context, loops, middle(model, read, context))
+        constant = computed_constants(model.graph)
+        read = [value for node in layers(model) for value in _read(node, constant)]
+        return cls(model, context, loops, middle(model, read, context), constant)
 
     def whole(self, item: Item) -> float:
         return sum(self._time(site.node) for site in item.sites)
@@ -79,31 +84,26 @@ class Timed(Spent):
         rest = sum(map(self._time, every)) - sum(map(self.whole, found))
         return rest, sum(first_time(node, self._time(node)) for node in every)
 
-    def remember(self, model: ir.Model) -> None:
-        """Note at the layers of what became of the model what they took at first."""
-        for node in layers(model):
-            took = next((self._first[value.name] for value in node.outputs if value.name in self._first), None)
-            if took is not None:
-                remember(node, nanoseconds=took)
+    def first(self, items: Iterable[Item]) -> dict[str, float]:
+        """What the layers of items took before any weight of theirs was factored, by the names of their outputs."""
+        nodes = {site.node for item in items for site in item.sites}
+        times = {node: first_time(node, self._time(node)) for node in nodes}
+        return {value.name: time for node, time in times.items() for value in node.outputs if value.name}
 
     def _time(self, node: ir.Node) -> float:
         """Of a layer as it is, with the projections that its input is narrowed by; 0 where nothing can be timed."""
         if node not in self._times:
-            self._times[node] = self._run(self._alone(node)) if node.graph is self.model.graph else 0.0
-            # what takes the place of a node has the names of its outputs
-            took = first_time(node, self._times[node])
-            self._first |= {value.name: took for value in node.outputs if value.name}
+            read = _read(node, self.constant) if node.graph is self.model.graph else ()
+            able = node.graph is self.model.graph and all(value.name in self.feeds for value in read)
+            self._times[node] = self._run(self._alone(node)) if able else 0.0
         return self._times[node]
 
     def _saved(self, node: ir.Node, rank: int, *, hidden: bool) -> float:
-        if not self._time(node):
-            return 0.0
-        key = (hidden, *_alike(node), *(self.feeds[value.name or ""].shape for value in _read(node)))
+        """Of a layer, where its R, or else its W, is two products through so many features."""
         weight = node.inputs[2 if hidden else 1]
-        assert weight is not None and weight.shape is not None
-        width = weight.shape[2]
-        assert isinstance(width, int)
-        ranks = timed_ranks(width)
+        if not self._time(node) or weight is None:
+            return 0.0
+        ranks, key = timed_ranks(sizes(weight)[2]), (hidden, *self._alike(node))
         if key not in self._thin:
             alone = self._alone(node)
             self._thin[key] = []
@@ -114,44 +114,33 @@ class Timed(Spent):
         return self._time(node) - float(np.interp(rank, ranks, self._thin[key]))
 
     def _alone(self, node: ir.Node) -> ir.Model:
-        return cut_out(self.model, list(_read(node)), [value for value in node.outputs if value.name])
+        return cut_out(self.model, _read(node, self.constant), [value for value in node.outputs if value.name])
 
     def _run(self, alone: ir.Model) -> float:
         assert self.context.latency is not None
         names = [value.name or "" for value in alone.graph.inputs]
         return 1e9 * self.context.latency(alone, {name: self.feeds[name] for name in names})
 
+    def _alike(self, node: ir.Node) -> Iterator[object]:
+        """What layers have in common where one timing serves all."""
+        yield node.op_type
+        yield tuple(sorted((name, str(attr.value)) for name, attr in node.attributes.items()))
+        yield tuple(self.feeds[value.name or ""].shape for value in _read(node, self.constant))
+        yield tuple(None if value is None else (str(value.shape), value.dtype) for value in node.inputs)
 
-def _read(node: ir.Node) -> Iterator[ir.Value]:
+
+def remember_first(model: ir.Model, first: Mapping[str, float]) -> None:
+    """Note at layers what they took at first, by the names of their outputs; true of one target and batch.
+
+    What took the place of a node has the names of its outputs.
+    """
+    for node in layers(model):
+        took = next((first[name] for value in node.outputs if (name := value.name or "") in first), None)
+        if took is not None:
+            remember(node, nanoseconds=took)
+
+
+def _read(node: ir.Node, constant: Set[ir.Value]) -> list[ir.Value]:
     """What a layer reads that no constant gives, before it is narrowed."""
-    for value in dict.fromkeys(node.inputs):
-        if value is not None and not _fixed(value):
-            yield _before(value)
-
-
-def _fixed(value: ir.Value) -> bool:
-    """Whether a value follows from constants alone."""
-    node = value.producer()
-    if node is None:
-        return tensor_of(value) is not None
-    return all(each is None or _fixed(each) for each in node.inputs)
-
-
-def _before(value: ir.Value) -> ir.Value:
-    """What an input was before projections narrowed it."""
-    node = value.producer() if thin(value) is not None else None
-    if node is None or node.inputs[0] is None:
-        return value
-    part = node.inputs[0].producer() if is_op(node, "Concat") else node
-    split = None if part is None or part.inputs[0] is None else part.inputs[0].producer()
-    found = split if is_op(node, "Concat") and is_op(split, "Split") else part
-    return value if found is None or found.inputs[0] is None else found.inputs[0]
-
-
-def _alike(node: ir.Node) -> Iterator[object]:
-    """What layers have in common where one timing serves all."""
-    yield node.op_type
-    yield tuple(sorted((name, str(attr.value)) for name, attr in node.attributes.items()))
-    yield from (
-        (str(value.shape), value.dtype) if value is not None and _fixed(value) else None for value in node.inputs
-    )
+    given = [value for value in dict.fromkeys(node.inputs) if value is not None]
+    return [unprojected_input(value) for value in given if not (is_constant(value) or value in constant)]

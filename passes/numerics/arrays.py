@@ -34,12 +34,14 @@ def vector(array: Array, size: int, name: str) -> Floats:
     return wide
 
 
-def product(one: NDArray[F], other: NDArray[F]) -> NDArray[F]:
-    """one @ other, matrices of one type, on torch's threads.
+def matmul(one: NDArray[F], other: NDArray[F]) -> NDArray[F]:
+    """one @ other, [n, k] and [k, m], on torch's threads. Raises ValueError for two types.
 
     numpy's BLAS has threads of its own, which stay awake for a while behind each product. Between runs of a model on
     torch, or its factorizations, they take the cores that those would have.
     """
+    if one.dtype != other.dtype:
+        raise ValueError(f"expected matrices of one type, found {one.dtype} and {other.dtype}")
     # imported when it is needed, torch with it
     from ...ir.fx.dtypes import to_torch
 

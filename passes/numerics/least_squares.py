@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..edit import Array
-from .arrays import Floats, check, product, vector
+from .arrays import Floats, check, matmul, vector
 from .gram import check_gram, damped
 
 
@@ -81,7 +81,7 @@ def repair(
     if means is not None:
         was = vector(means.before, len(wide), "mean of the inputs before")
         moments = means._replace(before=was @ wide)
-    found = fitted(gram, product(np.asarray(cross, np.float64), wide), start, means=moments, ridge=ridge)
+    found = fitted(gram, matmul(np.asarray(cross, np.float64), wide), start, means=moments, ridge=ridge)
     if found.bias is not None:
         kept = (np.zeros(columns) if kept is None else kept) + found.bias
     return Repaired(found.weight.astype(weight.dtype), None if kept is None else kept.astype(weight.dtype))
@@ -100,7 +100,7 @@ def fitted(gram: Array, joint: Array, toward: Array, *, means: Means | None = No
     if wanted.shape != start.shape:
         raise ValueError(f"expected products of inputs and outputs {start.shape}, found {wanted.shape}")
     if means is None:
-        return Fitted(start + _solve(now, wanted - product(now, start), ridge), None)
+        return Fitted(start + _solve(now, wanted - matmul(now, start), ridge), None)
     if not 0 < means.samples < np.inf:
         raise ValueError(f"expected means over at least one sample, found {means.samples}")
     was = vector(means.before, start.shape[1], "mean of the outputs")
@@ -108,7 +108,7 @@ def fitted(gram: Array, joint: Array, toward: Array, *, means: Means | None = No
     # the best bias for any W' moves the means of both sides to zero
     now = now - means.samples * np.outer(moved, moved)
     wanted = wanted - means.samples * np.outer(moved, was)
-    weight = start + _solve(now, wanted - product(now, start), ridge)
+    weight = start + _solve(now, wanted - matmul(now, start), ridge)
     return Fitted(weight, was - moved @ weight)
 
 

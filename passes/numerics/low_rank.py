@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..edit import Array
-from .arrays import F, Floats, check, product, vector
+from .arrays import F, Floats, check, matmul, vector
 from .gram import check_gram, damped
 
 
@@ -41,7 +41,7 @@ class LowRank:
 
     def dense(self) -> Floats:
         """The weight that it stands for, [in, out]."""
-        found: Floats = product(self.left, self.right)
+        found: Floats = matmul(self.left, self.right)
         return found
 
     def evened(self) -> LowRank:
@@ -157,7 +157,7 @@ class Side:
         """L times an array, [n, any]."""
         if self.root is None:
             return array
-        found: Floats = self.root[:, None] * array if self.root.ndim == 1 else product(self.root, array)
+        found: Floats = self.root[:, None] * array if self.root.ndim == 1 else matmul(self.root, array)
         return found
 
     def solve(self, array: NDArray[F], *, turned: bool = False) -> NDArray[F]:

@@ -17,7 +17,7 @@ from ..accumulator import extent
 from ..accumulators import Gram
 from ..base import Context, Miss
 from ..edit import Array, constant_of
-from ..numerics.arrays import Floats, product
+from ..numerics.arrays import Floats, matmul
 from ..statistics import Want
 from .rotation import Basis
 from .segments import Made, Segment, Stream, operands, scaling
@@ -36,7 +36,7 @@ class Normalized(Gram):
         rows = self._rows(np.asarray(array, np.float64))
         length = np.linalg.norm(rows, axis=-1, keepdims=True)
         rows = np.divide(rows, length, out=np.zeros_like(rows), where=length > 0)
-        self.matrix += product(rows.T, rows)
+        self.matrix += matmul(rows.T, rows)
         self.total += rows.sum(0)
         self.count += len(rows)
 

@@ -64,7 +64,7 @@ class ShareBasis(Pass):
         without.
     multiple: ranks are multiples of so many.
     repair: where there are data, fit what each weight makes of its basis, and its bias, to the original's stream.
-    drop, draws: kronecker: what an answer loses, 1 - `cosine` of the rows of outputs or the `kl` divergence of their
+    drop, probes: kronecker: what an answer loses, 1 - `cosine` of the rows of outputs or the `kl` divergence of their
         softmax; and how many gradients are drawn.
     smallest: sites with fewer weights than this stay as they are.
     only, ignore: glob patterns over site names, `kind:..` and `block:..` (`tersor explain` lists them).
@@ -80,17 +80,17 @@ class ShareBasis(Pass):
     multiple: int = 8
     repair: bool = True
     drop: Form = "cosine"
-    draws: int = 64
+    probes: int = 32
     smallest: int = 1024
     only: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         amount(self, "ratio", "rank")
-        if self.group < 0 or self.multiple < 1 or self.draws < 1:
+        if self.group < 0 or self.multiple < 1 or self.probes < 1:
             raise OptionError(
-                f"{self.name}: expected a group of at least 0, a multiple and draws of at least 1, found "
-                f"{self.group}, {self.multiple} and {self.draws}"
+                f"{self.name}: expected a group of at least 0, a multiple and probes of at least 1, found "
+                f"{self.group}, {self.multiple} and {self.probes}"
             )
 
     def explain(self, model: ir.Model, context: Context) -> Outcome:
@@ -172,7 +172,7 @@ class ShareBasis(Pass):
         if algorithm == "whitened":
             return Costs(before, damping=DAMPING)
         drop = Drop.of(model, self.drop)
-        after = columns(model, [(site,) for site in chosen], before, context, drop, self.draws)
+        after = columns(model, [(site,) for site in chosen], before, context, drop, self.probes)
         return Costs(before, {site.weight: each for site, each in zip(chosen, after, strict=True)}, DAMPING)
 
     def _gram(self, site: Site, seen: Seen) -> Floats:

@@ -86,7 +86,7 @@ PASSES: Mapping[str, Row] = {
     "share-similar": held("{tolerance=0.5}", None, "...+ ++..-", "stored: "),
     "share-similar equal": held("{tolerance=1e-6}", None, "...+ .+..-", "stored: ", "{tolerance=1e-6}"),
     "share-identical": held("{transposed=true}", None, "...+ .+...", whole="{transposed=true}"),
-    "share-basis": held("{ratio=0.6, draws=8}", "{rank=FULL, group=1}", "++++ ++-++", f"{LEFT}|ratio: whole"),
+    "share-basis": held("{ratio=0.6, probes=8}", "{rank=FULL, group=1}", "++++ ++-++", f"{LEFT}|ratio: whole"),
     # indices of 8 bits tell no more than 256 numbers apart
     "share-hashed kmeans": held(f"{{recurrent=true, {KINDS}}}", None, "++++ +++++", LEFT),
     # numbers are of a ratio, which is below 1

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tersor
 
 pytest.importorskip("transformers")
 
@@ -23,7 +24,10 @@ from tersor.benchmarks import (
     share,
     share_albert,
 )
+from tersor.passes.base import Context
 from tersor.passes.pipeline import Pipeline
+from tersor.passes.presets import RAISING
+from tersor.passes.report import Size
 
 TEXTS = {
     **{f"prune, {name}": text for name, text in prune.ROWS.items()},
@@ -65,3 +69,14 @@ def test_texts_are_as_many_as_asked_for(text: str, data_dir: Path) -> None:
     found = _calibration.TEXTS[text](64)
     assert len(found) == 64
     assert [*map(len, found)] == sorted(map(len, found))
+
+
+def test_an_unshared_albert_has_every_layer_stored_once(tmp_path: Path) -> None:
+    module = share_albert.unshared(3, 64)
+    whole = sum(each.numel() * each.element_size() for each in module.parameters())
+    layer = sum(each.numel() * 4 for each in module.encoder.albert_layer_groups[0].parameters())  # type: ignore[union-attr]
+    share_albert.exported(module, tmp_path / "albert.onnx")
+    model = tersor.load(tmp_path / "albert.onnx")
+    assert Size.of(model).bytes > 0.95 * whole
+    RAISING.apply(model, Context())
+    assert Size.of(model).bytes < whole - 1.95 * layer

@@ -162,3 +162,46 @@ def test_inputs_are_not_kept() -> None:
         for rows, feeds in zip(found, calibration.batches, strict=True):
             np.testing.assert_array_equal(rows[0], feeds["x"])
     assert trail.tail(model, ["d"]).known.keys() == {"b"}
+
+
+def test_what_a_shape_is_read_of_is_kept_and_not_the_shape() -> None:
+    model = graph(
+        "a = MatMul(x, u)", "n = Shape(a)", "b = Relu(a)", "c = Reshape(b, n)", "d = MatMul(c, v)", "e = Reshape(d, n)",
+        "y = Neg(e)", inputs={"x": "float[batch, 4]"}, u=weight(4, 4), v=weight(4, 4),
+    )  # fmt: skip
+    trail, calibration = Trail(), data(model)
+    seen(calibration, [part(model, "c", keep=False)], trail)
+    assert left(trail, model, "e") == ["n", "d", "e"]
+    found, wanted = (seen(calibration, [part(model, "e")], each) for each in (trail, None))
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_what_a_held_graph_reads_is_kept_until_it_ran() -> None:
+    inner = graph("i = Add(a, a)", inputs={"a": "float[batch, 4]"}).graph
+    model = graph(
+        "a = Relu(x)", "b = Neg(a)", "k = ReduceMax{keepdims=0}(b)", "z = Abs(b)", "y = Sqrt(z)",
+        inputs={"x": "float[batch, 4]"},
+    )  # fmt: skip
+    body = next(iter(inner))
+    node = next(node for node in model.graph if node.op_type == "Abs")
+    captured = next(value for value in model.graph if value.op_type == "Relu").outputs[0]
+    for at in (0, 1):
+        body.replace_input_with(at, captured)
+    inner.outputs.clear()
+    inner.remove(body)
+    held = ir.Graph([], [body.outputs[0]], nodes=[], name="then")
+    held.append(body)
+    node.attributes["then_branch"] = ir.AttrGraph("then_branch", held)
+    node.op_type = "If"
+    trail = Trail()
+    assert trail.ahead(model, ["b"]) == {"a", "b"}
+    assert trail.ahead(model, ["z"]) == {"b", "z"}
+
+
+def test_kept_arrays_are_not_those_that_were_seen() -> None:
+    model, trail = chain(), Trail()
+    calibration = data(model)
+    for (rows,) in calibration.together([part(model, "b")], trail):
+        rows[:] = np.nan
+    found, wanted = (seen(calibration, [part(model, "d")], each) for each in (trail, None))
+    np.testing.assert_array_equal(found, wanted)

@@ -237,7 +237,7 @@ def test_a_rank_that_saves_nothing_is_a_miss(rank: int) -> None:
                   w=square, r=square + 1)  # fmt: skip
     before = lines(model)
     found = factored(FactorizeRecurrent(rank=rank, smallest=1), model)
-    need = "a rank at which the factors cost less"
+    need = "a rank at which the factors have fewer numbers"
     assert {finding.miss for finding in found.findings} == {Miss("rank", str(rank), need)}
     assert lines(model) == before
 

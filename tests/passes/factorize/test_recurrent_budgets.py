@@ -127,12 +127,19 @@ class TestLatency:
         context = replace(calibrated(model), latency=self.latency)
         outcome = factored(made, model, context)
         assert outcome.matches
-        once = lines(model)
+        assert outcome.curve is not None and outcome.curve.chosen[0] <= 0.8
+        once, notes = lines(model), [dict(node.metadata_props) for node in model.graph]
         assert not factored(made, model, context).matches
-        assert lines(model) == once
+        assert (lines(model), [dict(node.metadata_props) for node in model.graph]) == (once, notes)
         if recurrent == "loop":
             # what is timed of two factors is not what is timed of one weight less another
             assert 0.6 * before <= self.numbers(model) <= 0.85 * before
+
+    def test_what_is_left_alone_is_not_noted(self) -> None:
+        model = full("LSTM")
+        made = FactorizeRecurrent(budget="1 latency", recurrent="loop", smallest=1)
+        assert not factored(made, model, replace(calibrated(model), latency=self.latency)).matches
+        assert not any("tersor.factored.nanoseconds" in node.metadata_props for node in model.graph)
 
     def test_loops_that_are_slow_are_not_taken(self) -> None:
         def slow(model: ir.Model, feeds: Mapping[str, np.ndarray]) -> float:
@@ -140,7 +147,10 @@ class TestLatency:
 
         model = full("LSTM")
         made = FactorizeRecurrent(budget="0.8 latency", recurrent="loop", smallest=1)
-        assert not factored(made, model, replace(calibrated(model), latency=slow)).matches
+        outcome = factored(made, model, replace(calibrated(model), latency=slow))
+        assert not outcome.matches
+        told = {finding.place.split(" ")[0]: str(finding.miss) for finding in outcome.misses}
+        assert told["r0.hidden"].endswith("needed a rank at which the factors take less time on the target")
 
     @pytest.mark.parametrize("context", [Context(), Context(latency=lambda model, feeds: 1.0)])
     def test_there_is_a_target_and_data(self, context: Context) -> None:

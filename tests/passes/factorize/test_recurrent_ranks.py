@@ -75,3 +75,14 @@ def test_at_a_rank_what_is_shared_is_what_loses_less_and_of_an_energy_what_is_sm
         assert not any("that of the states below" in finding.chosen for finding in found.findings)
     found = factored(FactorizeRecurrent(multiple=1, energy=0.999999), stacked("LSTM"))
     assert any("that of the states below" in finding.chosen for finding in found.findings)
+
+
+def test_a_bottleneck_of_the_models_own_is_no_factor() -> None:
+    model = graph(
+        "n = MatMul(x, q)", "(y, h) = LSTM{hidden_size=32}(n, w, r)", inputs={"x": "float[time, batch, 24]"},
+        outputs=["y"], q=noise(24, 12).astype(np.float32), w=noise(1, 128, 12).astype(np.float32),
+        r=noise(1, 128, 32).astype(np.float32),
+    )  # fmt: skip
+    found = factored(FactorizeRecurrent(rank=4, smallest=1), model)
+    misses = {finding.place.split(" ")[0]: finding.miss for finding in found.findings}
+    assert (misses["w.input"], misses["r.hidden"]) == (None, None)

@@ -364,7 +364,7 @@ def test_holds_its_contract() -> None:
         {"rank": 0},
         {"group": -1},
         {"multiple": 0},
-        {"draws": 0},
+        {"probes": 0},
         {"ratio": 0.5, "rank": 8},
     ],
     ids=str,
