@@ -50,7 +50,8 @@ def columns(
     count: int,
 ) -> list[Floats]:
     """R R.T of `kronecker`, [out, out], of the sites of each group side by side. inputs: the Gram matrix by weight."""
-    sides = [Side.of(inputs[group[0].weight], group[0].in_features, DAMPING) for group in groups]
+    grams = [inputs[group[0].weight] for group in groups]
+    sides = [Side.of(gram, len(gram), DAMPING).single() for gram in grams]
     found = [np.zeros((sum(site.out_features for site in group),) * 2) for group in groups]
     total = 0
     for probe in _draws(model, [site for group in groups for site in group], context, drop, count):

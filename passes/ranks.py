@@ -78,21 +78,31 @@ def ways(lost: Floats, ranks: Sequence[int], whole: float, cost: Callable[[int],
     return [Way((None,), whole, 0.0), *(way for way in found if way.cost < whole)]
 
 
+def highest(ranks: Sequence[int], able: Callable[[int], bool]) -> int:
+    """The highest of the ranks, in order, that is able, as all below such a one are; 0 where the least is not."""
+    if able(ranks[-1]):
+        return ranks[-1]
+    if not able(ranks[0]):
+        return 0
+    low, high = 0, len(ranks) - 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if able(ranks[middle]) else (low, middle)
+    return ranks[low]
+
+
 def fastest(ranks: Sequence[int], slow: Callable[[int], Miss | None]) -> int | Miss:
     """The highest of the ranks, in order, that is not slower than the whole; why the least is, where none pays.
 
     More features take longer.
     """
-    if slow(ranks[-1]) is None:
-        return ranks[-1]
-    miss = slow(ranks[0])
-    if miss is not None:
-        return miss
-    low, high = 0, len(ranks) - 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if slow(ranks[middle]) else (middle, high)
-    return ranks[low]
+    misses: dict[int, Miss | None] = {}
+
+    def pays(rank: int) -> bool:
+        misses[rank] = slow(rank)
+        return misses[rank] is None
+
+    return highest(ranks, pays) or misses[ranks[0]] or ranks[0]
 
 
 def apart(members: Sequence[Sequence[Way]], count: int = _WAYS) -> list[Way]:

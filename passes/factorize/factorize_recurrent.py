@@ -37,7 +37,7 @@ from ..choosing import Choice, Verdict, outcome
 from ..edit import declare_functions
 from ..importance import DAMPING
 from ..numerics.arrays import Floats
-from ..ranks import Way, amount, fastest, grid, ways
+from ..ranks import Way, amount, fastest, grid, highest, ways
 from ..seen import Seen, inputs
 from .projected import unprojected
 from .projecting import Projecting, told
@@ -218,16 +218,13 @@ class FactorizeRecurrent(Pass):
         """What items cost in the unit of the budget; in numbers of weights where each rank is told."""
         budget = self._budget()
         unit = "weights" if budget is None else budget.unit
-
-        limits: dict[Item, int] = {}
+        most: dict[Item, int] = {}
 
         def loops(item: Item, rank: int) -> bool:
-            if item not in limits:
-                slow = Miss("speed", "a loop", "two products that pay")
+            if item not in most:
                 ranks = grid(self.multiple, item.most)
-                most = fastest(ranks, lambda each: None if self._steps(model, item, each, context) else slow)
-                limits[item] = 0 if isinstance(most, Miss) else most
-            return rank <= limits[item]
+                most[item] = highest(ranks, lambda each: self._steps(model, item, each, context))
+            return rank <= most[item]
 
         if unit == "flops":
             return Multiplied.of_model(model, loops)

@@ -137,7 +137,7 @@ def spectrum(
 class Side:
     """L: None for the identity, [n] for a diagonal, [n, n] for an upper triangular matrix."""
 
-    root: Floats | None
+    root: NDArray[np.floating] | None
 
     @classmethod
     def of(cls, importance: Array | None, size: int, damping: float = 0.0) -> Side:
@@ -153,15 +153,23 @@ class Side:
         # what never mattered counts as the least that did, so that it can be solved for
         return cls(np.maximum(scales, live.min()) if live.size else np.ones(size))
 
+    def single(self) -> Side:
+        """The same in float32."""
+        return Side(None if self.root is None else self.root.astype(np.float32))
+
     def times(self, array: Floats) -> Floats:
         """L times an array, [n, any]."""
         if self.root is None:
             return array
-        found: Floats = self.root[:, None] * array if self.root.ndim == 1 else matmul(self.root, array)
+        found: Floats = (
+            self.root[:, None] * array
+            if self.root.ndim == 1
+            else matmul(self.root.astype(np.float64, copy=False), array)
+        )
         return found
 
     def solve(self, array: NDArray[F], *, turned: bool = False) -> NDArray[F]:
-        """What L, or L.T, times gives the array, in its type."""
+        """What L, or L.T, times gives the array, [n, any], in its type."""
         if self.root is None:
             return array
         root: NDArray[np.floating] = self.root.astype(array.dtype, copy=False)
