@@ -15,7 +15,7 @@ from tersor.examples.data import Feeds
 from tersor.examples.source import Source
 from tersor.ir.cost import cost
 from tersor.ir.shapes import dimension_names
-from tersor.ir.site import Kind, sites
+from tersor.ir.site import Kind, computed_sites, sites
 from tersor.passes.base import Context
 from tersor.passes.pipeline import Pipeline
 from tersor.passes.presets import RAISING
@@ -59,6 +59,7 @@ def prune(
 
 def flops(model: ir.Model, tokens: int = 32) -> int:
     """Of the nodes with weights, for a sentence of so many tokens."""
-    nodes = {site.node for site in sites(model) if site.kind is not Kind.EMBEDDING}
+    every = (*sites(model), *computed_sites(model))
+    nodes = {site.node for site in every if site.kind is not Kind.EMBEDDING}
     found = cost(model, dict.fromkeys(dimension_names(model), tokens))
     return sum(each.flops.constant or 0 for each in found.nodes if each.node in nodes)
