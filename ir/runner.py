@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx_ir as ir
 
 from .errors import ModelError
@@ -84,6 +85,24 @@ def watch(model: ir.Model, feeds: Feeds, names: Collection[str], see: Callable[[
     the model: there all the named values of the run are computed first.
     """
     Watcher(model).watch(feeds, names, see)
+
+
+def values(model: ir.Model, feeds: Feeds, names: Collection[str]) -> dict[str, Array]:
+    """What values are on some feeds, by name; inputs as they are fed. Of what is never shown, as strings are not,
+    nothing.
+    """
+    found: dict[str, Array] = {name: np.asarray(feeds[name]) for name in set(names) & feeds.keys()}
+    left = set(names) - found.keys()
+
+    def see(name: str, array: Array) -> bool:
+        # the run may hand out what it uses again
+        found[name] = array.copy()
+        left.discard(name)
+        return bool(left)
+
+    if left:
+        watch(model, feeds, sorted(left), see)
+    return found
 
 
 class Watcher:

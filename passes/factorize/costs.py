@@ -10,8 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from ...ir.errors import OptionError
-from ...ir.feeds import Array, Feeds
-from ...ir.runner import watch
+from ...ir.feeds import Feeds
+from ...ir.runner import values
 from ...ir.site import Site, sites
 from ...ir.walk import every_node
 from ..base import Context, Pass
@@ -169,7 +169,7 @@ def timed_ranks(most: int) -> list[int]:
     return sorted({max(1, round(most * share)) for share in np.linspace(0, 1, _TIMED)})
 
 
-def middle(model: ir.Model, values: Iterable[ir.Value], context: Context) -> Feeds:
+def middle(model: ir.Model, read: Iterable[ir.Value], context: Context) -> Feeds:
     """Values on the middle batch of the data, by name. Raises OptionError where there is no target to time on, or no
     data.
     """
@@ -179,18 +179,7 @@ def middle(model: ir.Model, values: Iterable[ir.Value], context: Context) -> Fee
             "budget in flops or bytes"
         )
     batches = context.calibration.batches
-    feeds, names = batches[len(batches) // 2], {value.name or "" for value in values}
-    found: dict[str, Array] = {name: np.asarray(feeds[name]) for name in names & feeds.keys()}
-    left = names - found.keys()
-
-    def see(name: str, array: Array) -> bool:
-        found[name] = array.copy()
-        left.discard(name)
-        return bool(left)
-
-    if left:
-        watch(model, feeds, sorted(left), see)
-    return found
+    return values(model, batches[len(batches) // 2], {value.name or "" for value in read})
 
 
 def _given(sites: Sequence[Site]) -> list[ir.Value]:

@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from ...ir.constants import is_constant
 from ...ir.feeds import Array, Feeds
-from ...ir.runner import watch
+from ...ir.runner import values
 from ..trail import cut_out
 from .units import Units
 
@@ -38,15 +38,4 @@ def part_of(model: ir.Model, each: Units) -> ir.Model:
 
 def seen_by(model: ir.Model, parts: list[ir.Model], feeds: Feeds) -> dict[str, Array]:
     """What the inputs of parts are on one batch, by name."""
-    names = {value.name or "" for part in parts for value in part.graph.inputs}
-    found = {name: feeds[name] for name in names & feeds.keys()}
-    left = names - found.keys()
-
-    def see(name: str, array: Array) -> bool:
-        found[name] = array.copy()
-        left.discard(name)
-        return bool(left)
-
-    if left:
-        watch(model, feeds, list(left), see)
-    return found
+    return values(model, feeds, {value.name or "" for part in parts for value in part.graph.inputs})
