@@ -77,6 +77,11 @@ class Site:
         return self.view.root
 
     @property
+    def read(self) -> ir.Value:
+        """What the node reads the weight as: the weight, or what nodes on the way made of it."""
+        return self.view.path[-1].outputs[0] if self.view.path else self.weight
+
+    @property
     def transposed(self) -> bool:
         """Whether the weight is stored as [out, in]."""
         return self.kind not in (Kind.LINEAR, Kind.EMBEDDING) or self.flipped != self.view.swapped

@@ -15,6 +15,7 @@ from ..ir.provenance import scope, sources
 from ..ir.site import Kind, Site
 from ..ir.text import place
 from .base import Context, Curve, Finding, Miss, Outcome, Pass
+from .edit import attribute
 
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
@@ -87,6 +88,36 @@ class Choice:
         if not np.isfinite(read.astype(np.float32, copy=False)).all():
             return Miss("finite", site.name, "weights without NaN and infinity")
         return None
+
+
+def together(verdicts: Iterable[Verdict]) -> list[Verdict]:
+    """The verdicts, of which a weight that several sites read is taken on for all of them or for none.
+
+    They have to read it alike, by one value on the same side of the same op in one graph, and nothing else may read it.
+    """
+    found = list(verdicts)
+    readers: dict[ir.Value, list[Verdict]] = {}
+    for site, miss in found:
+        readers.setdefault(site.weight, []).append((site, miss))
+    return [(site, miss or _apart(site, readers[site.weight])) for site, miss in found]
+
+
+def _apart(site: Site, readers: Sequence[Verdict]) -> Miss | None:
+    """Why a site stays as it is on account of what else reads its weight."""
+    *between, read = site.weight, *(node.outputs[0] for node in site.view.path)
+    known = {reader.node for reader, _ in readers}
+    alike = all(_spelling(reader) == _spelling(site) for reader, _ in readers)
+    others = not known.issuperset(read.consumers()) or any(len(value.uses()) > 1 for value in between)
+    if others or not alike or any(value.is_graph_output() for value in (*between, read)):
+        return Miss("tied", ", ".join(site.tied) or site.name, "a weight that one node reads, or several alike")
+    left = next((reader for reader, miss in readers if miss is not None), None)
+    return None if left is None else Miss("tied", left.name, "a weight that all sites that read it are taken on with")
+
+
+def _spelling(site: Site) -> tuple[object, ...]:
+    """How a site reads its weight."""
+    group = attribute(site.node, "group", 1)
+    return site.kind, site.node.graph, site.node.op_type, site.flipped, site.transposed, site.view.path, group
 
 
 def left_out(known: Sequence[str], only: Collection[str], ignore: Collection[str]) -> Miss | None:

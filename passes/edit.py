@@ -213,12 +213,19 @@ def reroute(tape: Tape, node: ir.Node, old: ir.Value, new: ir.Value) -> None:
 
     The node stays itself; what feeds it stands for it.
     """
-    assert node.graph is not None
-    _place(tape, node.graph, [], node, next((value.name for value in node.outputs if value.name), node.name))
-    for index, value in enumerate(node.inputs):
-        if value is old:
-            node.replace_input_with(index, new)
-    inherit(tape.nodes, [node])
+    reroute_all(tape, [node], old, new)
+
+
+def reroute_all(tape: Tape, nodes: Sequence[ir.Node], old: ir.Value, new: ir.Value) -> None:
+    """The same for several nodes of one graph: the tape's go before the first."""
+    first = _earliest(nodes)
+    assert first.graph is not None
+    _place(tape, first.graph, [], first, next((value.name for value in first.outputs if value.name), first.name))
+    for node in nodes:
+        for index, value in enumerate(node.inputs):
+            if value is old:
+                node.replace_input_with(index, new)
+    inherit(tape.nodes, nodes)
     drop(old)
 
 

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 import onnx_ir as ir
 
 from ..ir.site import Kind, Site
-from .edit import Array, Tape, reroute, sweep
+from .edit import Array, Tape, reroute_all, sweep
 from .weights import Quantized
 
 
@@ -49,7 +49,9 @@ def matrix(site: Site, stored: Array | None = None) -> Array:
 
 
 def put(site: Site, weight: Structured, *, turned: bool = False) -> None:
-    """Let the site's node read `weight`, [in, out], or [out, in] where it is `turned`, from now on."""
+    """Let the site's node read `weight`, [in, out], or [out, in] where it is `turned`, from now on; and with it what
+    reads the same by the same op in the same graph.
+    """
     tape, shape, dtype = Tape(), site.view.shape, _dtype(site)
     if _turned(site) != turned and isinstance(weight, Turnable):
         weight, turned = weight.transposed(), not turned
@@ -63,7 +65,10 @@ def put(site: Site, weight: Structured, *, turned: bool = False) -> None:
     if len(shape) != 2 and not (isinstance(weight, Quantized) and weight.values.shape == shape):
         value = tape("Reshape", value, tape.constant(list(shape), "shape"))
     value.type, value.shape = ir.TensorType(dtype), ir.Shape(shape)
-    reroute(tape, site.node, _read(site), value)
+    alike = [
+        each for each in site.read.consumers() if (each.op_type, each.graph) == (site.node.op_type, site.node.graph)
+    ]
+    reroute_all(tape, list(dict.fromkeys(alike)), site.read, value)
     sweep(site.view.path[-1:])
 
 
@@ -93,9 +98,4 @@ def _turned(site: Site) -> bool:
 
 def _dtype(site: Site) -> ir.DataType:
     """What the node reads the weight in, where nobody has inferred it too."""
-    return _read(site).dtype or ir.DataType.from_numpy(site.view.array().dtype)
-
-
-def _read(site: Site) -> ir.Value:
-    """The value that the node reads the weight as: the weight, or what nodes on the way made of it."""
-    return site.view.path[-1].outputs[0] if site.view.path else site.weight
+    return site.read.dtype or ir.DataType.from_numpy(site.view.array().dtype)

@@ -20,7 +20,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ..ir.content import dimensions
-from ..ir.site import Kind, Site
+from ..ir.site import Kind, Site, sites
 from .accumulators import Gram
 from .base import Context
 from .edit import Array, Ledger, attribute, constant_of
@@ -83,20 +83,40 @@ def joined(parts: Sequence[Quantized]) -> Quantized:
 
 
 def inputs(model: ir.Model, part: Sequence[Site], context: Context) -> dict[ir.Value, Seen]:
-    """By weight, what calibration finds about the inputs of those sites whose inputs it sees."""
-    with _all_states(model, part):
-        wants = {site.weight: _wants(site) for site in part if site.node.graph is model.graph}
+    """By weight, what calibration finds about the inputs of those sites whose inputs it sees: of a weight that several
+    sites read, about the inputs of all of them.
+    """
+    every = _reading(model, part)
+    with _all_states(model, every):
+        wants = {site: _wants(site) for site in every if site.node.graph is model.graph}
         asked = [want for parts in wants.values() for each in parts for want in each]
         if not asked:
             return {}
         found = context.statistics(model, asked)
         runs = len(context.calibration.batches) if context.calibration is not None else 0
-        of = {site.weight: site for site in part}
-        return {
-            weight: Seen(tuple(_sum(of[weight], number, each, found, runs) for number, each in enumerate(parts)))
-            for weight, parts in wants.items()
-            if parts
-        }
+        grams: dict[ir.Value, list[list[Gram]]] = {}
+        for site, parts in wants.items():
+            each = [_sum(site, number, want, found, runs) for number, want in enumerate(parts)]
+            grams.setdefault(site.weight, []).append(each)
+        return {weight: Seen(tuple(map(_merged, *each))) for weight, each in grams.items() if each[0]}
+
+
+def _reading(model: ir.Model, part: Sequence[Site]) -> list[Site]:
+    """These sites, and those that read the same weights."""
+    if not any(site.tied for site in part):
+        return list(part)
+    weights = {site.weight for site in part}
+    return list({(site.node, site.weight): site for site in sites(model) if site.weight in weights}.values())
+
+
+def _merged(first: Gram, *others: Gram) -> Gram:
+    """What is known of the rows of all."""
+    if not others:
+        return first
+    total = Gram(len(first.matrix))
+    for each in (first, *others):
+        total.merge(each)
+    return total
 
 
 @contextmanager
@@ -157,9 +177,7 @@ def _sum(site: Site, direction: int, wants: Sequence[Want], found: Statistics, r
     rest = stored is None or not stored.any()
     if rest and len(seen) == 1:
         return seen[0]
-    total = Gram(site.in_features)
-    for each in seen:
-        total.merge(each)
+    total = _merged(Gram(site.in_features), *seen)
     if stored is not None and not rest:
         rows, _ = State(direction, bool(attribute(site.node, "layout", 0)))(stored, None)
         for _ in range(runs):

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from ..ir.site import Kind, Site, computed_sites, sites
 from .base import Context, Miss, Outcome, Pass
-from .choosing import FLOATS, Choice, Verdict, outcome, paying
+from .choosing import FLOATS, Choice, Verdict, outcome, paying, together
 from .placing import Structured
 
 S = TypeVar("S", bound=Structured)
@@ -34,6 +34,8 @@ class WeightPass(Pass):
 
     #: Types of weights that it takes on.
     dtypes: ClassVar[Collection[ir.DataType]] = FLOATS
+    #: Whether weights that several sites read alike are taken on: stored once, for all of them.
+    tied: ClassVar[bool] = False
     embeddings: bool = False
     convolutions: bool = False
     recurrent: bool = True
@@ -55,10 +57,11 @@ class WeightPass(Pass):
             only=self.only,
             ignore=self.ignore,
             dtypes=self.dtypes,
+            tied=self.tied,
         )
         found = [(site, choice.verdict(site) or self.unfit(site)) for site in sites(model)]
         stored: list[Verdict] = [(site, choice.computed(site)) for site in computed_sites(model)]
-        return [*paying(self, model, found, context), *stored]
+        return [*together(paying(self, model, together(found), context)), *stored]
 
     def unfit(self, site: Site) -> Miss | None:
         """Why a site that was chosen stays as it is all the same."""
@@ -66,22 +69,30 @@ class WeightPass(Pass):
 
 
 def taken(verdicts: Iterable[Verdict]) -> list[Site]:
+    """The first site of each weight that a pass takes on."""
+    found: dict[ir.Value, Site] = {}
+    for site in reading(verdicts):
+        found.setdefault(site.weight, site)
+    return list(found.values())
+
+
+def reading(verdicts: Iterable[Verdict]) -> list[Site]:
     """The sites that a pass takes on: both directions of a recurrent weight lie in one tensor, and count once."""
     return list({(site.node, site.weight): site for site, miss in verdicts if miss is None}.values())
 
 
 def smaller(verdicts: Iterable[Verdict], make: Callable[[Site], S]) -> Iterator[tuple[Verdict, S | None]]:
-    """The verdict at each site, and what its weight becomes where that takes fewer bytes; both directions of a
-    recurrent weight lie in one tensor, which comes with the first.
+    """The verdict at each site, and what its weight becomes where that takes fewer bytes, with the first that reads it:
+    both directions of a recurrent weight lie in one tensor.
     """
-    met: dict[tuple[ir.Node, ir.Value], Miss | None] = {}
+    met: dict[ir.Value, Miss | None] = {}
     for site, miss in verdicts:
-        key = site.node, site.weight
-        if miss is not None or key in met:
-            yield (site, miss or met.get(key)), None
+        if miss is not None or site.weight in met:
+            yield (site, miss or met.get(site.weight)), None
             continue
         found, stored = make(site), site.weight.const_value
         assert stored is not None  # a site that was chosen is stored
         fits = found.bytes < stored.nbytes
-        met[key] = None if fits else Miss("bytes", str(found.bytes), f"fewer than the weight's {stored.nbytes}")
-        yield (site, met[key]), found if fits else None
+        miss = None if fits else Miss("bytes", str(found.bytes), f"fewer than the weight's {stored.nbytes}")
+        met[site.weight] = miss
+        yield (site, miss), found if fits else None

@@ -9,8 +9,9 @@ half precision is another thing). 16 bits hold each number as it is, to the near
 channel or row of a table, which puts its largest magnitude on the type's largest number. Runtimes widen what is cast
 when they load a model; what is dequantized some widen at every run. Needs no data. Sources: IEEE 754-2019; Kalamkar et
 al., A Study of BFLOAT16 for Deep Learning Training, 2019; Micikevicius et al., FP8 Formats for Deep Learning, 2022.
-Left alone: weights that are tied, small, not finite, computed, quantized or of as few bits already, beyond the largest
-number of float16, or of so few inputs that their scales take what they save, and sites that the options leave out.
+Left alone: weights read in two ways, small, not finite, computed, quantized or of as few bits already, beyond the
+largest number of float16, or of so few inputs that their scales take what they save, and sites that the options leave
+out.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Cast(WeightPass):
 
     name: ClassVar[str] = "cast"
     contract: ClassVar[Contract] = Lossy(metric="cosine", budget=0.05)
+    tied: ClassVar[bool] = True
     dtype: Literal["float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"] = "float16"
     embeddings: bool = True
     convolutions: bool = True

@@ -9,7 +9,7 @@ Lossy. Weights [in, out] take a bit for each plane, packed (`weights.packing`), 
 plane; three levels take two bits. Needs no data. One plane is for models that were trained for it: the others lose much
 by it. Sources: Courbariaux et al., BinaryConnect, 2015; Rastegari et al., XNOR-Net, 2016 (BWN); Guo et al., Network
 Sketching, 2017 (greedy, refined); Xu et al., Alternating Multi-bit Quantization, 2018; Li et al., Ternary Weight
-Networks, 2016; Zhu et al., Trained Ternary Quantization, 2017. Left alone: weights that are tied, small, not finite,
+Networks, 2016; Zhu et al., Trained Ternary Quantization, 2017. Left alone: weights read in two ways, small, not finite,
 computed or quantized already, that would take more bytes than before (small groups), and sites that the options leave
 out.
 """
@@ -68,6 +68,7 @@ class QuantizeBinary(WeightPass):
 
     name: ClassVar[str] = "quantize-binary"
     contract: ClassVar[Contract] = Lossy(metric="cosine", budget=0.05)
+    tied: ClassVar[bool] = True
     algorithm: Algorithm = "alternating"
     planes: int | None = None
     group: int | None = None

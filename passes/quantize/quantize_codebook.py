@@ -9,9 +9,9 @@ Lossy. Methods see [out, in]: scales and tables belong to outputs, vectors are r
 seen as it is, a row for each word. Indices of 4 and 8 bits are types of ONNX, others are packed (`weights.packing`).
 Needs no data. Sources: Han et al., Deep Compression, 2016 (kmeans); Dettmers et al., QLoRA, 2023 (nf4); Miyashita et
 al., 2016 (log2); Zhou et al., Balanced Quantization, 2017; Zadeh et al., GOBO, 2020; Gong et al., 2014 (product,
-residual); Lam, Word2Bits, 2018; Tambe et al., AdaptivFloat, 2020. Left alone: weights that are tied, small, not finite,
-computed or quantized already, that would take more bytes than before (books cost what they hold, outliers 8 bytes
-each), and sites that the options leave out.
+residual); Lam, Word2Bits, 2018; Tambe et al., AdaptivFloat, 2020. Left alone: weights read in two ways, small, not
+finite, computed or quantized already, that would take more bytes than before (books cost what they hold, outliers 8
+bytes each), and sites that the options leave out.
 """
 
 from __future__ import annotations
@@ -86,6 +86,7 @@ class QuantizeCodebook(WeightPass):
 
     name: ClassVar[str] = "quantize-codebook"
     contract: ClassVar[Contract] = Lossy(metric="cosine", budget=0.05)
+    tied: ClassVar[bool] = True
     codebook: Name = "nf4"
     bits: int | None = None
     block: int | None = None

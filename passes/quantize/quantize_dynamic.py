@@ -8,14 +8,14 @@ row: x = r * x', r = max|row|, and x W = r * (x' W), so that a loud token no lon
 (Dettmers et al., LLM.int8(), 2022, section 2.1). Linear layers compute in int8 where the backend can; embedding tables
 (by option) and recurrent weights are stored in int8 and read as float, or LSTM and GRU become calls of
 `tersor.DynamicQuantizeLSTM` and `tersor.DynamicQuantizeGRU` (`passes.dynamic_recurrence`), which quantize their input
-and, at every step, their state. Needs no data. Left alone: convolutions, weights that are tied, small, not finite or
+and, at every step, their state. Needs no data. Left alone: convolutions, weights read in two ways, small, not finite or
 computed, and sites that `ignore` and `only` leave out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from dataclasses import replace as replace_fields
 from typing import ClassVar, Literal
 
@@ -25,9 +25,9 @@ import onnx_ir as ir
 from ...ir.site import Kind, Site, computed_sites, sites
 from ...ir.weight import resolve
 from ..base import Context, Contract, Lossy, Miss, Outcome, Pass
-from ..choosing import Choice, Verdict, outcome, paying
+from ..choosing import Choice, Verdict, outcome, paying, together
 from ..edit import Tape, attribute, constant_of, declare_functions, replace, reroute
-from ..weight_pass import OPTIONS, taken
+from ..weight_pass import OPTIONS, reading
 from ..weights import Quantized
 from .methods.uniform import symmetric
 from .rounded_states import RECURRENT, round_states, unrounded
@@ -61,9 +61,9 @@ class QuantizeDynamic(Pass):
         verdicts = self._paying(model, context)
         found = outcome(verdicts, ignore=self.ignore)
         activations: Activations = {}
-        chosen = taken(verdicts)
+        chosen, weights = reading(verdicts), _Weights(self._quantize)
         for site in chosen:
-            _SURGERY[site.kind](site, self._quantize(site), self.rows, activations)
+            _SURGERY[site.kind](site, weights, self.rows, activations)
         if self.recurrent == "computed":
             fed = {site.node for site in chosen if site.kind is Kind.RECURRENT_INPUT}
             for site in (site for site in chosen if site.kind is Kind.RECURRENT_HIDDEN and site.node in fed):
@@ -77,7 +77,7 @@ class QuantizeDynamic(Pass):
 
     def _paying(self, model: ir.Model, context: Context) -> list[Verdict]:
         """The verdicts; weights that are slower to read as float than they were say how they would not be."""
-        found = paying(self, model, self._verdicts(model), context)
+        found = together(paying(self, model, self._verdicts(model), context))
         told = self.recurrent == "stored"
         return [
             (site, replace_fields(miss, need=miss.need + _COMPUTED))
@@ -96,8 +96,9 @@ class QuantizeDynamic(Pass):
             only=self.only,
             ignore=self.ignore,
             dtypes=(ir.DataType.FLOAT, ir.DataType.FLOAT16),
+            tied=True,
         )
-        found = [(site, choice.verdict(site) or self._unfit(site)) for site in sites(model)]
+        found = together((site, choice.verdict(site) or self._unfit(site)) for site in sites(model))
         return [*found, *((site, choice.computed(site)) for site in computed_sites(model))]
 
     def _unfit(self, site: Site) -> Miss | None:
@@ -105,7 +106,8 @@ class QuantizeDynamic(Pass):
         if site.weight not in site.node.inputs:
             return Miss("weight", site.name, "an initializer that the node reads directly; run fold-constants first")
         if site.kind in RECURRENT and self.recurrent == "computed":
-            return unrounded(site.node)
+            tied = Miss("tied", ", ".join(site.tied), "a weight that one node reads; recurrent=stored takes others")
+            return tied if site.tied else unrounded(site.node)
         if site.kind is not Kind.LINEAR:
             return None
         if site.node.op_type not in ("MatMul", "Gemm"):
@@ -144,7 +146,20 @@ _COMPUTED = ", as recurrent=computed is on onnxruntime for LSTM"
 Activations = dict[tuple[ir.Value, ir.Graph | ir.Function | None, bool], tuple[ir.Value, ir.Value | None]]
 
 
-def _linear(site: Site, weight: Quantized, rows: bool, activations: Activations) -> None:
+@dataclass
+class _Weights:
+    """What weights are read as from now on: quantized for the first site that reads one, for all that do."""
+
+    quantize: Callable[[Site], Quantized]
+    _made: dict[ir.Value, ir.Value] = field(default_factory=dict)
+
+    def emit(self, tape: Tape, site: Site) -> ir.Value:
+        if site.weight not in self._made:
+            self._made[site.weight] = self.quantize(site).emit(tape, site.weight.name or "weight")
+        return self._made[site.weight]
+
+
+def _linear(site: Site, weights: _Weights, rows: bool, activations: Activations) -> None:
     """Both operands of the product become dequantized; a row scale multiplies the product."""
     node, tape = site.node, Tape()
     by_row = rows and node.op_type == "MatMul" and not site.flipped
@@ -154,7 +169,7 @@ def _linear(site: Site, weight: Quantized, rows: bool, activations: Activations)
     if key not in activations:
         activations[key] = _fake_quantize(tape, fed, by_row)
     rounded, scale = activations[key]
-    stored = weight.emit(tape, site.weight.name or "weight")
+    stored = weights.emit(tape, site)
     swap = {fed: rounded, site.weight: stored}
     inputs = [swap.get(value, value) if value is not None else None for value in node.inputs]
     result = tape.node(node.op_type, inputs, dict(node.attributes.items())).outputs[0]
@@ -172,13 +187,13 @@ def _fake_quantize(tape: Tape, x: ir.Value, rows: bool) -> tuple[ir.Value, ir.Va
     return tape("DequantizeLinear", *quantized.outputs), scale
 
 
-def _stored(site: Site, weight: Quantized, rows: bool, activations: Activations) -> None:
+def _stored(site: Site, weights: _Weights, rows: bool, activations: Activations) -> None:
     """The node reads the dequantized weight; its arithmetic stays float."""
     tape = Tape()
-    reroute(tape, site.node, site.weight, weight.emit(tape, site.weight.name or "weight"))
+    reroute(tape, site.node, site.weight, weights.emit(tape, site))
 
 
-_SURGERY: Mapping[Kind, Callable[[Site, Quantized, bool, Activations], None]] = {
+_SURGERY: Mapping[Kind, Callable[[Site, _Weights, bool, Activations], None]] = {
     Kind.LINEAR: _linear,
     Kind.EMBEDDING: _stored,
     Kind.RECURRENT_INPUT: _stored,

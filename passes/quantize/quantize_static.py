@@ -9,8 +9,8 @@ for each group of features of like range. Weights have a scale for each output, 
 outside of a grid is clipped to it; zero is always on it, and padding never counts. With `attention` the two products of
 each attention are rounded too (`rounded_attention`).
 
-Left alone: weights that are tied, small, not finite, computed or quantized already, activations of subgraphs and those
-that calibration never sees, layers in half precision, and sites that the options leave out.
+Left alone: weights read in two ways, small, not finite, computed or quantized already, activations of subgraphs and
+those that calibration never sees, layers in half precision, and sites that the options leave out.
 
 Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference, 2018;
 ranges: `methods.ranges`; groups: `methods.embedding_groups`; corrections: `methods.correction`, `methods.repair`.
@@ -29,12 +29,12 @@ from ...ir.errors import OptionError
 from ...ir.site import Kind, Site
 from ..attending import Heads
 from ..base import Context, Contract, Lossy, Miss, Outcome
-from ..choosing import Verdict, idle, outcome
+from ..choosing import Verdict, idle, outcome, together
 from ..edit import Array, Tape, declare_functions, is_op, reroute
 from ..numerics.grid import Scheme, nearest
 from ..placing import matrix, put
 from ..statistics import Statistics, Want
-from ..weight_pass import WeightPass, taken
+from ..weight_pass import WeightPass, reading, taken
 from ..weights import Floating, Quantized
 from .compensating import Compensation, give_biases
 from .methods.floats import float8
@@ -75,6 +75,7 @@ class QuantizeStatic(WeightPass):
 
     name: ClassVar[str] = "quantize-static"
     contract: ClassVar[Contract] = Lossy(metric="cosine", budget=0.05)
+    tied: ClassVar[bool] = True
     range: Method = "mse"
     fraction: float = 0.9999
     type: Type = "uint8"
@@ -120,10 +121,14 @@ class QuantizeStatic(WeightPass):
         grids, found = self._grids(model, verdicts, wants, context)
         own = {each: rounding.grids(each, found) for each in heads}
         compensation = Compensation.of(model, context, self.correct, [*grids])
+        done: set[ir.Value] = set()
         for fan, grid in grids.items():
             rounded = _round(fan, grid)
             moments = compensation.moments(fan, rounded[model.graph]) if model.graph in rounded else None
             for site in fan.sites:
+                if site.weight in done:
+                    continue
+                done.add(site.weight)
                 weight = matrix(site)
                 fitted = weight if moments is None else moments.fitted(site, weight)
                 stored = self._quantized(site, fitted, grid)
@@ -144,16 +149,19 @@ class QuantizeStatic(WeightPass):
 
     def verdicts(self, model: ir.Model, context: Context | None = None) -> list[Verdict]:
         """Every weight site, and why it stays as it is."""
-        return [
+        return together(
             (site, miss or (_inside(site) if site.kind in _FED and site.activation.graph is not model.graph else None))
             for site, miss in super().verdicts(model, context)
-        ]
+        )
 
     def unfit(self, site: Site) -> Miss | None:
         """Why a site that was chosen cannot be computed in few bits."""
         dtype = site.activation.dtype
         if site.kind in _FED and dtype not in (None, ir.DataType.FLOAT):
             return Miss("dtype", dtype.name.lower(), "activations of float")
+        if site.tied and (self.correct != "none" or self.groups > 1):
+            need = "a weight that one node reads; without correct and groups, several may"
+            return Miss("tied", ", ".join(site.tied), need)
         return None
 
     def _attentions(self, model: ir.Model, context: Context | None) -> list[tuple[Attention, Heads | Miss]]:
@@ -173,7 +181,7 @@ class QuantizeStatic(WeightPass):
         also: what else to learn from the same run over the data.
         """
         ranging = self._ranging()
-        fed = [*_fans(site for site in taken(verdicts.items()) if site.kind in _FED)]
+        fed = [*_fans(site for site in reading(verdicts.items()) if site.kind in _FED)]
         wants = {fan: ranging.want(fan.activation, _features(fan), fan.axis) for fan in fed}
         every = [*wants.values(), *also]
         found = context.statistics(model, every) if every else Statistics({})
@@ -182,7 +190,10 @@ class QuantizeStatic(WeightPass):
         for site, miss in verdicts.items():
             if miss is None and site.kind in _FED and site.activation in unseen:
                 verdicts[site] = unseen[site.activation]
-        return {fan: grid for fan, grid in grids.items() if isinstance(grid, Grid)}, found
+        verdicts.update(together(verdicts.items()))
+        left = {fan: tuple(site for site in fan.sites if verdicts[site] is None) for fan in grids}
+        seen = {fan: grid for fan, grid in grids.items() if isinstance(grid, Grid) and left[fan]}
+        return {replace(fan, sites=left[fan]): grid for fan, grid in seen.items()}, found
 
     def _quantized(self, site: Site, weight: Array, grid: Grid | None = None) -> Quantized | Floating:
         """What is stored in the place of a weight [in, out] that meets an activation on this grid."""

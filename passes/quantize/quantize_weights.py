@@ -16,8 +16,10 @@ exact and free (`scaling.producer`). Elsewhere sites are not scaled, only clippe
 Mul with `multiply`; convolutions and recurrences between steps always. What feeds the product of queries and keys is
 not clipped.
 
-Left alone: weights that are tied, small, not finite, computed or quantized already, that would be no smaller, and sites
-that the options leave out.
+What several sites read alike is stored once, fitted to the inputs of all; awq clips it and does not scale it.
+
+Left alone: weights read in two ways, small, not finite, computed or quantized already, that would be no smaller, and
+sites that the options leave out.
 """
 
 from __future__ import annotations
@@ -74,6 +76,7 @@ class QuantizeWeights(WeightPass):
 
     name: ClassVar[str] = "quantize-weights"
     contract: ClassVar[Contract] = Lossy(metric="cosine", budget=0.05)
+    tied: ClassVar[bool] = True
     bits: int = 4
     group: int = 32
     algorithm: Literal["rtn", "hqq", "gptq", "awq"] = "rtn"
@@ -161,7 +164,8 @@ class QuantizeWeights(WeightPass):
         made_by = makers(model)
         ones = {site.weight: np.ones(site.in_features) for site in part if site.weight in seen}
         found = {weight: replace(seen[weight], scales=scales) for weight, scales in ones.items()}
-        for fan in fans(site for site in part if site.kind in _SCALED and site.weight in seen):
+        alone = (site for site in part if site.kind in _SCALED and site.weight in seen and not site.tied)
+        for fan in fans(alone):
             inputs = seen[fan.sites[0].weight]
             # sites of fewer bits lose more by scales that do not suit them
             scheme = replace(self._scheme(), bits=min(bits[site.weight] for site in fan.sites))

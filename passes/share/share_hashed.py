@@ -10,7 +10,7 @@ stored but the numbers: where each weight finds its own is computed from row and
 (`share.hashing`). Data say what an error of each input's weights costs; without, all cost the same. Weights that were
 trained apart have nothing in common with those they share a number with: hashed to K numbers, n weights keep about
 K / n of their squares, so that such a model is a starting point for training (`contract`: it is over it otherwise),
-while k-means at 4 bits loses next to nothing. Left alone: weights that are tied, small, not finite, computed or
+while k-means at 4 bits loses next to nothing. Left alone: weights read in two ways, small, not finite, computed or
 quantized already, that would take more bytes than before or less than a bit each, and sites that the options leave out.
 
 Sources: Chen et al., Compressing Neural Networks with the Hashing Trick, 2015; Han et al., Deep Compression, 2016,
@@ -63,6 +63,7 @@ class ShareHashed(WeightPass):
 
     name: ClassVar[str] = "share-hashed"
     contract: ClassVar[Contract] = Lossy(metric="cosine", budget=0.05)
+    tied: ClassVar[bool] = True
     method: Literal["kmeans", "hashed"] = "kmeans"
     ratio: float | None = None
     bits: int | None = None

@@ -10,7 +10,7 @@ import pytest
 from tersor.ir.site import Kind, sites
 from tersor.ir.text import graph
 from tersor.passes.base import Context, Miss, Pass
-from tersor.passes.choosing import Choice, left_out, names, outcome
+from tersor.passes.choosing import Choice, left_out, names, outcome, together
 from tersor.passes.edit import declare_functions
 from tersor.passes.numerics.grid import Scheme, nearest
 from tersor.passes.placing import matrix, put
@@ -28,7 +28,7 @@ from tersor.passes.quantize.smooth_activations import SmoothActivations
 from tersor.passes.statistics import Calibration
 from tersor.passes.weight_pass import WeightPass
 from tersor.tests.passes.quantize.holding import HELD, normal
-from tersor.tests.support import misses, parse
+from tersor.tests.support import inside_if, misses, parse
 
 X = {"x": "float[batch, 32]"}
 W = normal(32, 48)
@@ -97,7 +97,7 @@ def test_attentions_are_spared_by_patterns_too() -> None:
 
 @pytest.mark.parametrize("name", HELD)
 def test_every_kind_and_spelling_is_taken_on(name: str) -> None:
-    assert missed(ALL, HELD[name].model) == []
+    assert {rule for rule, _ in left(HELD[name].model)} == {""}
 
 
 @pytest.mark.parametrize(
@@ -226,6 +226,77 @@ def test_a_table_is_tied_to_the_head_that_reads_it_turned() -> None:
         "e = Gather(w, ids)", TURN, "y = MatMul(e, t)", inputs={"ids": "int64[batch, time]"}, w=normal(64, 32)
     )
     assert {miss.rule for miss in missed(ALL, model)} == {"tied"}
+
+
+def left(model: ir.Model, **options: object) -> list[tuple[str, str]]:
+    """The rules and values of misses at each site, told together."""
+    choice = replace(ALL, tied=True, **options)  # type: ignore[arg-type]
+    found = together((site, choice.verdict(site)) for site in sites(model))
+    return [("", "") if miss is None else (miss.rule, miss.value) for _, miss in found]
+
+
+def test_a_weight_that_sites_read_alike_is_taken_on_by_all_or_none() -> None:
+    model = graph("v.a = MatMul(x, w)", "v.b = MatMul(v.a, w)", inputs=X, w=normal(32, 32))
+    first, second = (site.name for site in sites(model))
+    assert left(model) == [("", ""), ("", "")]
+    assert left(model, ignore=(second,)) == [("tied", second), ("ignore", second)]
+    assert left(model, ignore=(first,)) == [("ignore", first), ("tied", first)]
+
+
+APART = {
+    "read elsewhere": ("a = MatMul(x, w)", "b = MatMul(a, w)", "z = Relu(w)"),
+    "turned for one": ("a = MatMul(x, w)", "t = Transpose{perm=[1, 0]}(w)", "b = MatMul(a, t)"),
+    "the other way around": ("a = MatMul(x, w)", "b = Gemm{transB=1}(a, w)"),
+    "another op": ("a = MatMul(x, w)", "b = Gemm(a, w)"),
+    "the other side": ("a = MatMul(x, w)", "b = MatMul(w, a)"),
+    "in groups": ("c = Reshape(w, [32, 32, 1])", "p = Conv(u, c)", "q = Conv{group=2}(v, c)"),
+}
+
+
+@pytest.mark.parametrize("name", APART)
+def test_a_weight_that_is_read_in_two_ways_is_left_alone(name: str) -> None:
+    given = {"x": "float[32, 32]", "u": "float[1, 32, time]", "v": "float[1, 64, time]"}
+    model = graph(*APART[name], inputs=given, w=normal(32, 32))
+    assert {rule for rule, _ in left(model)} == {"tied"}
+
+
+def test_a_weight_of_two_branches_is_left_alone() -> None:
+    model = inside_if(graph("y = MatMul(x, w)", inputs=X, w=W))
+    assert [rule for rule, _ in left(model)] == ["tied", "tied"]
+
+
+def test_a_weight_given_out_is_left_alone_however_many_read_it() -> None:
+    model = graph("a = MatMul(x, w)", "b = MatMul(a, w)", "z = Identity(w)", inputs=X, w=normal(32, 32))
+    assert {rule for rule, _ in left(model)} == {"tied"}
+
+
+def test_a_pass_stores_once_what_several_sites_read_alike() -> None:
+    """Sums of gradients and of Gram matrices too are those of all that reads a weight."""
+    lines = ("a = MatMul(x, w)", "h = Add(a, x)", "y = MatMul(h, w)")
+    data = Context(calibration=Calibration([{"x": normal(64, 32)} for _ in range(4)]))
+    passes = (
+        *STORING,
+        Cast(),
+        QuantizeStatic(),
+        QuantizeWeights(algorithm="gptq"),
+        QuantizeWeights(algorithm="awq", multiply=True),
+        QuantizeWeights(rank=2),
+        MixPrecision(budget="4 bits"),
+        MixPrecision(budget="4 bits", sensitivity="alone"),
+    )
+    for made in passes:
+        model = graph(*lines, inputs=X, w=normal(32, 32))
+        assert made.apply(model, data).misses == ()
+        alone = graph(lines[0], inputs=X, w=normal(32, 32))
+        made.apply(alone, data)
+        assert weights(model) == weights(alone), made
+
+
+def weights(model: ir.Model) -> list[tuple[object, ...]]:
+    """Types and shapes of what is stored, but for numbers of which there is one."""
+    tensors = [value.const_value for value in model.graph.initializers.values()]
+    kinds = [(tensor.dtype.name, *tensor.shape.numpy()) for tensor in tensors if tensor is not None]
+    return sorted((each for each in kinds if len(each) > 1), key=str)
 
 
 def test_every_site_is_in_the_outcome() -> None:

@@ -46,8 +46,8 @@ W = normal(48, 32)
 
 
 def taken(model: ir.Model) -> list[Site]:
-    """The sites, one for each weight of a node."""
-    return list({(site.node, site.weight): site for site in sites(model)}.values())
+    """The first site of each weight."""
+    return list({site.weight: site for site in reversed(sites(model))}.values())[::-1]
 
 
 def put_all(model: ir.Model, make: Callable[[np.ndarray], Structured]) -> None:

@@ -11,7 +11,7 @@ from tersor.ir.runner import runner
 from tersor.ir.site import Kind, sites
 from tersor.ir.text import graph, lines
 from tersor.passes.base import Context
-from tersor.passes.edit import constant_of
+from tersor.passes.edit import Tape, constant_of, reroute
 from tersor.passes.numerics.grid import Scheme
 from tersor.passes.placing import matrix
 from tersor.passes.quantize.methods.gptq import gptq
@@ -139,6 +139,56 @@ def test_a_transposed_convolution_is_seen_by_its_channels() -> None:
     rows = np.concatenate([feeds["x"].transpose(0, 2, 1).reshape(-1, 8) for feeds in data]).astype(np.float64)
     assert found is not None
     np.testing.assert_allclose(found.gram, rows.T @ rows, atol=EPS * len(rows))
+
+
+TIED = {
+    "linear": (
+        graph("h = MatMul(x, w)", "r = Relu(h)", "y = MatMul(r, w)", inputs={"x": "float[batch, 8]"}, w=normal(8, 8)),
+        ("x", "r"),
+    ),
+    "conv": (
+        graph(
+            "h = Conv{pads=[1, 1]}(x, w)", "y = Conv(h, w)", inputs={"x": "float[batch, 8, time]"}, w=normal(8, 8, 3)
+        ),
+        ("x", "h"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TIED)
+def test_a_weight_of_several_sites_is_seen_by_the_inputs_of_all(name: str) -> None:
+    model, fed = TIED[name]
+    data = batches(model)
+    kind = Kind.LINEAR if name == "linear" else Kind.CONV
+    found = seen(model, data, kind)
+    # each alone: the same ops, which read the weight once
+    apart = []
+    for node, activation in zip([site.node for site in sites(model)], fed, strict=True):
+        copied = model.clone()
+        (alone,) = (each for each in sites(copied) if each.node.name == node.name)
+        (other,) = (each for each in sites(copied) if each.node.name != node.name)
+        tape = Tape()
+        reroute(tape, other.node, other.weight, tape.weight(constant_of(other.weight), "v"))
+        assert alone.activation.name == activation
+        (each,) = (site for site in sites(copied) if site.node is alone.node)
+        apart.append(inputs(copied, [each], Context(calibration=Calibration(data)))[each.weight])
+    assert found is not None
+    np.testing.assert_allclose(found.gram, apart[0].gram + apart[1].gram, rtol=1e-12)
+    assert found.parts[0].count == apart[0].parts[0].count + apart[1].parts[0].count
+
+
+def test_states_of_cells_of_one_weight_are_seen_in_all() -> None:
+    weights = {"w": normal(1, 4 * HIDDEN, WIDTH), "r": normal(1, 4 * HIDDEN, HIDDEN)}
+    text = ("(a, _, _) = LSTM{hidden_size=16}(x, w, r)", "(b, _, _) = LSTM{hidden_size=16, direction=reverse}(x, w, r)")
+    model = graph(*text, inputs={"x": f"float[time, batch, {WIDTH}]"}, outputs=["a", "b"], **weights)
+    data = batches(model)
+    found = seen(model, data, Kind.RECURRENT_HIDDEN)
+    wanted = [
+        seen(graph(each, inputs={"x": f"float[time, batch, {WIDTH}]"}, **weights), data, Kind.RECURRENT_HIDDEN)
+        for each in text
+    ]
+    assert found is not None and all(each is not None for each in wanted)
+    np.testing.assert_allclose(found.gram, sum(each.gram for each in wanted if each is not None), rtol=1e-12)
 
 
 @pytest.mark.parametrize(

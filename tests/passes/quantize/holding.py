@@ -159,6 +159,42 @@ HELD: dict[str, Held] = {
         {"w": normal(1, 16, 32), "r": normal(1, 16, 16)},
         {"w": ((16, 32), True), "r": ((16, 16), True)},
     ),
+    "two layers of one weight": Held(
+        ["a = MatMul(x, w)", "h = Add(a, b)", "y = MatMul(h, w)"],
+        _X,
+        {"w": normal(32, 32), "b": normal(32)},
+        {"w": ((32, 32), False)},
+    ),
+    "two layers of one weight, turned": Held(
+        ["t = Transpose{perm=[1, 0]}(w)", "a = MatMul(x, t)", "h = Sigmoid(a)", "y = MatMul(h, t)"],
+        _X,
+        {"w": normal(32, 32)},
+        {"w": ((32, 32), True)},
+    ),
+    "two convolutions of one weight": Held(
+        ["a = Conv(x, w)", "h = Relu(x)", "b = Conv(h, w)", "y = Add(a, b)"],
+        _IMAGE,
+        {"w": normal(16, 8, 3)},
+        {"w": ((16, 24), True)},
+        "convolutions",
+    ),
+    "two readers of one table": Held(
+        ["a = Gather(w, ids)", "b = Gather(w, others)", "y = Add(a, b)"],
+        {"ids": "int64[batch]", "others": "int64[batch]"},
+        {"w": normal(64, 32)},
+        {"w": ((64, 32), True)},
+        "embeddings",
+    ),
+    "two cells of one weight": Held(
+        [
+            "(a, _, _) = LSTM{hidden_size=16}(x, w, r)",
+            "(b, _, _) = LSTM{hidden_size=16, direction=reverse}(x, w, r)",
+            "y = Add(a, b)",
+        ],
+        {"x": "float[time, 2, 32]"},
+        {"w": normal(1, 64, 32), "r": normal(1, 64, 16)},
+        {"w": ((64, 32), True), "r": ((64, 16), True)},
+    ),
 }
 
 _PLAIN = HELD["matmul"].model
@@ -179,8 +215,21 @@ LEFT: dict[str, tuple[ir.Model, Mapping[str, object], str]] = {
         {},
         "dtype",
     ),
-    "one weight of two layers": (
-        graph("a = MatMul(x, w)", "b = MatMul(x, w)", "y = Add(a, b)", inputs=_X, w=_W),
+    "one weight read in two ways": (
+        graph("a = MatMul(x, w)", "y = Gemm{transB=1}(a, w)", inputs=_X, w=_W),
+        {},
+        "tied",
+    ),
+    "one weight of two layers, turned for each": (
+        graph(
+            "s = Transpose{perm=[1, 0]}(w)",
+            "t = Transpose{perm=[1, 0]}(w)",
+            "a = MatMul(x, s)",
+            "b = MatMul(x, t)",
+            inputs=_X,
+            outputs=["a", "b"],
+            w=normal(48, 32),
+        ),
         {},
         "tied",
     ),

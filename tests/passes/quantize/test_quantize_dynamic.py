@@ -14,6 +14,7 @@ from tersor.passes.edit import constant_of
 from tersor.passes.quantize.methods.uniform import symmetric
 from tersor.passes.quantize.quantize_dynamic import QuantizeDynamic
 from tersor.passes.report import Size
+from tersor.tests.passes.quantize.holding import HELD
 from tersor.tests.support import apply, holds, inside_if, misses
 
 RNG = np.random.default_rng(0)
@@ -314,13 +315,21 @@ def test_leaves_alone(rule: str, model: ir.Model, options: dict[str, object], ne
     assert apply(made, model) == before
 
 
-def test_leaves_tied_weights_alone() -> None:
-    model = graph(
-        "h = Gather(t, i)", "u = Transpose{perm=[1, 0]}(t)", "y = MatMul(h, u)", inputs={"i": "int64[n]"}, t=TABLE
-    )
+def test_leaves_weights_that_are_read_in_two_ways_alone() -> None:
+    model = graph("h = Gather(t, i)", "y = MatMul(h, t)", inputs={"i": "int64[n]"}, t=normal(32, 32))
     assert [miss.rule for miss in misses(QuantizeDynamic(embeddings=True), model)] == ["tied", "tied"]
-    model = graph("a = MatMul(x, w)", "y = MatMul(a, w)", inputs=X, w=normal(32, 32))
-    assert [miss.rule for miss in misses(QuantizeDynamic(), model)] == ["tied", "tied"]
+    cells = HELD["two cells of one weight"].model
+    assert {miss.rule for miss in misses(QuantizeDynamic(recurrent="computed"), cells)} == {"tied"}
+    assert misses(QuantizeDynamic(), cells) == []
+
+
+def test_a_weight_of_two_layers_is_stored_once() -> None:
+    weight = normal(32, 32)
+    model = graph("a = MatMul(x, w)", "h = Relu(a)", "y = MatMul(h, w)", inputs=X, w=weight)
+    apply(QuantizeDynamic(), model)
+    is_quantized(model, "w", weight, 1, paired=0)
+    assert ops(model).count("DynamicQuantizeLinear") == 2
+    assert sum(value.dtype == ir.DataType.INT8 for value in model.graph.initializers.values()) == 1
 
 
 def test_leaves_recurrent_weights_alone_when_told() -> None:
@@ -346,6 +355,7 @@ def test_leaves_what_is_no_site_alone() -> None:
         graph("y = Gemm{transB=1, alpha=0.5}(x, w, c)", inputs={"x": "float[8, 32]"}, w=np.ascontiguousarray(W.T), c=B),
         graph("y = MatMul(w, x)", inputs={"x": "float[32, 5]"}, w=np.ascontiguousarray(W.T)),
         graph("h = Gather(t, i)", "y = MatMul(h, w)", inputs={"i": "int64[batch, n]"}, t=TABLE, w=W),
+        graph("a = MatMul(x, w)", "h = Add(a, b)", "y = MatMul(h, w)", inputs=X, w=normal(32, 32), b=normal(32)),
         lstm(),
         lstm(2),
     ],

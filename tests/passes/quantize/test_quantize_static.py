@@ -36,6 +36,10 @@ W, V, B = normal(32, 48), normal(48, 32), normal(48)
 LOUD = np.exp(np.random.default_rng(3).uniform(-2, 2, 32)).astype(np.float32)
 
 
+#: Two layers of one weight, by way of what only the first makes.
+TWICE = graph("a = MatMul(x, w)", "h = Relu(a)", "y = MatMul(h, w)", inputs=X, w=normal(32, 32))
+
+
 def batches(count: int, seed: int = 0) -> list[dict[str, np.ndarray]]:
     rng = np.random.default_rng(seed)
     return [{"x": (rng.standard_normal((8, 32)) * LOUD).astype(np.float32)} for _ in range(count)]
@@ -320,7 +324,9 @@ class TestCorrections:
         (graph("y = Conv(x, w)", inputs={"x": "float[1, 8, time]"}, w=normal(64, 8, 3)), {}, "kind"),
         (graph("y = MatMul(x, w)", inputs=X, w=np.where(W > 2, np.nan, W)), {}, "finite"),
         (graph("y = MatMul(x, w)", inputs={"x": "float16[n, 32]"}, w=W.astype(np.float16)), {}, "dtype"),
-        (graph("a = MatMul(x, w)", "b = MatMul(x, w)", "y = Add(a, b)", inputs=X, w=W), {}, "tied"),
+        (graph("a = MatMul(x, w)", "y = Gemm{transB=1}(a, w)", inputs=X, w=W), {}, "tied"),
+        (TWICE, {"correct": "bias"}, "tied"),
+        (TWICE, {"groups": 4, "range": "min-max"}, "tied"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -120,7 +120,8 @@ def gather_block_quantized(
     uint8 data has several values a byte along its last axis, with a zero point in the middle unless given; 4-bit types
     come unpacked, with a zero point of 0.
     """
-    byte = dtype == oir.DataType.UINT8
+    # computed bytes have no known type; what has 4 bits does
+    byte = data.dtype == torch.uint8 and dtype != oir.DataType.UINT4
     axis = placed(gather_axis, data.dim())
     count = data.shape[axis]
     flat = indices.reshape(-1).long()
