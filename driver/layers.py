@@ -1,6 +1,6 @@
 """Which layer broke: the sites that passes rewrote, by the error that each adds to the model's answers.
 
-alone      only this site rewritten: the error of the model's outputs
+alone      only this site rewritten, or all that read its weight: the error of the model's outputs
 prefix     all sites up to this one rewritten; `added` is what the error grew by
 local      the error of the site's own output, computed from the original's activations
 in place   the error of the site's own output in the model with all sites rewritten
@@ -59,7 +59,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Row:
-    """One site, or all of a block or kind; index: its place in the order of execution.
+    """One site, or all of a weight, block or kind; index: its place in the order of execution.
 
     sites: names as `only` and `ignore` take them. module: the user's own around them. bytes: before and after.
     added: what the error of prefix grew by. metric: the user's, with only these rewritten.
@@ -142,9 +142,9 @@ def rank(
     steps = Lockstep(rewritten(subject.before, subject.after))
     parts = steps.found.parts
     made = variants[1] if variants is not None else lambda chosen: Reference(steps, chosen)
-    quick = variants is None and by == "site"
-    swept = sweep(steps, subject.batches, wanted, each=quick, observe=say)
     groups = _groups(parts, by)
+    quick = variants is None and all(len(chosen) == 1 for _, chosen in groups)
+    swept = sweep(steps, subject.batches, wanted, each=quick, observe=say)
     trial = _Trial(made, steps, subject.batches, wanted)
     if quick:
         alone = [swept.errors[part].alone for part in parts]
@@ -219,15 +219,27 @@ def _outputs(model: onnx_ir.Model, asked: Collection[str]) -> list[str]:
 
 
 def _groups(parts: Sequence[Part], by: By) -> list[tuple[str, tuple[Part, ...]]]:
-    """What is ranked, each with its name, in the order of execution."""
-    if by == "site":
-        return [(part.name, (part,)) for part in parts]
-    found: dict[str, list[Part]] = {}
+    """What is ranked, each with its name, in the order of execution.
+
+    A weight that several sites read is rewritten for all of them, and counts where it is read first.
+    """
+    weights: dict[onnx_ir.Value, list[Part]] = {}
     for part in parts:
-        block = part.sites[0].block
-        place = "outside blocks" if block is None else f"block {block}"
-        found.setdefault(part.sites[0].kind.value if by == "kind" else place, []).append(part)
+        weights.setdefault(part.sites[0].weight, []).append(part)
+    if by == "site":
+        return [(members[0].name, tuple(members)) for members in weights.values()]
+    found: dict[str, list[Part]] = {}
+    for members in weights.values():
+        first = members[0].sites[0]
+        place = "outside blocks" if first.block is None else f"block {first.block}"
+        found.setdefault(first.kind.value if by == "kind" else place, []).extend(members)
     return [(name, tuple(members)) for name, members in found.items()]
+
+
+def _bytes(parts: Iterable[Part]) -> tuple[int, int]:
+    """What the constants of parts take before and after, those of a weight that several read once."""
+    once = {part.sites[0].weight: part.bytes for part in reversed(list(parts))}
+    return sum(before for before, _ in once.values()), sum(after for _, after in once.values())
 
 
 def _rows(
@@ -249,7 +261,7 @@ def _rows(
             module=shared(part.module for part in parts),
             kind=_common([part.sites[0].kind.value for part in parts]) or "several",
             block=_common([part.sites[0].block for part in parts]),
-            bytes=(sum(part.bytes[0] for part in parts), sum(part.bytes[1] for part in parts)),
+            bytes=_bytes(parts),
             alone=single.loss,
             share=single.loss.relative_l2**2 / total if total else 0.0,
             prefix=loss,

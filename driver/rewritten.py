@@ -173,8 +173,7 @@ def _several(site: Site) -> bool:
 
 def _slot(site: Site) -> int:
     """The input of its node that the site's weight comes in by."""
-    read = site.view.path[-1].outputs[0] if site.view.path else site.weight
-    return list(site.node.inputs).index(read)
+    return list(site.node.inputs).index(site.read)
 
 
 def _apart(parts: list[Part], partner: ir.Value) -> tuple[Part, ...]:

@@ -88,8 +88,8 @@ def watch(model: ir.Model, feeds: Feeds, names: Collection[str], see: Callable[[
 
 
 def values(model: ir.Model, feeds: Feeds, names: Collection[str]) -> dict[str, Array]:
-    """What values are on some feeds, by name; inputs as they are fed. Of what is never shown, as strings are not,
-    nothing.
+    """What values are on some feeds, by name; inputs as they are fed. Strings and what the run never makes are left
+    out.
     """
     found: dict[str, Array] = {name: np.asarray(feeds[name]) for name in set(names) & feeds.keys()}
     left = set(names) - found.keys()

@@ -29,7 +29,8 @@ class Choice:
 
     only, ignore: glob patterns over site names, kinds (`kind:embedding`) and blocks (`block:3`). smallest: fewest
     weights of a site. kinds: those that are taken on; options: what asks for the others, where anything
-    does: the name of a switch, or an option with its value. tied: take on weights that several nodes read.
+    does: the name of a switch, or an option with its value. tied: take on weights that several nodes read; whether
+    they read them alike, and whether all are taken on, says `together`.
     """
 
     kinds: Collection[Kind]
@@ -93,7 +94,7 @@ class Choice:
 def together(verdicts: Iterable[Verdict]) -> list[Verdict]:
     """The verdicts, of which a weight that several sites read is taken on for all of them or for none.
 
-    They have to read it alike, by one value on the same side of the same op in one graph, and nothing else may read it.
+    They have to read it alike, by one value on the same side of the same op in one graph, and once; nothing else may.
     """
     found = list(verdicts)
     readers: dict[ir.Value, list[Verdict]] = {}
@@ -106,18 +107,21 @@ def _apart(site: Site, readers: Sequence[Verdict]) -> Miss | None:
     """Why a site stays as it is on account of what else reads its weight."""
     *between, read = site.weight, *(node.outputs[0] for node in site.view.path)
     known = {reader.node for reader, _ in readers}
-    alike = all(_spelling(reader) == _spelling(site) for reader, _ in readers)
-    others = not known.issuperset(read.consumers()) or any(len(value.uses()) > 1 for value in between)
-    if others or not alike or any(value.is_graph_output() for value in (*between, read)):
-        return Miss("tied", ", ".join(site.tied) or site.name, "a weight that one node reads, or several alike")
-    left = next((reader for reader, miss in readers if miss is not None), None)
-    return None if left is None else Miss("tied", left.name, "a weight that all sites that read it are taken on with")
+    others = [node.name or node.op_type for node in read.consumers() if node not in known]
+    others += [reader.name for reader, _ in readers if _reads(reader) != _reads(site)]
+    others += ["an output" for value in (*between, read) if value.is_graph_output()]
+    if others or len(read.uses()) != len(known) or any(len(value.uses()) > 1 for value in between):
+        return Miss("tied", ", ".join(others) or site.name, "a weight that one node reads, or several alike")
+    left = next(((reader, miss) for reader, miss in readers if miss is not None), None)
+    if left is None:
+        return None
+    return Miss("tied", f"{left[0].name}, left for {left[1]}", "all that reads the weight to be taken on")
 
 
-def _spelling(site: Site) -> tuple[object, ...]:
+def _reads(site: Site) -> tuple[object, ...]:
     """How a site reads its weight."""
     group = attribute(site.node, "group", 1)
-    return site.kind, site.node.graph, site.node.op_type, site.flipped, site.transposed, site.view.path, group
+    return site.kind, site.node.graph, site.node.op_type, site.flipped, site.view.path, group
 
 
 def left_out(known: Sequence[str], only: Collection[str], ignore: Collection[str]) -> Miss | None:

@@ -49,9 +49,7 @@ def matrix(site: Site, stored: Array | None = None) -> Array:
 
 
 def put(site: Site, weight: Structured, *, turned: bool = False) -> None:
-    """Let the site's node read `weight`, [in, out], or [out, in] where it is `turned`, from now on; and with it what
-    reads the same by the same op in the same graph.
-    """
+    """Let all that reads the weight as the site does read `weight`, [in, out], or [out, in] where it is `turned`."""
     tape, shape, dtype = Tape(), site.view.shape, _dtype(site)
     if _turned(site) != turned and isinstance(weight, Turnable):
         weight, turned = weight.transposed(), not turned
@@ -65,10 +63,7 @@ def put(site: Site, weight: Structured, *, turned: bool = False) -> None:
     if len(shape) != 2 and not (isinstance(weight, Quantized) and weight.values.shape == shape):
         value = tape("Reshape", value, tape.constant(list(shape), "shape"))
     value.type, value.shape = ir.TensorType(dtype), ir.Shape(shape)
-    alike = [
-        each for each in site.read.consumers() if (each.op_type, each.graph) == (site.node.op_type, site.node.graph)
-    ]
-    reroute_all(tape, list(dict.fromkeys(alike)), site.read, value)
+    reroute_all(tape, site.read.consumers(), site.read, value)
     sweep(site.view.path[-1:])
 
 

@@ -98,7 +98,11 @@ def inputs(model: ir.Model, part: Sequence[Site], context: Context) -> dict[ir.V
         for site, parts in wants.items():
             each = [_sum(site, number, want, found, runs) for number, want in enumerate(parts)]
             grams.setdefault(site.weight, []).append(each)
-        return {weight: Seen(tuple(map(_merged, *each))) for weight, each in grams.items() if each[0]}
+        return {
+            weight: Seen(tuple(_merged(*part) for part in zip(*each, strict=True)))
+            for weight, each in grams.items()
+            if each[0]
+        }
 
 
 def _reading(model: ir.Model, part: Sequence[Site]) -> list[Site]:

@@ -26,16 +26,15 @@ OPTIONS: Mapping[Kind, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class WeightPass(Pass):
-    """embeddings, convolutions, recurrent: take in sites of these kinds beside linear ones.
+    """Weights that several sites read alike are stored once, for all of them.
 
+    embeddings, convolutions, recurrent: take in sites of these kinds beside linear ones.
     smallest: sites with fewer weights than this stay as they are.
     only, ignore: glob patterns over site names, `kind:..` and `block:..`.
     """
 
     #: Types of weights that it takes on.
     dtypes: ClassVar[Collection[ir.DataType]] = FLOATS
-    #: Whether weights that several sites read alike are taken on: stored once, for all of them.
-    tied: ClassVar[bool] = False
     embeddings: bool = False
     convolutions: bool = False
     recurrent: bool = True
@@ -57,7 +56,7 @@ class WeightPass(Pass):
             only=self.only,
             ignore=self.ignore,
             dtypes=self.dtypes,
-            tied=self.tied,
+            tied=True,
         )
         found = [(site, choice.verdict(site) or self.unfit(site)) for site in sites(model)]
         stored: list[Verdict] = [(site, choice.computed(site)) for site in computed_sites(model)]
@@ -77,14 +76,14 @@ def taken(verdicts: Iterable[Verdict]) -> list[Site]:
 
 
 def reading(verdicts: Iterable[Verdict]) -> list[Site]:
-    """The sites that a pass takes on: both directions of a recurrent weight lie in one tensor, and count once."""
+    """The sites that a pass takes on, one for each node that reads a weight: both directions of a recurrence lie in one
+    tensor, and count once.
+    """
     return list({(site.node, site.weight): site for site, miss in verdicts if miss is None}.values())
 
 
 def smaller(verdicts: Iterable[Verdict], make: Callable[[Site], S]) -> Iterator[tuple[Verdict, S | None]]:
-    """The verdict at each site, and what its weight becomes where that takes fewer bytes, with the first that reads it:
-    both directions of a recurrent weight lie in one tensor.
-    """
+    """The verdict at each site, and with the first site of each weight what it becomes where that is fewer bytes."""
     met: dict[ir.Value, Miss | None] = {}
     for site, miss in verdicts:
         if miss is not None or site.weight in met:

@@ -73,7 +73,7 @@ class Projecting:
         value.shape = ir.Shape(site.view.shape)
         for each in (turned, value):
             _keep(each, site)
-        reroute(tape, site.node, _read(site), value)
+        reroute(tape, site.node, site.read, value)
         sweep(site.view.path[-1:])
 
     def _input(self, site: Site, left: Floats, right: Floats) -> None:
@@ -109,7 +109,7 @@ class Projecting:
         """Let the node read [rank, directions * gates * hidden] as its W."""
         tape, (ways, gates, _) = Tape(), site.view.shape
         array = np.ascontiguousarray(right.T.reshape(ways, gates, len(right)), site.view.array().dtype)
-        reroute(tape, site.node, _read(site), tape.weight(array, f"{site.weight.name}_factor"))
+        reroute(tape, site.node, site.read, tape.weight(array, f"{site.weight.name}_factor"))
         sweep(site.view.path[-1:])
 
 
@@ -158,8 +158,3 @@ def _keep(value: ir.Value, site: Site) -> None:
     assert node is not None
     node.metadata_props[STORED] = "weight"
     value.type = ir.TensorType(ir.DataType.from_numpy(site.view.array().dtype))
-
-
-def _read(site: Site) -> ir.Value:
-    """The value that the node reads the weight as."""
-    return site.view.path[-1].outputs[0] if site.view.path else site.weight

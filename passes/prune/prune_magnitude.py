@@ -5,10 +5,10 @@
 
 Lossy. Needs no data. Which weights are compared says `scope`; where zeros may lie says `pattern`: 2:4 leaves two of
 every four neighbouring inputs of an output. The mask and the numbers that are kept are stored (`weights.masked`) where
-that is smaller; runtimes decode them once, when they load the model, and multiply dense. Left alone: weights that are
-tied, small, not finite, computed or quantized, that a pattern does not divide, of which nothing would be left or which
-have these zeros already, and sites that the options leave out. With scope=global, what a first run left dense counts
-anew in a second one.
+that is smaller; runtimes decode them once, when they load the model, and multiply dense. Left alone: weights read in
+two ways, small, not finite, computed or quantized, that a pattern does not divide, of which nothing would be left or
+which have these zeros already, and sites that the options leave out. With scope=global, what a first run left dense
+counts anew in a second one.
 
 Sources: See et al., Compression of Neural Machine Translation Models via Pruning, 2016 (scopes); Narang et al., 2017
 (tiles); Cao et al., 2019 (banks). Numbers: `methods.magnitude`.

@@ -48,7 +48,6 @@ class Cast(WeightPass):
 
     name: ClassVar[str] = "cast"
     contract: ClassVar[Contract] = Lossy(metric="cosine", budget=0.05)
-    tied: ClassVar[bool] = True
     dtype: Literal["float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"] = "float16"
     embeddings: bool = True
     convolutions: bool = True

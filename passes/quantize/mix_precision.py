@@ -67,7 +67,6 @@ class MixPrecision(WeightPass):
 
     name: ClassVar[str] = "mix-precision"
     contract: ClassVar[Contract] = Lossy(metric="cosine", budget=0.05)
-    tied: ClassVar[bool] = True
     budget: str = "5 bits"
     bits: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8)
     keep: bool = False

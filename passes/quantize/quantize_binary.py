@@ -68,7 +68,6 @@ class QuantizeBinary(WeightPass):
 
     name: ClassVar[str] = "quantize-binary"
     contract: ClassVar[Contract] = Lossy(metric="cosine", budget=0.05)
-    tied: ClassVar[bool] = True
     algorithm: Algorithm = "alternating"
     planes: int | None = None
     group: int | None = None

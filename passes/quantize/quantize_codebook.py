@@ -86,7 +86,6 @@ class QuantizeCodebook(WeightPass):
 
     name: ClassVar[str] = "quantize-codebook"
     contract: ClassVar[Contract] = Lossy(metric="cosine", budget=0.05)
-    tied: ClassVar[bool] = True
     codebook: Name = "nf4"
     bits: int | None = None
     block: int | None = None

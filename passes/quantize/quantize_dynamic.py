@@ -22,6 +22,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import onnx_ir as ir
 
+from ...ir.provenance import inherit
 from ...ir.site import Kind, Site, computed_sites, sites
 from ...ir.weight import resolve
 from ..base import Context, Contract, Lossy, Miss, Outcome, Pass
@@ -148,15 +149,18 @@ Activations = dict[tuple[ir.Value, ir.Graph | ir.Function | None, bool], tuple[i
 
 @dataclass
 class _Weights:
-    """What weights are read as from now on: quantized for the first site that reads one, for all that do."""
+    """What weights are read as from now on: each is quantized for the first site that reads it, and for the others."""
 
     quantize: Callable[[Site], Quantized]
     _made: dict[ir.Value, ir.Value] = field(default_factory=dict)
 
     def emit(self, tape: Tape, site: Site) -> ir.Value:
-        if site.weight not in self._made:
-            self._made[site.weight] = self.quantize(site).emit(tape, site.weight.name or "weight")
-        return self._made[site.weight]
+        made = self._made.get(site.weight)
+        if made is None:
+            made = self._made[site.weight] = self.quantize(site).emit(tape, site.weight.name or "weight")
+        elif (node := made.producer()) is not None:
+            inherit([node], [node, site.node])
+        return made
 
 
 def _linear(site: Site, weights: _Weights, rows: bool, activations: Activations) -> None:

@@ -9,8 +9,9 @@ for each group of features of like range. Weights have a scale for each output, 
 outside of a grid is clipped to it; zero is always on it, and padding never counts. With `attention` the two products of
 each attention are rounded too (`rounded_attention`).
 
-Left alone: weights read in two ways, small, not finite, computed or quantized already, activations of subgraphs and
-those that calibration never sees, layers in half precision, and sites that the options leave out.
+Left alone: weights read in two ways, or by several sites where they are corrected or have groups,, small, not finite,
+computed or quantized already, activations of subgraphs and those that calibration never sees, layers in half precision,
+and sites that the options leave out.
 
 Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference, 2018;
 ranges: `methods.ranges`; groups: `methods.embedding_groups`; corrections: `methods.correction`, `methods.repair`.
@@ -75,7 +76,6 @@ class QuantizeStatic(WeightPass):
 
     name: ClassVar[str] = "quantize-static"
     contract: ClassVar[Contract] = Lossy(metric="cosine", budget=0.05)
-    tied: ClassVar[bool] = True
     range: Method = "mse"
     fraction: float = 0.9999
     type: Type = "uint8"
@@ -159,7 +159,8 @@ class QuantizeStatic(WeightPass):
         dtype = site.activation.dtype
         if site.kind in _FED and dtype not in (None, ir.DataType.FLOAT):
             return Miss("dtype", dtype.name.lower(), "activations of float")
-        if site.tied and (self.correct != "none" or self.groups > 1):
+        corrected = self.correct != "none" and site.kind is Kind.LINEAR
+        if site.tied and (corrected or (self.groups > 1 and site.kind in _FED)):
             need = "a weight that one node reads; without correct and groups, several may"
             return Miss("tied", ", ".join(site.tied), need)
         return None

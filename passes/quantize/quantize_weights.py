@@ -16,7 +16,8 @@ exact and free (`scaling.producer`). Elsewhere sites are not scaled, only clippe
 Mul with `multiply`; convolutions and recurrences between steps always. What feeds the product of queries and keys is
 not clipped.
 
-What several sites read alike is stored once, fitted to the inputs of all; awq clips it and does not scale it.
+What several sites read alike is stored once, fitted to the inputs of all, behind what comes before the first of them;
+awq does not scale it.
 
 Left alone: weights read in two ways, small, not finite, computed or quantized already, that would be no smaller, and
 sites that the options leave out.
@@ -76,7 +77,6 @@ class QuantizeWeights(WeightPass):
 
     name: ClassVar[str] = "quantize-weights"
     contract: ClassVar[Contract] = Lossy(metric="cosine", budget=0.05)
-    tied: ClassVar[bool] = True
     bits: int = 4
     group: int = 32
     algorithm: Literal["rtn", "hqq", "gptq", "awq"] = "rtn"
@@ -162,8 +162,11 @@ class QuantizeWeights(WeightPass):
     ) -> dict[ir.Value, Seen]:
         """The same, the inputs divided by awq's scales; the graph divides them from now on."""
         made_by = makers(model)
-        ones = {site.weight: np.ones(site.in_features) for site in part if site.weight in seen}
-        found = {weight: replace(seen[weight], scales=scales) for weight, scales in ones.items()}
+        found = {
+            site.weight: replace(seen[site.weight], scales=np.ones(site.in_features), clipped=not _is_matched(site))
+            for site in part
+            if site.weight in seen
+        }
         alone = (site for site in part if site.kind in _SCALED and site.weight in seen and not site.tied)
         for fan in fans(alone):
             inputs = seen[fan.sites[0].weight]
@@ -172,7 +175,7 @@ class QuantizeWeights(WeightPass):
             scales = awq([matrix(site) for site in fan.sites], inputs.magnitude, inputs.gram, scheme, clip=False).scales
             if not self._divided(fan, scales, made_by):
                 scales = np.ones_like(scales)
-            found |= {site.weight: replace(inputs, scales=scales, clipped=not _is_matched(site)) for site in fan.sites}
+            found |= {site.weight: replace(found[site.weight], scales=scales) for site in fan.sites}
         return found
 
     def _divided(self, fan: Fan, scales: Array, made_by: Mapping[ir.Value, Site]) -> bool:

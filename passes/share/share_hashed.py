@@ -63,7 +63,6 @@ class ShareHashed(WeightPass):
 
     name: ClassVar[str] = "share-hashed"
     contract: ClassVar[Contract] = Lossy(metric="cosine", budget=0.05)
-    tied: ClassVar[bool] = True
     method: Literal["kmeans", "hashed"] = "kmeans"
     ratio: float | None = None
     bits: int | None = None

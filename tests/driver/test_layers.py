@@ -12,7 +12,7 @@ from tersor.backends.base import Session
 from tersor.backends.catalogue import create
 from tersor.driver import diagnosis
 from tersor.driver.commands.layers import shown
-from tersor.driver.layers import Layers, Row, rank, spread
+from tersor.driver.layers import Layers, Row, Subject, rank, spread
 from tersor.driver.manifest import read_manifest
 from tersor.driver.rewritten import rewritten
 from tersor.driver.sweep import local_errors
@@ -52,6 +52,11 @@ def directly(model: ir.Model, made: Pass, batches: list[dict[str, np.ndarray]]) 
 
 def by_name(found: Layers) -> dict[str, Row]:
     return {row.name: row for row in found.rows}
+
+
+def on_onnxruntime(made: Subject) -> tuple[str, OnTarget]:
+    steps = rewrite(made.before.clone(), made.passes, made.context, None)
+    return "onnxruntime", OnTarget(made.before, steps, made.context, create("onnxruntime"))
 
 
 class TestErrors:
@@ -124,6 +129,25 @@ class TestErrors:
         }
         assert found["w.input"].alone != found["r.hidden"].alone
 
+    @pytest.mark.parametrize("target", [None, "onnxruntime"])
+    def test_a_weight_that_several_read_counts_once_with_all_of_them(self, target: str | None) -> None:
+        model = graph(
+            "h = MatMul(x, a)", "r = Relu(h)", "s = MatMul(r, a)", "t = Tanh(s)", "y = MatMul(t, b)",
+            inputs={"x": f"float[batch, {WIDTH}]"}, a=weight(WIDTH, WIDTH, seed=1), b=weight(WIDTH, WIDTH, seed=2),
+        )  # fmt: skip
+        made = subject(model, "quantize-weights{bits=3,group=0}")
+        found = rank(made, variants=on_onnxruntime(made) if target else None, advise=False)
+        shared, other = sorted(found.rows, key=lambda row: row.index)
+        assert (len(shared.sites), len(other.sites)) == (2, 1)
+        assert shared.bytes == other.bytes
+        for row in (shared, other):
+            alone = directly(model, narrowed("quantize-weights{bits=3,group=0}", row.sites), made.batches)
+            assert row.alone.relative_l2 == pytest.approx(alone, rel=1e-3)
+        assert shared.prefix == shared.alone
+        assert other.prefix.relative_l2 == pytest.approx(found.whole.relative_l2, rel=1e-3)
+        (both,) = rank(made, by="kind", advise=False).rows
+        assert both.bytes == (shared.bytes[0] * 2, shared.bytes[1] * 2)
+
     def test_bytes_are_those_of_the_sites_constants(self) -> None:
         row = by_name(rank(subject(layers(), "quantize-weights{bits=8,group=0}"), advise=False))["layers.0"]
         assert row.bytes == (WIDTH * WIDTH * 4, WIDTH * WIDTH + WIDTH * 4)
@@ -186,12 +210,8 @@ class TestBroken:
 
 class TestTargetAndMetric:
     def test_a_target_agrees_with_the_reference(self) -> None:
-        model = layers(1)
-        made = subject(model, BROKEN)
-        after = model.clone()
-        steps = rewrite(after, made.passes, made.context, None)
-        opened = OnTarget(model, steps, made.context, create("onnxruntime"))
-        found, reference = rank(made, variants=("onnxruntime", opened), advise=False), rank(made, advise=False)
+        made = subject(layers(1), BROKEN)
+        found, reference = rank(made, variants=on_onnxruntime(made), advise=False), rank(made, advise=False)
         assert found.rows[0].name == "layers.1"
         for row in found.rows:
             assert row.alone.relative_l2 == pytest.approx(by_name(reference)[row.name].alone.relative_l2, rel=1e-3)

@@ -100,6 +100,23 @@ def test_rows_of_outputs_that_the_weights_do_not_move_count() -> None:
     assert probe.rows == drop.measure(answers, answers, feeds)[1] == 5
 
 
+def test_a_weight_that_two_layers_read_is_pulled_at_by_both() -> None:
+    square = RNG.standard_normal((3, 3)).astype(np.float32)
+    lines, inputs = ("h = MatMul(x, {})", "t = Tanh(h)", "y = MatMul(t, {})"), {"x": "float[batch, 3]"}
+
+    def drawn(*names: str) -> list[np.ndarray]:
+        taken = iter(names)
+        text = [line.format(next(taken)) if "{}" in line else line for line in lines]
+        model = graph(*text, inputs=inputs, **dict.fromkeys(names, square))
+        weights = [model.graph.initializers[name] for name in dict.fromkeys(names)]
+        (probe,) = probes(model, weights, [{"x": ROWS[0]}], Drop.of(model))
+        return [probe.gradients[weight] for weight in weights]
+
+    (shared,), apart = drawn("w", "w"), drawn("w", "v")
+    assert apart[0].any() and apart[1].any()
+    np.testing.assert_allclose(shared, apart[0] + apart[1], rtol=1e-5)
+
+
 def test_padding_pulls_at_nothing() -> None:
     model = graph(
         "t = Gather(table, ids)", "far = Cast{to=1}(mask)", "less = Sub(one, far)", "open = Unsqueeze(less, axes)",

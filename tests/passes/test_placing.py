@@ -154,14 +154,17 @@ def test_a_weight_of_another_type_is_cast_to_what_the_node_reads() -> None:
     assert runner(model)({"x": np.ones((2, 32), np.float16)})["y"].dtype == np.float16
 
 
-def test_another_reader_of_what_lies_on_the_way_keeps_it() -> None:
-    model = graph("t = Transpose{perm=[1, 0]}(w)", "y = MatMul(x, t)", "z = Relu(t)", inputs={"x": "float[b, 32]"}, w=W)
-    (site,) = sites(model)
-    put(site, WEIGHTS["8 bits"](matrix(site)))
+def test_all_that_reads_the_weight_reads_what_was_put() -> None:
+    text = ("t = Transpose{perm=[1, 0]}(w)", "y = MatMul(x, t)", "h = Relu(x)", "z = MatMul(h, t)")
+    model = graph(*text, inputs={"x": "float[b, 32]"}, outputs=["y", "z"], w=W)
+    *_, last = sites(model)
+    put(last, WEIGHTS["8 bits"](matrix(last)))
     assert violations(model, Level.SEMANTIC) == []
-    assert "w" in model.graph.initializers
-    feeds = {"x": normal(3, 32)}
-    np.testing.assert_array_equal(runner(model)(feeds)["z"], np.maximum(W.T, 0))
+    assert [node.op_type for node in model.graph].count("DequantizeLinear") == 1
+    feeds, wanted = {"x": normal(3, 32)}, WEIGHTS["8 bits"](W.T).dense()
+    found = runner(model)(feeds)
+    for name, rows in (("y", feeds["x"]), ("z", np.maximum(feeds["x"], 0))):
+        np.testing.assert_allclose(found[name], rows @ wanted, rtol=0, atol=1e-4)
 
 
 #: One branch multiplies by a weight outside, turned outside; the other by a weight of its own.

@@ -73,6 +73,20 @@ def test_gather_block_quantized_bytes(check: Check, bits: int, zeros: str) -> No
     check(line, i="int64[2, 3]", feeds={"i": np.array([[0, 19, 3], [7, -1, 2]])}, constants=constants)
 
 
+def test_gather_block_quantized_takes_computed_bytes_of_no_known_type() -> None:
+    made, ids = packed(4, 32, 20, 64), np.array([3, 0], np.int64)
+    options = "bits=4, block_size=32, gather_axis=0, quantize_axis=1"
+    lines = ("d = BitwiseOr(w, n)", f"y = com.microsoft.GatherBlockQuantized{{{options}}}(d, i, s)")
+    constants = {"w": made["w"].reshape(20, -1), "s": made["s"], "n": np.zeros(1, np.uint8)}
+    model = graph(*lines, inputs={"i": "int64[2]"}, **constants)
+    (node,) = (node for node in model.graph if node.op_type == "BitwiseOr")
+    node.outputs[0].type = None
+    (found,) = Interpreter(to_fx(model)).run({"i": ids}).values()
+    codes = np.stack([made["w"] & 15, made["w"] >> 4], -1).reshape(20, -1).astype(np.float32)
+    wanted = (codes - 8) * made["s"].repeat(32, 1)
+    np.testing.assert_allclose(found, wanted[ids], rtol=1e-6)
+
+
 @pytest.mark.parametrize("axes", [(0, 1), (1, 0), (1, 2), (2, 1)])
 @pytest.mark.parametrize("kind", ["int4", "uint4"])
 @pytest.mark.parametrize("zeros", ["", ", z"])

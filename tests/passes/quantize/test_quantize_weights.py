@@ -230,6 +230,23 @@ def test_awq_scales_what_shares_an_activation_together_and_does_not_clip_queries
     assert violations(model, Level.SEMANTIC) == []
 
 
+def test_awq_does_not_clip_queries_and_keys_that_layers_share() -> None:
+    rng = np.random.default_rng(6)
+    lines, fed = [], "x"
+    for layer in range(2):
+        lines += [f"{name}{layer} = MatMul({fed}, {name})" for name in "qkv"]
+        lines += [f"a{layer} = Attention{{q_num_heads=2, kv_num_heads=2}}(q{layer}, k{layer}, v{layer})"]
+        fed = f"a{layer}"
+    weights = {name: rng.standard_normal((32, 32)).astype(np.float32) ** 3 for name in "qkv"}
+    model = graph(*lines, inputs={"x": "float[batch, time, 32]"}, outputs=[fed], **weights)
+    data = [{"x": rng.standard_normal((2, 8, 32)).astype(np.float32)} for _ in range(4)]
+    QuantizeWeights(algorithm="awq", bits=3).apply(model, Context(calibration=Calibration(data)))
+    plain = {name: nearest(weight, Scheme(bits=3, group=32)) for name, weight in weights.items()}
+    for name in "qk":
+        np.testing.assert_array_equal(_stored(model, f"{name}_scale"), plain[name].scale)
+    assert not np.array_equal(_stored(model, "v_scale"), plain["v"].scale)
+
+
 def _stored(model: ir.Model, name: str) -> np.ndarray:
     return constant_of(model.graph.initializers[name])
 
