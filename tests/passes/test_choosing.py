@@ -25,11 +25,10 @@ from tersor.passes.quantize.quantize_dynamic import QuantizeDynamic
 from tersor.passes.quantize.quantize_static import QuantizeStatic
 from tersor.passes.quantize.quantize_weights import QuantizeWeights
 from tersor.passes.quantize.smooth_activations import SmoothActivations
-from tersor.passes.share.share_hashed import ShareHashed
 from tersor.passes.statistics import Calibration
 from tersor.passes.weight_pass import WeightPass
 from tersor.tests.passes.quantize.holding import HELD, normal
-from tersor.tests.support import inside_if, misses, parse
+from tersor.tests.support import misses, parse
 
 X = {"x": "float[batch, 32]"}
 W = normal(32, 48)
@@ -98,7 +97,8 @@ def test_attentions_are_spared_by_patterns_too() -> None:
 
 @pytest.mark.parametrize("name", HELD)
 def test_every_kind_and_spelling_is_taken_on(name: str) -> None:
-    assert {rule for rule, _ in left(HELD[name].model)} == {""}
+    choice, model = replace(ALL, tied=True), HELD[name].model
+    assert not [miss for _, miss in together((site, choice.verdict(site)) for site in sites(model)) if miss]
 
 
 @pytest.mark.parametrize(
@@ -229,112 +229,6 @@ def test_a_table_is_tied_to_the_head_that_reads_it_turned() -> None:
     assert {miss.rule for miss in missed(ALL, model)} == {"tied"}
 
 
-STORING = (
-    QuantizeWeights(bits=3, embeddings=True, smallest=1),
-    QuantizeWeights(bits=5, symmetric=False, embeddings=True, smallest=1),
-    QuantizeWeights(bits=4, algorithm="hqq", embeddings=True, smallest=1),
-    QuantizeBinary(embeddings=True, smallest=1),
-    QuantizeCodebook(embeddings=True, smallest=1),
-    QuantizeCodebook(codebook="kmeans", embeddings=True, smallest=1),
-)
-
-
-def left(model: ir.Model, **options: object) -> list[tuple[str, str]]:
-    """The rules and values of misses at each site, told together."""
-    choice = replace(ALL, tied=True, **options)  # type: ignore[arg-type]
-    found = together((site, choice.verdict(site)) for site in sites(model))
-    return [("", "") if miss is None else (miss.rule, miss.value) for _, miss in found]
-
-
-def test_a_weight_that_sites_read_alike_is_taken_on_by_all_or_none() -> None:
-    model = graph("v.a = MatMul(x, w)", "v.b = MatMul(v.a, w)", inputs=X, w=normal(32, 32))
-    first, second = (site.name for site in sites(model))
-    assert left(model) == [("", ""), ("", "")]
-    (tied, told), other = left(model, ignore=(second,))
-    assert (tied, other) == ("tied", ("ignore", second))
-    assert told.startswith(f"{second}, left for ignore: ")
-    other, (tied, told) = left(model, ignore=(first,))
-    assert (tied, other) == ("tied", ("ignore", first))
-    assert told.startswith(f"{first}, left for ignore: ")
-
-
-_MATRIX, _KERNEL = normal(32, 32), normal(32, 8, 3)
-APART = {
-    "read elsewhere": (("a = MatMul(x, w)", "b = MatMul(a, w)", "z = Relu(w)"), _MATRIX),
-    "given out": (("a = MatMul(x, w)", "b = MatMul(a, w)", "z = Identity(w)"), _MATRIX),
-    "turned for one": (("a = MatMul(x, w)", "t = Transpose{perm=[1, 0]}(w)", "b = MatMul(a, t)"), _MATRIX),
-    "the other way around": (("a = Gemm(x, w)", "b = Gemm{transB=1}(a, w)"), _MATRIX),
-    "another op": (("a = MatMul(x, w)", "b = Gemm(a, w)"), _MATRIX),
-    "the other side": (("a = MatMul(x, w)", "b = MatMul(w, a)"), _MATRIX),
-    "twice by a node": (("a = Gemm(x, w, w)",), _MATRIX),
-    "a table and a head": (("a = Gather(w, i)", "b = MatMul(x, w)"), _MATRIX),
-    "in groups": (("a = Conv(u, w)", "b = Conv{group=4}(v, w)"), _KERNEL),
-}
-
-
-@pytest.mark.parametrize("name", APART)
-def test_a_weight_that_is_read_in_two_ways_is_left_alone(name: str) -> None:
-    text, weight = APART[name]
-    shapes = {"x": "float[32, 32]", "u": "float[1, 8, time]", "v": "float[1, 32, time]", "i": "int64[n]"}
-    given = {each: shape for each, shape in shapes.items() if any(f"({each}," in line for line in text)}
-    assert {rule for rule, _ in left(graph(*text, inputs=given, w=weight))} == {"tied"}
-
-
-def test_what_else_reads_a_weight_is_named() -> None:
-    model = graph("a = MatMul(x, w)", "b = MatMul(a, w)", "z = Relu(w)", inputs=X, w=_MATRIX)
-    names = [node.name for node in model.graph if node.op_type == "Relu"]
-    assert [value for _, value in left(model)] == names * 2
-
-
-def test_a_weight_of_two_branches_is_left_alone() -> None:
-    model = inside_if(graph("y = MatMul(x, w)", inputs=X, w=W))
-    assert [rule for rule, _ in left(model)] == ["tied", "tied"]
-
-
-def shared(count: int) -> ir.Model:
-    """So many layers of one weight."""
-    lines = [f"m{number} = MatMul(s{number}, w)" for number in range(count)]
-    sums = [f"s{number + 1} = Add(m{number}, x)" for number in range(count)]
-    text = [line for pair in zip(lines, sums, strict=True) for line in pair]
-    return graph("s0 = Identity(x)", *text, inputs=X, w=np.random.default_rng(3).standard_normal((32, 32), np.float32))
-
-
-@pytest.mark.parametrize(
-    "made",
-    [
-        *STORING,
-        Cast(),
-        PruneMagnitude(sparsity=0.75),
-        PruneObs(sparsity=0.75),
-        PruneWanda(sparsity=0.75),
-        ShareHashed(smallest=1),
-        ShareHashed(method="hashed"),
-        QuantizeDynamic(),
-        QuantizeStatic(),
-        QuantizeWeights(algorithm="gptq"),
-        QuantizeWeights(algorithm="awq"),
-        QuantizeWeights(rank=2),
-        MixPrecision(budget="4 bits"),
-        MixPrecision(budget="4 bits", sensitivity="alone"),
-    ],
-    ids=str,
-)
-def test_what_several_sites_read_alike_is_stored_once(made: Pass) -> None:
-    data = Context(calibration=Calibration([{"x": normal(64, 32)} for _ in range(4)]))
-    model, alone = shared(2), shared(1)
-    found = made.apply(model, data)
-    assert (found.matches, found.misses) == (2, ())
-    made.apply(alone, data)
-    assert weights(model) == weights(alone)
-
-
-def weights(model: ir.Model) -> list[tuple[object, ...]]:
-    """Types and shapes of what is stored, but for numbers of which there is one."""
-    tensors = [value.const_value for value in model.graph.initializers.values()]
-    kinds = [(tensor.dtype.name, *tensor.shape.numpy()) for tensor in tensors if tensor is not None]
-    return sorted((each for each in kinds if len(each) > 1), key=str)
-
-
 def test_every_site_is_in_the_outcome() -> None:
     model, choice = stack(), Choice(kinds=(Kind.LINEAR,), ignore=("block:0",))
     found = outcome([(site, choice.verdict(site)) for site in sites(model)])
@@ -344,6 +238,16 @@ def test_every_site_is_in_the_outcome() -> None:
         *[""] * 4,
     ]
     assert found.matches == 4
+
+
+STORING = (
+    QuantizeWeights(bits=3, embeddings=True, smallest=1),
+    QuantizeWeights(bits=5, symmetric=False, embeddings=True, smallest=1),
+    QuantizeWeights(bits=4, algorithm="hqq", embeddings=True, smallest=1),
+    QuantizeBinary(embeddings=True, smallest=1),
+    QuantizeCodebook(embeddings=True, smallest=1),
+    QuantizeCodebook(codebook="kmeans", embeddings=True, smallest=1),
+)
 
 
 @pytest.mark.parametrize("made", STORING, ids=str)
