@@ -193,8 +193,7 @@ class QuantizeStatic(WeightPass):
                 verdicts[site] = unseen[site.activation]
         verdicts.update(together(verdicts.items()))
         left = {fan: tuple(site for site in fan.sites if verdicts[site] is None) for fan in grids}
-        seen = {fan: grid for fan, grid in grids.items() if isinstance(grid, Grid) and left[fan]}
-        return {replace(fan, sites=left[fan]): grid for fan, grid in seen.items()}, found
+        return {replace(fan, sites=left[fan]): each for fan, each in grids.items() if isinstance(each, Grid)}, found
 
     def _quantized(self, site: Site, weight: Array, grid: Grid | None = None) -> Quantized | Floating:
         """What is stored in the place of a weight [in, out] that meets an activation on this grid."""
