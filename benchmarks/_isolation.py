@@ -37,7 +37,7 @@ def run(
 ) -> list[Outcome]:
     """Every case of these kinds, each in a process of its own, `jobs` at a time."""
     chosen = [(engine, case.kind, case.name) for case in cases(kinds) if only is None or only.search(case.name)]
-    answers = isolated(_check, chosen, preload="tersor.benchmarks._preload", jobs=jobs, limit=LIMIT)
+    answers = isolated(_check, chosen, jobs=jobs, limit=LIMIT)
     errors = {answer.task: answer.error for answer in answers}
     return [Outcome(kind, name, errors[engine, kind, name]) for _, kind, name in chosen]
 

@@ -15,6 +15,9 @@ from typing import Generic, TypeVar
 
 from tersor.ir.errors import colourless
 
+#: Imports what all need, once.
+PRELOAD = "tersor.benchmarks._preload"
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -29,15 +32,14 @@ class Answer(Generic[Task, Result]):
 
 
 def isolated(
-    function: Callable[[Task], Result], tasks: Sequence[Task], *, preload: str, jobs: int, limit: float
+    function: Callable[[Task], Result], tasks: Sequence[Task], *, jobs: int, limit: float
 ) -> Iterator[Answer[Task, Result]]:
     """function(task) of each, in a process of its own, `jobs` at a time, as they end.
 
-    preload: a module that imports what all need, loaded once. limit: seconds that a task may take. The function lies at
-    the top of a module; an exception of it is an `error`.
+    limit: seconds that a task may take. The function lies at the top of a module; an exception of it is an `error`.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([preload])
+    context.set_forkserver_preload([PRELOAD])
     waiting = deque(tasks)
     running: dict[Connection, _Running[Task]] = {}
     while waiting or running:

@@ -38,7 +38,6 @@ LIMIT = 600.0
 """Seconds that a cell may take, its export included."""
 _ALIKE = 100
 """Characters in which two reasons agree that are the same."""
-PRELOAD = "tersor.benchmarks._raising_preload"
 
 
 def main() -> None:
@@ -79,7 +78,7 @@ def measured(chosen: Sequence[Cell], folder: Path, jobs: int = 1) -> list[Measur
     """Every cell, each in a process of its own; a crash is a row that says so."""
     tasks = [(cell, folder) for cell in chosen]
     made: dict[Cell, Measured] = {}
-    for answer in isolated(_raising_cell.measure, tasks, preload=PRELOAD, jobs=jobs, limit=LIMIT):
+    for answer in isolated(_raising_cell.measure, tasks, jobs=jobs, limit=LIMIT):
         cell = answer.task[0]
         _say(f"{len(made) + 1} of {len(tasks)}: {cell}")
         made[cell] = answer.result or Measured(cell, error=answer.error)
@@ -90,7 +89,7 @@ def peers_measured(chosen: Sequence[Cell], folder: Path, jobs: int = 1) -> list[
     """Every peer on the files of the cells, likewise."""
     tasks = [(cell, peer, folder) for cell in chosen for peer in PEERS]
     made: dict[tuple[Cell, str], PeerMeasured] = {}
-    for answer in isolated(_raising_peers.measure, tasks, preload=PRELOAD, jobs=jobs, limit=LIMIT):
+    for answer in isolated(_raising_peers.measure, tasks, jobs=jobs, limit=LIMIT):
         cell, peer, _ = answer.task
         _say(f"{len(made) + 1} of {len(tasks)}: {cell} by {peer}")
         made[cell, peer] = answer.result or PeerMeasured(cell, peer, error=answer.error)
