@@ -4,9 +4,8 @@
 
 `as it is` is torch's export of transformers' model, run as anyone runs it, and on torch the module, whose bytes are
 those of its parameters. `compiled` has every weight once; `loop` has the layers as the body of one ONNX Loop besides;
-`int8` has those in 8 bits, and activations rounded at run time. `difference` is the largest relative
-L2 error of the outputs beside the module's. Rows of a runtime are timed in turns on one batch of 8 sequences of 64
-tokens.
+`int8` has those in 8 bits, and activations rounded at run time. `difference` is the largest relative L2 error of the
+outputs beside the module's. Rows of a runtime are timed in turns on one batch of 8 sequences of 64 tokens.
 """
 
 from __future__ import annotations

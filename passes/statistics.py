@@ -6,9 +6,8 @@
 
 Memory is that of the statistics: an activation is taken in and dropped as soon as it is computed, and what lies behind
 the last wanted value is not computed at all. Runs along a `Trail` keep the activations of all batches that the next one
-starts at. Padding never counts (`passes.padding`). What was gathered stays true for
-a later pass as long as nothing before the value has changed; methods that go block by block ask again and see the
-blocks that are quantized already.
+starts at. Padding never counts (`passes.padding`). What was gathered stays true for a later pass as long as nothing
+before the value has changed; methods that go block by block ask again and see the blocks that are quantized already.
 """
 
 from __future__ import annotations

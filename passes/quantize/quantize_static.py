@@ -9,7 +9,7 @@ for each group of features of like range. Weights have a scale for each output, 
 outside of a grid is clipped to it; zero is always on it, and padding never counts. With `attention` the two products of
 each attention are rounded too (`rounded_attention`).
 
-Left alone: weights read in two ways, or by several sites where they are corrected or have groups,, small, not finite,
+Left alone: weights read in two ways, or by several sites where they are corrected or have groups, small, not finite,
 computed or quantized already, activations of subgraphs and those that calibration never sees, layers in half precision,
 and sites that the options leave out.
 
